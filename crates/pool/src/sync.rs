@@ -1,0 +1,6 @@
+//! The atomics of the pool: `std`'s, or loom's under `--cfg loom`, so that the same code runs under the model checker.
+
+#[cfg(loom)]
+pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+#[cfg(not(loom))]
+pub use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
