@@ -1,0 +1,165 @@
+//! How agents, workers and clients talk: JSON lines over Unix sockets.
+//!
+//! One request per line; its answer is one line or several, the last of which says so by its kind. A line is at most
+//! [`LONGEST_LINE`] long, so that a confused peer cannot fill our memory.
+
+use crate::error::{Error, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+/// The most bytes that a line may have, its newline included.
+const LONGEST_LINE: u64 = 1 << 20;
+
+/// One end of a conversation.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    reader: BufReader<UnixStream>,
+    peer: String,
+}
+
+impl Connection {
+    /// Calls the socket at `path`; `peer` is who it is to a person.
+    pub(crate) fn call(path: &Path, peer: impl Into<String>) -> Result<Self> {
+        let peer = peer.into();
+        match UnixStream::connect(path) {
+            Ok(stream) => Ok(Self::over(stream, peer)),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+                Err(Error::NobodyThere { peer })
+            }
+            Err(error) => Err(Error::io("connect to", path, error)),
+        }
+    }
+
+    /// Talks over a stream that is connected already.
+    pub(crate) fn over(stream: UnixStream, peer: impl Into<String>) -> Self {
+        Self { reader: BufReader::new(stream), peer: peer.into() }
+    }
+
+    /// Limits how long [`Connection::receive`] waits; `None` waits for ever.
+    pub(crate) fn set_patience(&self, patience: Option<Duration>) -> Result<()> {
+        self.stream().set_read_timeout(patience).map_err(|source| self.broken(source))
+    }
+
+    /// Sends one line.
+    pub(crate) fn send(&self, message: &impl Serialize) -> Result<()> {
+        let mut line = serde_json::to_vec(message).map_err(|error| self.broken(error.into()))?;
+        line.push(b'\n');
+        self.stream().write_all(&line).map_err(|source| self.broken(source))
+    }
+
+    /// Receives one line; `None` when the peer has hung up.
+    pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
+        let mut line = Vec::new();
+        let read = (&mut self.reader).take(LONGEST_LINE).read_until(b'\n', &mut line);
+        match read {
+            Ok(_) if line.is_empty() => return Ok(None),
+            Ok(_) if line.ends_with(b"\n") => {}
+            Ok(_) => return Err(Error::Hangup { peer: self.peer.clone() }),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(None),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return Err(Error::NoAnswer { peer: self.peer.clone() });
+            }
+            Err(source) => return Err(self.broken(source)),
+        }
+        serde_json::from_slice(&line)
+            .map(Some)
+            .map_err(|source| Error::NotUnderstood { peer: self.peer.clone(), source })
+    }
+
+    /// Receives one line, which must come.
+    pub(crate) fn expect<T: DeserializeOwned>(&mut self) -> Result<T> {
+        self.receive()?.ok_or_else(|| Error::Hangup { peer: self.peer.clone() })
+    }
+
+    /// Whether the peer has hung up, without waiting.
+    pub(crate) fn is_closed(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut fds = [PollFd::new(self.stream(), PollFlags::RDHUP)];
+        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Who is at the other end.
+    pub(crate) fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    /// The stream, for raw bytes that follow the last line, and what of them has been read already.
+    pub(crate) fn into_bytes(self) -> BufReader<UnixStream> {
+        self.reader
+    }
+
+    fn stream(&self) -> &UnixStream {
+        self.reader.get_ref()
+    }
+
+    fn broken(&self, source: std::io::Error) -> Error {
+        Error::Broken { peer: self.peer.clone(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (Connection, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().expect("two sockets");
+        (Connection::over(ours, "the test"), theirs)
+    }
+
+    #[test]
+    fn lines_arrive_one_by_one_and_then_the_hangup() {
+        let (mut connection, mut peer) = pair();
+        peer.write_all(b"[1]\n[2]\n").expect("written");
+        drop(peer);
+        assert_eq!(connection.receive::<Vec<u8>>().expect("a line"), Some(vec![1]));
+        assert_eq!(connection.receive::<Vec<u8>>().expect("a line"), Some(vec![2]));
+        assert_eq!(connection.receive::<Vec<u8>>().expect("the end"), None);
+        assert!(connection.is_closed());
+    }
+
+    #[test]
+    fn half_a_line_is_a_hangup_not_a_message() {
+        let (mut connection, mut peer) = pair();
+        peer.write_all(b"[1]").expect("written");
+        drop(peer);
+        assert!(matches!(connection.receive::<Vec<u8>>(), Err(Error::Hangup { .. })));
+    }
+
+    #[test]
+    fn a_line_without_end_is_refused() {
+        let (mut connection, mut peer) = pair();
+        let writer = std::thread::spawn(move || {
+            // Fails as soon as the reader has had enough and hangs up.
+            while peer.write_all(&[b' '; 1 << 16]).is_ok() {}
+        });
+        assert!(matches!(connection.receive::<Vec<u8>>(), Err(Error::Hangup { .. })));
+        drop(connection);
+        writer.join().expect("the writer ends");
+    }
+
+    #[test]
+    fn what_is_no_json_is_refused_with_the_peers_name() {
+        let (mut connection, mut peer) = pair();
+        peer.write_all(b"GET / HTTP/1.1\r\n").expect("written");
+        let error = connection.receive::<Vec<u8>>().expect_err("no JSON");
+        assert!(error.to_string().contains("the test"), "{error}");
+    }
+
+    #[test]
+    fn a_silent_peer_is_given_up_in_the_end() {
+        let (mut connection, _peer) = pair();
+        connection.set_patience(Some(Duration::from_millis(5))).expect("patience");
+        assert!(matches!(connection.receive::<Vec<u8>>(), Err(Error::NoAnswer { .. })));
+    }
+
+    #[test]
+    fn a_socket_that_nobody_serves_is_told_from_one_that_fails() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let gone = Connection::call(&dir.path().join("agent.sock"), "host A").expect_err("nobody");
+        assert!(matches!(gone, Error::NobodyThere { .. }));
+    }
+}

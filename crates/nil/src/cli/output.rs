@@ -1,0 +1,48 @@
+//! How a command's result reaches the person or the program that asked.
+
+use serde::Serialize;
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// For whom results are printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Output {
+    /// A person: text, laid out to be read.
+    Text,
+    /// A program: one JSON document on standard output, errors included.
+    Json,
+}
+
+impl Output {
+    /// Prints `value`, which displays itself to a person and serialises itself to a program.
+    pub(crate) fn print(self, value: &(impl Serialize + fmt::Display)) -> anyhow::Result<()> {
+        let mut out = io::stdout().lock();
+        let written = match self {
+            Self::Text => write!(out, "{value}"),
+            Self::Json => serde_json::to_string(value).map_err(io::Error::from).and_then(|text| writeln!(out, "{text}")),
+        };
+        match written.and_then(|()| out.flush()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Shows a person what is going on; a program sees nothing of it.
+    pub(crate) fn progress(self, line: impl fmt::Display) {
+        if self == Self::Text {
+            eprintln!("{line}");
+        }
+    }
+
+    /// Prints why the command failed and returns the exit status for it.
+    pub(crate) fn failure(self, error: &anyhow::Error) -> ExitCode {
+        let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
+        let message = chain.join(": ");
+        if self == Self::Json {
+            println!("{}", serde_json::json!({ "error": message }));
+        }
+        eprintln!("nil: {message}");
+        ExitCode::FAILURE
+    }
+}
