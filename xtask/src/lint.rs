@@ -1,0 +1,49 @@
+//! What the compiler and its companions say without running anything: formatting, lints, documentation.
+
+use crate::command::{read, run};
+use crate::outcome::Outcome;
+use crate::run::Run;
+use anyhow::Result;
+
+/// The workspaces of this repository: the crates, the guests that run in a VM, the fuzz targets.
+const WORKSPACES: [&str; 3] = ["Cargo.toml", "guests/Cargo.toml", "fuzz/Cargo.toml"];
+
+/// The step `fmt`.
+pub(crate) fn format(this: &Run) -> Result<Outcome> {
+    if let Err(reason) = component(this, "rustfmt") {
+        return Ok(Outcome::skipped(reason));
+    }
+    for manifest in WORKSPACES {
+        run(this.cargo("fmt --check --all --manifest-path").arg(manifest))?;
+    }
+    Ok(Outcome::passed(format!("{} workspaces", WORKSPACES.len())))
+}
+
+/// The step `clippy`. The fuzz targets are compiled by the step `fuzz`.
+pub(crate) fn clippy(this: &Run) -> Result<Outcome> {
+    if let Err(reason) = component(this, "clippy") {
+        return Ok(Outcome::skipped(reason));
+    }
+    run(&mut this.cargo("clippy --locked --workspace --all-targets -- -D warnings"))?;
+    run(this
+        .cargo("clippy --locked --workspace --manifest-path guests/Cargo.toml --target-dir")
+        .arg(this.target.join("guests-clippy"))
+        .args(["--", "-D", "warnings"]))?;
+    Ok(Outcome::passed("crates and guests"))
+}
+
+/// The step `docs`.
+pub(crate) fn docs(this: &Run) -> Result<Outcome> {
+    run(this.cargo("doc --locked --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings"))?;
+    Ok(Outcome::passed("all crates"))
+}
+
+/// Makes sure that `cargo fmt` or `cargo clippy` is there, installing it if rustup is; else the reason to skip.
+fn component(this: &Run, name: &str) -> Result<(), String> {
+    let subcommand = if name == "rustfmt" { "fmt" } else { name };
+    if read(this.cargo(subcommand).arg("--version")).is_ok() {
+        return Ok(());
+    }
+    run(this.command("rustup").args(["component", "add", name]))
+        .map_err(|error| format!("{name} is not installed ({error:#}); install it with: rustup component add {name}"))
+}

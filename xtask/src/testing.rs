@@ -1,0 +1,198 @@
+//! Steps that run tests: nextest, doctests, the model check, loom.
+//!
+//! A test that cannot run on this machine prints a line `skipped: REASON` and returns. Such tests are counted apart:
+//! the note gives how many passed, and each reason stands beneath the step in the summary.
+
+use crate::command::{run, run_recorded};
+use crate::metadata::Metadata;
+use crate::outcome::Outcome;
+use crate::run::Run;
+use crate::tools;
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
+use std::fs;
+
+/// Where nextest writes its report, as `.config/nextest.toml` says.
+const REPORT: &str = "target/nextest/ci/junit.xml";
+
+/// The step `nextest`. Where nextest cannot be installed, `cargo test` runs the same tests, and the summary says so.
+pub(crate) fn tests(this: &Run) -> Result<Outcome> {
+    if let Err(error) = tools::ensure(this, &tools::NEXTEST) {
+        println!("cargo-nextest cannot be installed ({error:#}); cargo test runs the tests instead");
+        let output = run_recorded(
+            &mut this.cargo("test --locked --workspace --lib --bins --tests --no-fail-fast -- --show-output"),
+        )?;
+        return Tally::of_cargo_test(&output).outcome("cargo test, because cargo-nextest cannot be installed");
+    }
+    let report = this.root.join(REPORT);
+    // A report of an earlier run must not be taken for one of this run.
+    let _ = fs::remove_file(&report);
+    run(&mut this.cargo("nextest run --locked --workspace --profile ci"))?;
+    let report = fs::read_to_string(&report).with_context(|| format!("{}: cannot be read", report.display()))?;
+    Tally::of_junit(&report).outcome("nextest")
+}
+
+/// The step `doctests`.
+pub(crate) fn doctests(this: &Run) -> Result<Outcome> {
+    let output = run_recorded(&mut this.cargo("test --locked --workspace --doc"))?;
+    Ok(Outcome::passed(format!("{} examples", Tally::of_cargo_test(&output).passed)))
+}
+
+/// The step `model`: every test of `nil-migrate` with `model` in its name, optimised, since they search large spaces.
+pub(crate) fn model(this: &Run) -> Result<Outcome> {
+    let output = run_recorded(&mut this.cargo("test --locked --release -p nil-migrate -- --show-output model"))?;
+    Tally::of_cargo_test(&output).outcome("nil-migrate")
+}
+
+/// The step `loom`: every test with `loom` in its name, of each crate that depends on loom, built for it.
+pub(crate) fn loom(this: &Run) -> Result<Outcome> {
+    let metadata = Metadata::read(&this.root.join("Cargo.toml"))?;
+    let users = metadata.packages.iter().filter(|package| package.dependencies.iter().any(|used| used.name == "loom"));
+    let names: Vec<&str> = users.map(|package| package.name.as_str()).collect();
+    let mut command = this.cargo("test --locked --release --lib --tests --target-dir");
+    command.arg(this.target.join("loom")).env("RUSTFLAGS", "--cfg loom");
+    for name in &names {
+        command.args(["-p", name]);
+    }
+    if names.is_empty() {
+        bail!("no crate depends on loom: the atomics are not checked");
+    }
+    let output = run_recorded(command.args(["--", "loom"]))?;
+    Tally::of_cargo_test(&output).outcome(&names.join(", "))
+}
+
+/// How many tests passed, and which ones said that they could not run.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: usize,
+    /// Reason → names of the tests.
+    skipped: BTreeMap<String, Vec<String>>,
+}
+
+impl Tally {
+    /// Reads nextest's report. Only a run without failures gets here.
+    fn of_junit(report: &str) -> Self {
+        let mut tally = Self::default();
+        for case in report.split("<testcase ").skip(1) {
+            let name = case.split("name=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or("?");
+            let text = unescape(&case.replace("<system-out>", "\n").replace("<system-err>", "\n").replace("</", "\n"));
+            match text.lines().find_map(reason) {
+                Some(reason) => tally.skip(reason, name),
+                None => tally.passed += 1,
+            }
+        }
+        tally
+    }
+
+    /// Reads what `cargo test -- --show-output` prints.
+    fn of_cargo_test(output: &str) -> Self {
+        let mut tally = Self::default();
+        let mut name = "?";
+        let mut said = false;
+        for line in output.lines() {
+            if let Some(rest) = line.strip_prefix("---- ") {
+                name = rest.trim_end_matches(" stdout ----");
+                said = false;
+            } else if let Some(counts) = line.strip_prefix("test result: ok. ") {
+                let count = counts.split(" passed").next().and_then(|count| count.parse::<usize>().ok());
+                tally.passed += count.unwrap_or_default();
+            } else if let Some(reason) = reason(line).filter(|_| !said) {
+                said = true;
+                tally.skip(reason, name);
+            }
+        }
+        let skipped: usize = tally.skipped.values().map(Vec::len).sum();
+        tally.passed = tally.passed.saturating_sub(skipped);
+        tally
+    }
+
+    fn skip(&mut self, reason: &str, test: &str) {
+        self.skipped.entry(reason.to_owned()).or_default().push(test.to_owned());
+    }
+
+    /// The outcome of a step that ran these tests by `means`. That no test ran at all is an error: nothing was proved.
+    fn outcome(self, means: &str) -> Result<Outcome> {
+        let skipped: Vec<String> =
+            self.skipped.iter().map(|(reason, tests)| format!("{reason} ({})", count_and_first(tests))).collect();
+        match (self.passed, skipped.is_empty()) {
+            (0, true) => bail!("no test ran ({means})"),
+            (0, false) => Ok(Outcome::skipped(skipped.join("; "))),
+            (passed, _) => Ok(Outcome::Passed { note: format!("{passed} tests ({means})"), skipped }),
+        }
+    }
+}
+
+/// The reason in a line `skipped: REASON`.
+fn reason(line: &str) -> Option<&str> {
+    line.trim().strip_prefix("skipped:").map(str::trim)
+}
+
+fn count_and_first(tests: &[String]) -> String {
+    match tests {
+        [one] => one.clone(),
+        [first, ..] => format!("{} tests, {first} first", tests.len()),
+        [] => "no test".to_owned(),
+    }
+}
+
+fn unescape(xml: &str) -> String {
+    xml.replace("&quot;", "\"").replace("&apos;", "'").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    const JUNIT: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
+<testsuites name="nextest-run" tests="3" failures="0" errors="0">
+    <testsuite name="nil-vmm" tests="3">
+        <testcase name="a_guest_runs" classname="nil-vmm" time="0.1">
+            <system-out>
+running 1 test
+skipped: /dev/kvm doesn&apos;t exist
+</system-out>
+            <system-err></system-err>
+        </testcase>
+        <testcase name="another_guest_runs" classname="nil-vmm" time="0.1">
+            <system-err>skipped: /dev/kvm doesn't exist</system-err>
+        </testcase>
+        <testcase name="it_adds" classname="nil-vmm" time="0.1">
+            <system-out>nothing was skipped: all ran</system-out>
+        </testcase>
+    </testsuite>
+</testsuites>"#;
+
+    #[test]
+    fn tests_that_say_skipped_in_a_junit_report_are_counted_apart() {
+        let tally = Tally::of_junit(JUNIT);
+        assert_eq!(tally.passed, 1);
+        assert_eq!(tally.skipped["/dev/kvm doesn't exist"], ["a_guest_runs", "another_guest_runs"]);
+    }
+
+    #[test]
+    fn tests_that_say_skipped_under_cargo_test_are_counted_apart() {
+        let output = "\
+---- kvm::a_guest_runs stdout ----
+skipped: no /dev/kvm
+
+test result: ok. 3 passed; 0 failed; 0 ignored
+
+test result: ok. 4 passed; 0 failed; 0 ignored
+";
+        let tally = Tally::of_cargo_test(output);
+        assert_eq!(tally.passed, 6);
+        assert_eq!(tally.skipped["no /dev/kvm"], ["kvm::a_guest_runs"]);
+    }
+
+    #[test]
+    fn a_run_of_no_tests_proves_nothing_and_fails() {
+        let error = Tally::of_cargo_test("test result: ok. 0 passed; 0 failed").outcome("loom").expect_err("0 tests");
+        assert_eq!(error.to_string(), "no test ran (loom)");
+    }
+
+    #[test]
+    fn a_run_whose_tests_were_all_skipped_is_skipped() {
+        let outcome = Tally::of_cargo_test("skipped: no KVM\ntest result: ok. 1 passed; 0 failed").outcome("x");
+        assert!(matches!(outcome, Ok(Outcome::Skipped { .. })), "{outcome:?}");
+    }
+}
