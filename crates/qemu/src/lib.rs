@@ -1,0 +1,1 @@
+//! Drives a QEMU virtual machine over QMP: the peer that the benchmark measures nil against.
