@@ -2,7 +2,7 @@
 
 use crate::outcome::{Outcome, Row, summary};
 use crate::run::Run;
-use crate::{debian, deny, deps, fuzz, lint, testing, tidy};
+use crate::{debian, deny, deps, fuzz, lint, testing, tidy, unsafety};
 use anyhow::{Result, bail};
 use std::time::Instant;
 
@@ -17,6 +17,7 @@ struct Step {
 const STEPS: &[Step] = &[
     Step { name: "packages", proves: "what the tests need of the system is there, or is named", check: debian::check },
     Step { name: "deps", proves: "crates depend on each other only as the architecture says", check: deps::check },
+    Step { name: "unsafe", proves: "unsafe code stands only in the modules named for it", check: unsafety::check },
     Step { name: "fmt", proves: "the source is formatted", check: lint::format },
     Step { name: "clippy", proves: "no lint fires, in the crates and in the guests", check: lint::clippy },
     Step { name: "docs", proves: "the documentation builds without a warning", check: lint::docs },

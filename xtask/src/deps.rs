@@ -1,4 +1,4 @@
-//! The dependency direction: which crate of this repository may use which, and which may hold `unsafe`.
+//! The dependency direction: which crate of this repository may use which.
 //!
 //! The table below is `docs/architecture.md` in code. Dependencies of every kind count, those of tests too, so that a
 //! crate can always be built and tested with nothing above it.
@@ -6,8 +6,7 @@
 use crate::metadata::{Metadata, Package};
 use crate::outcome::Outcome;
 use crate::run::Run;
-use anyhow::{Context, Result, bail};
-use std::fs;
+use anyhow::Result;
 
 /// Each crate with all that it may depend on.
 const PERMITTED: &[(&str, &[&str])] = &[
@@ -21,22 +20,12 @@ const PERMITTED: &[(&str, &[&str])] = &[
     ("xtask", &[]),
 ];
 
-/// Crates that map memory, issue ioctls, or run on bare metal. Every other one must say `#![forbid(unsafe_code)]`.
-const MAY_HOLD_UNSAFE: &[&str] = &["nil-pool", "nil-vmm"];
-
 /// The step: reads the manifests and compares.
 pub(crate) fn check(this: &Run) -> Result<Outcome> {
     let metadata = Metadata::read(&this.root.join("Cargo.toml"))?;
     let mut wrong = edges_not_permitted(&metadata.packages);
     wrong.extend(crates_unknown(&metadata.packages));
-    wrong.extend(unsafe_not_forbidden(&metadata.packages)?);
-    for line in &wrong {
-        println!("{line}");
-    }
-    if let [first, rest @ ..] = wrong.as_slice() {
-        bail!("{first} (and {} more)", rest.len());
-    }
-    Ok(Outcome::passed(format!("{} crates", metadata.packages.len())))
+    Outcome::of_findings(&wrong, format!("{} crates", metadata.packages.len()))
 }
 
 /// Dependencies between crates of this repository that the table does not have.
@@ -68,28 +57,6 @@ fn crates_unknown(packages: &[Package]) -> Vec<String> {
     unlisted.chain(gone).collect()
 }
 
-/// Crates that ought to forbid `unsafe` and do not say so at the top of each library and program.
-fn unsafe_not_forbidden(packages: &[Package]) -> Result<Vec<String>> {
-    let mut wrong = Vec::new();
-    for package in packages.iter().filter(|package| !MAY_HOLD_UNSAFE.contains(&package.name.as_str())) {
-        for target in package.targets.iter().filter(|target| target.is_product()) {
-            let source = fs::read_to_string(&target.src_path)
-                .with_context(|| format!("{}: cannot be read", target.src_path.display()))?;
-            if !forbids_unsafe(&source) {
-                wrong.push(format!(
-                    "{} ({}) must say #![forbid(unsafe_code)], or stand among the crates that may hold unsafe",
-                    package.name, target.name
-                ));
-            }
-        }
-    }
-    Ok(wrong)
-}
-
-fn forbids_unsafe(source: &str) -> bool {
-    source.lines().any(|line| line.trim() == "#![forbid(unsafe_code)]")
-}
-
 fn permitted(package: &str) -> Option<&'static [&'static str]> {
     PERMITTED.iter().find(|(name, _)| *name == package).map(|(_, permitted)| *permitted)
 }
@@ -102,7 +69,12 @@ mod tests {
     fn package(name: &str, dependencies: &[&str]) -> Package {
         let dependencies =
             dependencies.iter().map(|name| Dependency { name: (*name).to_owned(), path: Some("crates".into()) });
-        Package { name: name.to_owned(), dependencies: dependencies.collect(), targets: Vec::new() }
+        Package {
+            name: name.to_owned(),
+            manifest_path: "Cargo.toml".into(),
+            dependencies: dependencies.collect(),
+            targets: Vec::new(),
+        }
     }
 
     #[test]
@@ -146,11 +118,5 @@ mod tests {
             built.push(name);
         }
         assert_eq!(built.len(), PERMITTED.len(), "only {built:?} can be built one after the other");
-    }
-
-    #[test]
-    fn only_the_attribute_itself_forbids_unsafe() {
-        assert!(forbids_unsafe("//! A crate.\n\n#![forbid(unsafe_code)]\n"));
-        assert!(!forbids_unsafe("// #![forbid(unsafe_code)]\n#![deny(unsafe_code)]\n"));
     }
 }

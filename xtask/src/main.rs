@@ -24,6 +24,7 @@ mod run;
 mod testing;
 mod tidy;
 mod tools;
+mod unsafety;
 
 use anyhow::{Result, bail};
 use std::process::ExitCode;

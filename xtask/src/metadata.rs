@@ -17,6 +17,7 @@ pub(crate) struct Metadata {
 #[derive(Debug, Deserialize)]
 pub(crate) struct Package {
     pub(crate) name: String,
+    pub(crate) manifest_path: PathBuf,
     pub(crate) dependencies: Vec<Dependency>,
     pub(crate) targets: Vec<Target>,
 }
@@ -44,6 +45,13 @@ impl Metadata {
                 .arg(manifest),
         )?;
         serde_json::from_str(&text).with_context(|| format!("{}: cargo metadata is not understood", manifest.display()))
+    }
+}
+
+impl Package {
+    /// The folder that holds its manifest.
+    pub(crate) fn folder(&self) -> &Path {
+        self.manifest_path.parent().unwrap_or(&self.manifest_path)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Three outcomes, never merged: passed, skipped (with the reason), failed. A step that passed may still have skipped
 //! parts of itself, such as tests that need `/dev/kvm`; those parts are listed beneath it and counted apart.
 
+use anyhow::{Result, bail};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -29,6 +30,29 @@ impl Outcome {
         Self::Passed { note: note.into(), skipped: Vec::new() }
     }
 
+    /// Passed when there are no findings; else an error, after each of them was shown.
+    pub(crate) fn of_findings(findings: &[String], note: impl Into<String>) -> Result<Self> {
+        for finding in findings {
+            println!("{finding}");
+        }
+        match findings {
+            [] => Ok(Self::passed(note)),
+            [one] => bail!("{one}"),
+            [first, rest @ ..] => bail!("{first} (and {} more)", rest.len()),
+        }
+    }
+
+    /// The same, but for one part that did not run.
+    pub(crate) fn without(self, part: impl Into<String>) -> Self {
+        match self {
+            Self::Passed { note, mut skipped } => {
+                skipped.push(part.into());
+                Self::Passed { note, skipped }
+            }
+            Self::Skipped { reason } => Self::Skipped { reason },
+        }
+    }
+
     /// None of it ran.
     pub(crate) fn skipped(reason: impl Into<String>) -> Self {
         Self::Skipped { reason: reason.into() }
@@ -39,7 +63,7 @@ impl Outcome {
 pub(crate) struct Row {
     pub(crate) step: &'static str,
     pub(crate) took: Duration,
-    pub(crate) result: anyhow::Result<Outcome>,
+    pub(crate) result: Result<Outcome>,
 }
 
 /// The table that stands at the end of a run.
@@ -58,7 +82,7 @@ pub(crate) fn summary(rows: &[Row]) -> String {
             let _ = writeln!(text, "  {:<10} {:>9}  skipped: {part}", "", "");
         }
     }
-    let count = |wanted: fn(&anyhow::Result<Outcome>) -> bool| rows.iter().filter(|row| wanted(&row.result)).count();
+    let count = |wanted: fn(&Result<Outcome>) -> bool| rows.iter().filter(|row| wanted(&row.result)).count();
     let total: Duration = rows.iter().map(|row| row.took).sum();
     let _ = write!(
         text,
@@ -79,7 +103,7 @@ fn first_line(text: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn row(step: &'static str, result: anyhow::Result<Outcome>) -> Row {
+    fn row(step: &'static str, result: Result<Outcome>) -> Row {
         Row { step, took: Duration::from_millis(1500), result }
     }
 

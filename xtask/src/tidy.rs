@@ -7,7 +7,7 @@
 use crate::command::read;
 use crate::outcome::Outcome;
 use crate::run::{MARKER, Run};
-use anyhow::{Result, bail};
+use anyhow::Result;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -41,17 +41,10 @@ pub(crate) fn check(this: &Run) -> Result<Outcome> {
     if status != this.before.status {
         left.push(format!("the checkout changed; git status now says: {}", status.as_deref().unwrap_or("nothing")));
     }
-    for line in &left {
-        println!("left behind: {line}");
-    }
-    if let [first, rest @ ..] = left.as_slice() {
-        bail!("left behind: {first} (and {} more)", rest.len());
-    }
-    let mut skipped = Vec::new();
-    if status.is_none() {
-        skipped.push("clean tree: this is no git checkout".to_owned());
-    }
-    Ok(Outcome::Passed { note: "nothing left behind".to_owned(), skipped })
+    Outcome::of_findings(&left, "nothing left behind").map(|outcome| match status {
+        Some(_) => outcome,
+        None => outcome.without("clean tree: this is no git checkout"),
+    })
 }
 
 /// Processes that this run started and that outlive the grace.
