@@ -45,6 +45,9 @@ pub const PAGE_TABLES: u64 = 0x10_0000;
 /// Where the page tables end at the latest.
 pub const PAGE_TABLES_END: u64 = 0x20_0000;
 
+/// GiB that the page tables can map from address 0: one page directory each.
+pub const MAPPED_GIB: u64 = (PAGE_TABLES_END - PAGE_TABLES) / 4096 - 2;
+
 /// The lowest address that an image may occupy; flat images are loaded and entered here.
 pub const IMAGE: u64 = PAGE_TABLES_END;
 

@@ -1,0 +1,155 @@
+//! The main loop of every guest.
+
+use crate::boot::{Entry, Guest, boot, control};
+use crate::cpu::out;
+use crate::gaps::GapRecorder;
+use crate::pages::Pages;
+use crate::registers::Registers;
+use crate::tickets::Tickets;
+use core::sync::atomic::Ordering;
+use nil_guest_abi::layout::STOP_PORT;
+use nil_guest_abi::{Command, CommandWord, ControlBlock, GuestState, Program, VcpuBlock};
+
+/// What a program does in its loop; what it does not do is `None`.
+struct Work {
+    pages: Option<Pages>,
+    registers: Option<Registers>,
+    tickets: Option<Tickets>,
+}
+
+/// Runs a program on this vCPU.
+pub fn run(program: Program, entry: Entry) -> ! {
+    let Some(guest) = boot(program, entry) else { halt(entry.index as u8) };
+    let control = control();
+    let vcpu = &control.vcpu[guest.index];
+    let mut gaps = GapRecorder::new(vcpu, guest.options.effective_threshold());
+    let mut work = Work::new(program, &guest, control, vcpu);
+    work.prepare(vcpu, &mut gaps);
+    if guest.index == 0 {
+        while !control.vcpus().all(|vcpu| vcpu.generation.load(Ordering::Acquire) != 0) {
+            gaps.tick();
+        }
+        control.state.store(GuestState::Running as u32, Ordering::Release);
+    }
+    let mut seen = 0;
+    loop {
+        vcpu.counter.store(vcpu.counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        gaps.tick();
+        work.turn(&mut gaps);
+        let word = control.command.load(Ordering::Acquire);
+        if word != seen {
+            seen = word;
+            obey(word, control, &guest, &mut work, &mut gaps);
+        }
+    }
+}
+
+impl Work {
+    fn new(program: Program, guest: &Guest, control: &'static ControlBlock, vcpu: &'static VcpuBlock) -> Self {
+        let does = |programs: &[Program]| programs.contains(&program);
+        let workset = control.workset.load(Ordering::Relaxed);
+        let dwell = match (guest.options.dwell, program) {
+            (0, Program::Registers) => 500,
+            (0, _) => 100,
+            (dwell, _) => dwell,
+        };
+        Self {
+            pages: does(&[Program::Pages, Program::Demo])
+                .then(|| Pages::new(vcpu, guest.ranges, workset, guest.index, guest.vcpus)),
+            registers: does(&[Program::Registers, Program::Demo])
+                .then(|| Registers::new(vcpu, guest.features, guest.index, dwell)),
+            tickets: does(&[Program::Xadd, Program::Demo]).then(|| Tickets::new(control, vcpu)),
+        }
+    }
+
+    /// Fills memory, if the program has to do with memory, and says that this vCPU is ready.
+    fn prepare(&mut self, vcpu: &VcpuBlock, gaps: &mut GapRecorder) {
+        match &mut self.pages {
+            Some(pages) => pages.fill(gaps),
+            None => vcpu.generation.store(1, Ordering::Release),
+        }
+    }
+
+    /// One slice of everything, with a reading of the TSC behind each.
+    #[inline(always)]
+    fn turn(&mut self, gaps: &mut GapRecorder) {
+        if let Some(pages) = &mut self.pages {
+            pages.slice();
+            gaps.tick();
+        }
+        if let Some(registers) = &mut self.registers {
+            registers.slice();
+            gaps.tick();
+        }
+        if let Some(tickets) = &mut self.tickets {
+            tickets.slice();
+            gaps.tick();
+        }
+    }
+}
+
+/// Carries out a command of the host. A word that is no command is left unacknowledged.
+#[cold]
+fn obey(word: u64, control: &'static ControlBlock, guest: &Guest, work: &mut Work, gaps: &mut GapRecorder) {
+    let vcpu = &control.vcpu[guest.index];
+    match CommandWord::decode(word).map(|word| word.command) {
+        Some(Command::Run) => vcpu.acknowledged.store(word, Ordering::Release),
+        Some(Command::VerifyAll) => verify_all(word, control, guest, work, gaps),
+        Some(Command::Stop) => {
+            control.state.store(GuestState::Stopped as u32, Ordering::Release);
+            vcpu.acknowledged.store(word, Ordering::Release);
+            halt(guest.index as u8);
+        }
+        None => {}
+    }
+}
+
+/// Verifies everything. The sum of the tickets can only be compared while nobody draws one, so all vCPUs park first, and
+/// go on when vCPU 0 has compared.
+fn verify_all(word: u64, control: &'static ControlBlock, guest: &Guest, work: &mut Work, gaps: &mut GapRecorder) {
+    let vcpu = &control.vcpu[guest.index];
+    if let Some(pages) = &mut work.pages {
+        pages.verify_all(gaps);
+    }
+    if let Some(registers) = &mut work.registers {
+        registers.slice();
+    }
+    vcpu.parked.store(word, Ordering::Release);
+    if guest.index == 0 {
+        let all_parked = wait_for_all(word, control, gaps, |vcpu| vcpu.parked.load(Ordering::Acquire) == word);
+        if let (true, Some(tickets)) = (all_parked, &work.tickets) {
+            tickets.verify_sum();
+        }
+    } else {
+        let first = &control.vcpu[0];
+        wait_for_all(word, control, gaps, |_| first.acknowledged.load(Ordering::Acquire) == word);
+    }
+    vcpu.acknowledged.store(word, Ordering::Release);
+}
+
+/// Waits until all vCPUs are there; not any longer when the host gives another command, which some vCPU may have seen
+/// instead of the one that the others are waiting for. Whether all are there.
+fn wait_for_all(
+    command: u64,
+    control: &ControlBlock,
+    gaps: &mut GapRecorder,
+    is_there: impl Fn(&VcpuBlock) -> bool,
+) -> bool {
+    while !control.vcpus().all(&is_there) {
+        if control.command.load(Ordering::Acquire) != command {
+            return false;
+        }
+        gaps.tick();
+    }
+    true
+}
+
+/// Does nothing more, and tells the host so every now and then.
+pub fn halt(index: u8) -> ! {
+    loop {
+        out(STOP_PORT, index);
+        for _ in 0..1_000_000 {
+            core::hint::spin_loop();
+        }
+    }
+}
