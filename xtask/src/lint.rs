@@ -13,10 +13,13 @@ pub(crate) fn format(this: &Run) -> Result<Outcome> {
     if let Err(reason) = component(this, "rustfmt") {
         return Ok(Outcome::skipped(reason));
     }
+    let mut wrong = Vec::new();
     for manifest in WORKSPACES {
-        run(this.cargo("fmt --check --all --manifest-path").arg(manifest))?;
+        if run(this.cargo("fmt --check --all --manifest-path").arg(manifest)).is_err() {
+            wrong.push(format!("not formatted; run: cargo fmt --all --manifest-path {manifest}"));
+        }
     }
-    Ok(Outcome::passed(format!("{} workspaces", WORKSPACES.len())))
+    Outcome::of_findings(&wrong, format!("{} workspaces", WORKSPACES.len()))
 }
 
 /// The step `clippy`. The fuzz targets are compiled by the step `fuzz`.
