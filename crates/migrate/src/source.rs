@@ -1,0 +1,422 @@
+//! The source's half of a handoff.
+//!
+//! ```text
+//!   coordinator                              vCPU threads
+//!   offer ── waits for Poised                (run the guest)
+//!   kick  ── stamps, then kicks              leave the guest
+//!   settle ─ watches the word                freeze: save own part; the last: machine part, publish Frozen
+//!      │                                     outcome: sleep
+//!      └── claimed / withdrawn / cancelled ─▶ Released: end      TakenBack: run the guest on
+//! ```
+//!
+//! Invariants: only the coordinator takes the guest back, and only by a compare-and-swap that it won; a vCPU thread that
+//! has frozen does nothing to the guest before it knows the outcome; a round (one epoch) is published only after every
+//! vCPU thread has arrived in that very round, so a thread that comes late for a round that was withdrawn writes into a
+//! slot that nobody can publish without it.
+
+use crate::countdown::Countdown;
+use crate::error::{Error, Result};
+use crate::gate::Gate;
+use crate::part::Part;
+use crate::protocol::{Arrival, Handoff, SourceTurn, Tally, source_turn};
+use crate::tsc;
+use nil_pool::sync::{AtomicU64, Ordering};
+use nil_pool::{Area, Arm, Epoch, GuestControl, HostSlot, Ownership, Side, Stamp, StateArea};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long the coordinator sleeps at most before it looks at the words again.
+const POLL: Duration = Duration::from_millis(1);
+/// The same while the guest stands still.
+const POLL_FROZEN: Duration = Duration::from_micros(250);
+
+/// Why a source kept its guest.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Reason {
+    /// The target did not write `Poised` in time.
+    NotPoised,
+    /// The target wrote `Refused`.
+    Refused,
+    /// A part could not be saved.
+    SaveFailed,
+    /// The handoff was not over in time.
+    Expired,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotPoised => "the target did not get ready in time",
+            Self::Refused => "the target refused it",
+            Self::SaveFailed => "a part of the guest could not be saved",
+            Self::Expired => "the target did not claim it in time",
+        })
+    }
+}
+
+/// How a handoff ended for its source.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Outcome {
+    /// The target owns the guest. Never run it again.
+    Released {
+        /// The epoch of the target's ownership.
+        epoch: Epoch,
+    },
+    /// The guest goes on here.
+    TakenBack {
+        /// The epoch of this host's ownership from now on.
+        epoch: Epoch,
+        /// Why.
+        reason: Reason,
+    },
+    /// The guest is neither the target's by a claim nor this worker's any more. Never run it again.
+    Displaced,
+}
+
+/// Proof that a vCPU thread has frozen its part; to be exchanged for the outcome.
+#[derive(Debug)]
+#[must_use = "a frozen vCPU may run again only after `Source::outcome` said so"]
+pub struct Ticket {
+    round: Epoch,
+}
+
+/// What became of a vCPU thread's wish to freeze.
+#[derive(Debug)]
+#[must_use]
+pub enum Freeze<E> {
+    /// The part is saved.
+    Saved(Ticket),
+    /// The part (or the machine, for the last thread) could not be saved. The handoff is being withdrawn.
+    Failed(Ticket, E),
+    /// Nobody wants it: the offer was taken back before this thread came, or was never made. Run the guest on.
+    NoOffer,
+}
+
+/// The source's half of the handoffs of one guest, from when its worker owns it to when it is released.
+///
+/// Shared by the vCPU threads and one coordinator thread.
+#[derive(Debug)]
+pub struct Source {
+    control: GuestControl,
+    state: Arc<StateArea>,
+    me: HostSlot,
+    vcpus: u16,
+    /// The epoch of this worker's ownership.
+    epoch: AtomicU64,
+    /// The `Offered` word of the round that the vCPU threads freeze for.
+    offered: AtomicU64,
+    countdown: Countdown,
+    /// The last round that is over, and how it ended ([`Settled`]).
+    settled: AtomicU64,
+    gate: Gate,
+}
+
+impl Source {
+    /// The source's half for a guest that `me` owns at `epoch` and runs with `vcpus` vCPU threads.
+    ///
+    /// # Errors
+    /// [`Error::VcpuCount`] when there is no vCPU, or more than the protocol counts.
+    pub fn new(control: GuestControl, state: Arc<StateArea>, me: HostSlot, epoch: Epoch, vcpus: usize) -> Result<Self> {
+        let counted = u16::try_from(vcpus).ok().filter(|&n| n > 0).ok_or(Error::VcpuCount(vcpus))?;
+        Ok(Self {
+            control,
+            state,
+            me,
+            vcpus: counted,
+            epoch: AtomicU64::new(epoch.0.into()),
+            offered: AtomicU64::new(Ownership::Vacant.encode()),
+            countdown: Countdown::new(Tally::closed(epoch)),
+            settled: AtomicU64::new(Settled::NEVER),
+            gate: Gate::new(),
+        })
+    }
+
+    /// The epoch of this worker's ownership.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        Epoch(u32::try_from(self.epoch.load(Ordering::Acquire)).unwrap_or(u32::MAX))
+    }
+
+    /// Whether the guest is still this worker's. A worker that reads `false` outside a handoff has been judged dead:
+    /// it stops its vCPUs and never writes to the guest again.
+    #[must_use]
+    pub fn owns(&self) -> bool {
+        match self.control.ownership().load() {
+            Ok(Ownership::Owned { host, epoch } | Ownership::Offered { source: host, epoch, .. }) => {
+                host == self.me && epoch == self.epoch()
+            }
+            Ok(Ownership::Vacant | Ownership::Frozen { .. } | Ownership::Lost { .. }) | Err(_) => false,
+        }
+    }
+
+    /// Makes place in the arm word for a new plan, before a target is asked to arm.
+    pub fn clear_arm(&self) {
+        self.control.arm().store(Arm::Idle);
+    }
+
+    /// Waits until `target` is armed for this worker's epoch, at most for `patience`.
+    ///
+    /// # Errors
+    /// [`Error::NotArmed`] with what the arm word says instead.
+    pub fn await_armed(&self, target: HostSlot, patience: Duration) -> Result<()> {
+        let handoff = Handoff::new(self.me, target, self.epoch())?;
+        let arm = self.await_arm(&handoff, patience, &[handoff.armed(), handoff.refused()]);
+        if arm == handoff.armed() {
+            Ok(())
+        } else {
+            Err(Error::NotArmed { target, epoch: handoff.epoch(), found: arm })
+        }
+    }
+
+    /// Offers the guest to `target`, which has armed, and waits until it is poised, at most for `patience`. The guest
+    /// runs all the while. Afterwards: [`Source::kick`], then [`Source::settle`].
+    ///
+    /// # Errors
+    /// [`Error::NotArmed`], [`Error::NotOwner`]: nothing has been changed. [`Error::Withdrawn`]: the target did not get
+    /// poised; the guest runs on here at a new epoch. [`Error::Displaced`]: the guest must not run here any more.
+    pub fn offer(&self, target: HostSlot, patience: Duration) -> Result<Handoff> {
+        let handoff = Handoff::new(self.me, target, self.epoch())?;
+        let found = self.control.arm().load()?;
+        if found != handoff.armed() {
+            return Err(Error::NotArmed { target, epoch: handoff.epoch(), found });
+        }
+        self.control.timeline().clear();
+        let word = self.control.ownership();
+        if !word.transition(handoff.owned(), handoff.offered()) {
+            return Err(Error::NotOwner { me: self.me, epoch: handoff.epoch(), found: word.load()? });
+        }
+        self.stamp(Stamp::Offered);
+        self.control.bell(Side::Target).ring();
+        let arm = self.await_arm(&handoff, patience, &[handoff.poised(), handoff.refused()]);
+        if arm != handoff.poised() {
+            let reason = if arm == handoff.refused() { Reason::Refused } else { Reason::NotPoised };
+            return Err(self.withdraw_unstarted(&handoff, reason));
+        }
+        self.offered.store(handoff.offered().encode(), Ordering::Relaxed);
+        self.countdown.set(Tally::open(handoff.epoch(), self.vcpus));
+        Ok(handoff)
+    }
+
+    /// Stamps the beginning of the blackout and kicks the vCPUs out of the guest by `kick`. Each of their threads is to
+    /// call [`Source::freeze`].
+    pub fn kick(&self, kick: impl FnOnce()) {
+        self.stamp(Stamp::Kick);
+        kick();
+    }
+
+    /// Saves vCPU `index` for the handoff that is on; the last thread to come also saves the machine and publishes.
+    ///
+    /// `machine` is locked by the last thread only, so nobody ever waits for it here.
+    pub fn freeze<P, M>(&self, index: usize, part: &mut P, machine: &Mutex<M>) -> Freeze<P::Error>
+    where
+        P: Part,
+        M: Part<Error = P::Error>,
+    {
+        let Some(handoff) = self.round() else { return Freeze::NoOffer };
+        self.stamp(Stamp::Exited);
+        let round = handoff.epoch();
+        let saved = save(part, &self.state.vcpu(round.slot(), index), round);
+        let published = match self.countdown.arrive(round, saved.is_ok()) {
+            Arrival::LastOfAll => self.publish(&handoff, machine),
+            Arrival::Early | Arrival::LastWithFailure | Arrival::TooLate => Ok(()),
+        };
+        let ticket = Ticket { round };
+        match saved.and(published) {
+            Ok(()) => Freeze::Saved(ticket),
+            Err(error) => {
+                self.countdown.fail(round);
+                self.control.bell(Side::Source).ring();
+                Freeze::Failed(ticket, error)
+            }
+        }
+    }
+
+    /// Sleeps until the handoff for which the ticket was given is over.
+    #[must_use]
+    pub fn outcome(&self, ticket: &Ticket) -> Outcome {
+        self.gate.wait(|| Settled::decode(self.settled.load(Ordering::Acquire), ticket.round))
+    }
+
+    /// Watches the handoff until it is over, for the coordinator; takes the guest back when the target refuses it, when
+    /// a part cannot be saved, or after `patience`.
+    #[must_use]
+    pub fn settle(&self, handoff: &Handoff, patience: Duration) -> Outcome {
+        let deadline = Instant::now() + patience;
+        let bell = self.control.bell(Side::Source);
+        loop {
+            let seen = bell.read();
+            let left = deadline.saturating_duration_since(Instant::now());
+            let tally = self.countdown.read();
+            let failed = tally.round == handoff.epoch() && tally.failed;
+            let arm = self.arm();
+            let Ok(word) = self.control.ownership().load() else {
+                return self.end(handoff, Settled::Displaced);
+            };
+            let reason = match (failed, arm == handoff.refused()) {
+                (true, _) => Reason::SaveFailed,
+                (false, true) => Reason::Refused,
+                (false, false) => Reason::Expired,
+            };
+            match source_turn(handoff, word, arm, failed || left.is_zero()) {
+                SourceTurn::Wait if word == handoff.frozen() => bell.wait(seen, left.min(POLL_FROZEN)),
+                SourceTurn::Wait => bell.wait(seen, left.min(POLL)),
+                SourceTurn::Withdraw => {
+                    if self.control.ownership().transition(handoff.offered(), handoff.kept()) {
+                        return self.end(handoff, Settled::TakenBack(reason));
+                    }
+                }
+                SourceTurn::Cancel => {
+                    if self.control.ownership().transition(handoff.frozen(), handoff.kept()) {
+                        return self.end(handoff, Settled::TakenBack(reason));
+                    }
+                }
+                SourceTurn::Released => return self.end(handoff, Settled::Released),
+                SourceTurn::Displaced => return self.end(handoff, Settled::Displaced),
+            }
+        }
+    }
+
+    /// The handoff for which vCPU threads are to freeze now.
+    fn round(&self) -> Option<Handoff> {
+        let tally = self.countdown.read();
+        let offered = Ownership::decode(self.offered.load(Ordering::Relaxed)).ok()?;
+        Handoff::of(offered).filter(|handoff| tally.is_open() && handoff.epoch() == tally.round)
+    }
+
+    /// Saves the machine and moves the word to `Frozen`; for the last vCPU thread. That the word has moved on meanwhile
+    /// is no failure: the coordinator withdrew, and says so.
+    fn publish<M: Part>(&self, handoff: &Handoff, machine: &Mutex<M>) -> Result<(), M::Error> {
+        let round = handoff.epoch();
+        let mut machine = machine.lock().unwrap_or_else(PoisonError::into_inner);
+        save(&mut *machine, &self.state.machine(round.slot()), round)?;
+        self.stamp(Stamp::Saved);
+        if self.control.ownership().transition(handoff.offered(), handoff.frozen()) {
+            self.stamp(Stamp::Published);
+            self.control.bell(Side::Target).ring();
+        }
+        Ok(())
+    }
+
+    /// The first of the awaited arm words to come, or whatever stands there when the patience is over.
+    fn await_arm(&self, handoff: &Handoff, patience: Duration, awaited: &[Arm]) -> Arm {
+        let deadline = Instant::now() + patience;
+        let bell = self.control.bell(Side::Source);
+        loop {
+            let seen = bell.read();
+            let arm = self.arm();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if awaited.contains(&arm) || left.is_zero() || arm.host().is_some_and(|host| host != handoff.target()) {
+                return arm;
+            }
+            bell.wait(seen, left.min(POLL));
+        }
+    }
+
+    /// Takes back an offer for which no vCPU was kicked.
+    fn withdraw_unstarted(&self, handoff: &Handoff, reason: Reason) -> Error {
+        let word = self.control.ownership();
+        if word.transition(handoff.offered(), handoff.kept()) {
+            self.end(handoff, Settled::TakenBack(reason));
+            return Error::Withdrawn { epoch: handoff.next_epoch(), reason };
+        }
+        self.end(handoff, Settled::Displaced);
+        word.load().map_or_else(Error::from, |found| Error::Displaced { found })
+    }
+
+    /// Ends the round and tells the vCPU threads.
+    fn end(&self, handoff: &Handoff, how: Settled) -> Outcome {
+        self.countdown.set(Tally::closed(handoff.epoch()));
+        if let Settled::TakenBack(_) = how {
+            self.stamp(Stamp::TakenBack);
+            self.epoch.store(handoff.next_epoch().0.into(), Ordering::Release);
+        }
+        self.settled.store(how.encode(handoff.epoch()), Ordering::Release);
+        self.gate.open();
+        how.outcome(handoff.next_epoch())
+    }
+
+    /// The arm word. A damaged one says nothing, and nothing depends on it but time.
+    fn arm(&self) -> Arm {
+        self.control.arm().load().unwrap_or(Arm::Idle)
+    }
+
+    fn stamp(&self, stamp: Stamp) {
+        self.control.timeline().set(stamp, tsc::now());
+    }
+}
+
+/// Writes one part into its area of the round's slot.
+fn save<P: Part>(part: &mut P, area: &Area, round: Epoch) -> Result<(), P::Error> {
+    let mut writer = area.writer(round);
+    part.save(&mut writer)?;
+    writer.finish();
+    Ok(())
+}
+
+/// How a round ended, as it fits into a word beside the round's epoch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Settled {
+    Released,
+    Displaced,
+    TakenBack(Reason),
+}
+
+impl Settled {
+    /// No round is over yet.
+    const NEVER: u64 = 0;
+    const ALL: [Self; 6] = [
+        Self::Released,
+        Self::Displaced,
+        Self::TakenBack(Reason::NotPoised),
+        Self::TakenBack(Reason::Refused),
+        Self::TakenBack(Reason::SaveFailed),
+        Self::TakenBack(Reason::Expired),
+    ];
+
+    fn encode(self, round: Epoch) -> u64 {
+        let code = match self {
+            Self::Released => 1,
+            Self::Displaced => 2,
+            Self::TakenBack(Reason::NotPoised) => 3,
+            Self::TakenBack(Reason::Refused) => 4,
+            Self::TakenBack(Reason::SaveFailed) => 5,
+            Self::TakenBack(Reason::Expired) => 6,
+        };
+        code << 32 | u64::from(round.0)
+    }
+
+    /// The outcome of the last round that is over, if that is `round` or a later one: a thread that was not counted in
+    /// `round` any more may look only after the next has been withdrawn too.
+    fn decode(word: u64, round: Epoch) -> Option<Outcome> {
+        let settled = Epoch(u32::try_from(word & 0xFFFF_FFFF).ok()?);
+        let how = Self::ALL.into_iter().find(|how| how.encode(settled) == word)?;
+        (settled >= round).then(|| how.outcome(settled.next().unwrap_or(settled)))
+    }
+
+    fn outcome(self, epoch: Epoch) -> Outcome {
+        match self {
+            Self::Released => Outcome::Released { epoch },
+            Self::Displaced => Outcome::Displaced,
+            Self::TakenBack(reason) => Outcome::TakenBack { epoch, reason },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_ending_survives_its_encoding() {
+        for how in Settled::ALL {
+            assert_eq!(Settled::decode(how.encode(Epoch(8)), Epoch(8)), Some(how.outcome(Epoch(9))));
+        }
+    }
+
+    #[test]
+    fn the_ending_of_an_earlier_round_is_no_answer() {
+        assert_eq!(Settled::decode(Settled::Released.encode(Epoch(7)), Epoch(8)), None);
+        assert_eq!(Settled::decode(Settled::NEVER, Epoch(0)), None);
+    }
+}
