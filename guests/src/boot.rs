@@ -77,7 +77,7 @@ pub fn boot(program: Program, entry: Entry) -> Option<Guest> {
 fn read(entry: Entry, features: Features) -> Result<Guest, Refusal> {
     let index = usize::try_from(entry.index).map_err(|_| Refusal::Vcpus)?;
     let vcpus = usize::try_from(entry.vcpus).map_err(|_| Refusal::Vcpus)?;
-    if vcpus == 0 || vcpus > MAX_VCPUS || index >= vcpus {
+    if vcpus == 0 || vcpus > MAX_VCPUS as usize || index >= vcpus {
         return Err(Refusal::Vcpus);
     }
     // SAFETY: the loader passes the address of a start info; it is read once, and checked before it is believed.
@@ -128,7 +128,7 @@ fn under_test(info: &StartInfo, limit: u64) -> [(u64, u64); 2] {
 /// Fills the control block's header in and says hello.
 fn introduce(program: Program, entry: Entry, guest: &Result<Guest, Refusal>) {
     let control = control();
-    control.vcpus.store(entry.vcpus.min(MAX_VCPUS as u64) as u32, Ordering::Relaxed);
+    control.vcpus.store(entry.vcpus.min(u64::from(MAX_VCPUS)) as u32, Ordering::Relaxed);
     control.program.store(program as u32, Ordering::Relaxed);
     match guest {
         Ok(guest) => describe(control, program, guest),

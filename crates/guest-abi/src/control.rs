@@ -61,7 +61,7 @@ pub struct ControlBlock {
     pub tickets: AtomicU64,
     reserved2: [u64; 487],
     /// One block per vCPU.
-    pub vcpu: [VcpuBlock; MAX_VCPUS],
+    pub vcpu: [VcpuBlock; MAX_VCPUS as usize],
 }
 
 /// AVX is usable and exercised.
@@ -519,7 +519,7 @@ const _: () = {
     assert!(offset_of!(VcpuBlock, ring) == 4096);
     assert!(size_of::<GapRecord>() == 32);
     assert!(size_of::<VcpuBlock>() == 4096 + RING * 32);
-    assert!(size_of::<ControlBlock>() == 4096 + MAX_VCPUS * size_of::<VcpuBlock>());
+    assert!(size_of::<ControlBlock>() == 4096 + MAX_VCPUS as usize * size_of::<VcpuBlock>());
     assert!(RING.is_power_of_two());
 };
 
@@ -625,6 +625,6 @@ mod tests {
         block.state.store(77, Ordering::Relaxed);
         assert_eq!(block.guest_state(), None);
         block.vcpus.store(u32::MAX, Ordering::Relaxed);
-        assert_eq!(block.vcpus().count(), MAX_VCPUS);
+        assert_eq!(block.vcpus().count(), MAX_VCPUS as usize);
     }
 }

@@ -15,7 +15,7 @@
 //! ```
 
 /// Most vCPUs that a test guest can have.
-pub const MAX_VCPUS: usize = 16;
+pub const MAX_VCPUS: u32 = 16;
 
 /// The global descriptor table.
 pub const GDT: u64 = 0x1000;

@@ -23,4 +23,5 @@ pub mod start_info;
 pub use control::{
     Command, CommandWord, ControlBlock, ErrorKind, ErrorRecord, FirstError, Gap, GuestState, MemoryRange, VcpuBlock,
 };
+pub use layout::MAX_VCPUS;
 pub use options::{BadOptions, Mode, Options, Program};
