@@ -54,7 +54,9 @@ pub enum Error {
         found: usize,
     },
     /// More bytes in the file than in memory.
-    #[error("the guest image is damaged: its segment at {address:#x} holds {file} bytes in the file but {memory} in memory")]
+    #[error(
+        "the guest image is damaged: its segment at {address:#x} holds {file} bytes in the file but {memory} in memory"
+    )]
     SegmentSize {
         /// Physical address of the segment.
         address: u64,

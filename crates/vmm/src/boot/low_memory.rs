@@ -74,12 +74,8 @@ fn write_command_line(memory: &GuestMemoryMmap, line: &str) -> Result<()> {
 }
 
 fn write_start_info(memory: &GuestMemoryMmap, ram: &[(u64, u64)]) -> Result<()> {
-    let entry = |&(addr, size): &(u64, u64)| hvm_memmap_table_entry {
-        addr,
-        size,
-        type_: XEN_HVM_MEMMAP_TYPE_RAM,
-        reserved: 0,
-    };
+    let entry =
+        |&(addr, size): &(u64, u64)| hvm_memmap_table_entry { addr, size, type_: XEN_HVM_MEMMAP_TYPE_RAM, reserved: 0 };
     let map: Vec<_> = ram.iter().map(entry).collect();
     let info = hvm_start_info {
         magic: XEN_HVM_START_MAGIC_VALUE,

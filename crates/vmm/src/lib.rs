@@ -1,0 +1,38 @@
+//! A KVM virtual machine whose memory lies in a pool, and which freezes and thaws between two instructions.
+//!
+//! ```text
+//! Vm ── assemble ── memory    the guest's RAM, mapped from the pool, one slot of KVM per region
+//!    │           ├─ vcpu      one vCPU: a `Part` that saves and loads itself
+//!    │           ├─ machine   devices and in-kernel irqchip: the other `Part`
+//!    │           └─ config    what a target must know before it can build the machine
+//!    ├─ boot                  image loader
+//!    ├─ warm                  second-level page tables, ahead of time
+//!    ├─ run                   the life of a vCPU thread
+//!    └─ kick                  out of the guest
+//! ```
+//!
+//! The handoff itself is `nil_migrate`'s: vCPU threads run its steps. `docs/vmm.md` says what travels and which traps
+//! there are.
+
+mod assemble;
+pub mod boot;
+mod config;
+mod cpuid;
+mod devices;
+mod error;
+mod kick;
+mod kvm;
+mod machine;
+mod memory;
+mod run;
+mod state;
+mod vcpu;
+mod vm;
+mod warm;
+
+pub use cpuid::missing_features;
+pub use devices::Console;
+pub use error::{Error, Result};
+pub use kvm::{KvmHost, Paging};
+pub use nil_migrate::{HandoffReport, Phases, Reason, WaitStyle};
+pub use vm::{BootRequest, Deadlines, HandoffOutcome, Vm, VmEvent, check_host};

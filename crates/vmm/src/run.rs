@@ -1,0 +1,122 @@
+//! The life of a vCPU thread.
+//!
+//! ```text
+//!   boot:  wait for start ─┐
+//!   arm:   preload, wait ──┼─► run ⇄ exits
+//!          for the freeze  │    │ kick: request = Freeze
+//!                          │    ▼
+//!                          │  save ─► outcome ── taken back ──► run
+//!                          │                  └─ released ────► end
+//!                          └─ torn down ─► end
+//! ```
+
+use crate::devices::{Devices, PortAction};
+use crate::error::{Error, Result};
+use crate::machine::Machine;
+use crate::vcpu::Vcpu;
+use crate::vm::{Request, Shared, VmEvent};
+use kvm_ioctls::VcpuExit;
+use nil_migrate::{Freeze, Landing, Outcome, Seat, TornDown};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A vCPU thread's own half of a machine.
+pub(crate) struct Runner {
+    pub(crate) index: usize,
+    pub(crate) vcpu: Vcpu,
+    pub(crate) machine: Arc<Mutex<Machine>>,
+    pub(crate) devices: Arc<Mutex<Devices>>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// Why a vCPU left the guest.
+enum Left {
+    /// It was kicked.
+    Kicked,
+    /// The guest has ended by itself.
+    Ended(String),
+    /// KVM cannot go on.
+    Faulted(Error),
+}
+
+/// Whether a vCPU thread goes on after a handoff.
+#[derive(PartialEq, Eq)]
+enum Next {
+    Run,
+    End,
+}
+
+impl Runner {
+    /// Prepares for the guest, waits for it, and runs it if it comes. Says on `ready` whether it is prepared.
+    pub(crate) fn land(mut self, mut seat: Seat, ready: &Sender<Result<()>>) {
+        let prepared = seat.preload(&mut self.vcpu).map(|_| ());
+        let fit = prepared.is_ok();
+        ready.send(prepared).ok();
+        // Every thread takes part in the landing, so that none waits for another; one that is not fit refuses there too.
+        match seat.land(&mut self.vcpu, &self.machine) {
+            Landing::Landed { .. } if fit => self.run(),
+            Landing::Landed { .. } => self.shared.tell(VmEvent::Faulted { why: "it landed on an unfit vCPU".into() }),
+            Landing::TornDown(TornDown::OtherRefused) => {}
+            Landing::TornDown(why) => self.shared.tell(VmEvent::TornDown { why: why.to_string() }),
+        }
+    }
+
+    /// Runs the guest until it is released to another host, ends or is stopped.
+    pub(crate) fn run(mut self) {
+        let _kickable = self.vcpu.kickable();
+        loop {
+            match self.run_guest() {
+                Left::Kicked => match self.shared.request() {
+                    Request::None => self.vcpu.clear_kick(),
+                    Request::Stop => return,
+                    Request::Freeze if self.freeze() == Next::Run => {}
+                    Request::Freeze => return,
+                },
+                Left::Ended(why) => return self.shared.tell(VmEvent::Ended { why }),
+                Left::Faulted(error) => return self.shared.tell(VmEvent::Faulted { why: error.to_string() }),
+            }
+        }
+    }
+
+    fn freeze(&mut self) -> Next {
+        let source = &self.shared.source;
+        let frozen = source.freeze(self.index, &mut self.vcpu, &self.machine);
+        self.vcpu.clear_kick();
+        let ticket = match frozen {
+            Freeze::Saved(ticket) => ticket,
+            Freeze::Failed(ticket, error) => {
+                self.shared.note_failure(&error);
+                ticket
+            }
+            Freeze::NoOffer => return Next::Run,
+        };
+        match source.outcome(&ticket) {
+            Outcome::TakenBack { .. } => Next::Run,
+            Outcome::Released { .. } | Outcome::Displaced => Next::End,
+        }
+    }
+
+    fn run_guest(&mut self) -> Left {
+        loop {
+            match self.vcpu.run() {
+                Ok(VcpuExit::IoOut(port, data)) => match lock(&self.devices).port_out(port, data) {
+                    PortAction::Continue => {}
+                    PortAction::Exit(code) => return Left::Ended(format!("it wrote {code} to its exit port")),
+                },
+                Ok(VcpuExit::IoIn(port, data)) => lock(&self.devices).port_in(port, data),
+                Ok(VcpuExit::MmioRead(_, data)) => data.fill(0xFF),
+                Ok(VcpuExit::MmioWrite(..)) => {}
+                Ok(VcpuExit::Intr) => return Left::Kicked,
+                Ok(VcpuExit::Hlt) => return Left::Ended("it halted".into()),
+                Ok(VcpuExit::Shutdown) => return Left::Ended("it shut down (triple fault)".into()),
+                Ok(exit) => return Left::Ended(format!("KVM stopped it: {exit:?}")),
+                Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return Left::Kicked,
+                Err(error) => return Left::Faulted(Error::kvm("KVM_RUN")(error)),
+            }
+        }
+    }
+}
+
+fn lock(devices: &Mutex<Devices>) -> MutexGuard<'_, Devices> {
+    devices.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,443 @@
+//! A virtual machine in this process: booted here, armed to receive a guest, or thawed at home.
+//!
+//! | | built from | becomes the owner by | its vCPUs start |
+//! |---|---|---|---|
+//! | [`Vm::boot`] | an image | [`Vm::start`] | at the image's entry point |
+//! | [`Vm::arm`] | the configuration in the pool | claiming what the source freezes | where the source stopped them |
+//! | [`Vm::thaw`] | the configuration in the pool | taking back what died frozen | where they were frozen |
+
+use crate::assemble::Assembled;
+use crate::config::{Config, check_vcpu_count};
+use crate::devices::Console;
+use crate::error::{Error, Result};
+use crate::kick;
+use crate::kvm::{KvmHost, Paging};
+use crate::memory::GuestRam;
+use crate::run::Runner;
+use crate::warm;
+use kvm_ioctls::VmFd;
+use nil_migrate::{Handoff, HandoffReport, Outcome, Reason, Source, Target, WaitStyle};
+use nil_pool::{Epoch, GuestControl, HostSlot, Ownership, Stamp, StateArea};
+use std::os::unix::thread::JoinHandleExt;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// What to boot.
+#[derive(Clone, Debug)]
+pub struct BootRequest {
+    /// The kernel: an ELF or flat 64-bit image.
+    pub image: Vec<u8>,
+    /// What the guest is told.
+    pub command_line: String,
+    /// Whether the kernel emulates interrupt controllers and timer.
+    pub irqchip: bool,
+}
+
+/// How long a handoff may take, step by step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Deadlines {
+    /// For the target to be armed. The guest runs.
+    pub armed: Duration,
+    /// For the target to be poised after the offer. The guest runs.
+    pub poised: Duration,
+    /// For the target to claim after the kick. The guest stands still; afterwards it is taken back.
+    pub claimed: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            armed: Duration::from_secs(30),
+            poised: Duration::from_millis(500),
+            claimed: Duration::from_millis(500),
+        }
+    }
+}
+
+/// How a handoff ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum HandoffOutcome {
+    /// The target runs the guest. This VM is an empty shell now.
+    Released {
+        /// The epoch of the target's ownership.
+        epoch: Epoch,
+        /// What it cost; `None` if the target's last stamp did not come in time.
+        report: Option<HandoffReport>,
+    },
+    /// The guest runs on here.
+    TakenBack {
+        /// The epoch of this host's ownership.
+        epoch: Epoch,
+        /// Why.
+        reason: Reason,
+        /// What could not be saved, when that was the reason.
+        detail: Option<String>,
+    },
+}
+
+/// What happens to a guest by itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum VmEvent {
+    /// The guest has landed here and runs.
+    Landed {
+        /// The epoch of this host's ownership.
+        epoch: Epoch,
+    },
+    /// The guest that this VM was armed for does not come.
+    TornDown {
+        /// Why.
+        why: String,
+    },
+    /// The guest has ended by itself.
+    Ended {
+        /// Why.
+        why: String,
+    },
+    /// KVM could not go on.
+    Faulted {
+        /// Why.
+        why: String,
+    },
+}
+
+/// What the vCPU threads are wanted for when they are kicked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Request {
+    /// Nothing (any more).
+    None,
+    /// To freeze for the handoff that is on.
+    Freeze,
+    /// To end.
+    Stop,
+}
+
+/// What the vCPU threads of a machine share with its coordinator.
+pub(crate) struct Shared {
+    pub(crate) source: Source,
+    request: AtomicU32,
+    events: Sender<VmEvent>,
+    /// Why a part could not be saved, the last time that happened.
+    failure: Mutex<Option<String>>,
+}
+
+impl Shared {
+    pub(crate) fn request(&self) -> Request {
+        match self.request.load(Ordering::Acquire) {
+            0 => Request::None,
+            1 => Request::Freeze,
+            _ => Request::Stop,
+        }
+    }
+
+    /// Asks for something, unless the threads have been asked to stop.
+    fn ask(&self, request: Request) {
+        let code = match request {
+            Request::None => 0,
+            Request::Freeze => 1,
+            Request::Stop => 2,
+        };
+        self.request.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| (now != 2).then_some(code)).ok();
+    }
+
+    /// Remembers why a part could not be saved.
+    pub(crate) fn note_failure(&self, error: &Error) {
+        *lock(&self.failure) = Some(error.to_string());
+    }
+
+    /// Tells the coordinator what happened. It may have gone.
+    pub(crate) fn tell(&self, event: VmEvent) {
+        self.events.send(event).ok();
+    }
+}
+
+/// What the coordinator of a [`Vm`] has to do before it runs.
+enum Role {
+    /// Booted, and not yet started.
+    Ready(Vec<Runner>),
+    /// Armed or thawing; whether the landing has been reported.
+    Landing { target: Arc<Target>, reported: bool },
+    /// Started.
+    Running,
+    /// Released, stopped, or taken from this worker.
+    Over,
+}
+
+/// A virtual machine in this process.
+pub struct Vm {
+    role: Mutex<Role>,
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    events: Mutex<Receiver<VmEvent>>,
+    control: GuestControl,
+    me: HostSlot,
+    console: Console,
+    tsc_hz: u64,
+    /// Kept until the threads have ended, in this order.
+    _vm: Arc<VmFd>,
+    _ram: Arc<GuestRam>,
+}
+
+impl Vm {
+    /// Builds a machine around the guest's memory, loads the image into it, and writes configuration and boot state to
+    /// the pool. The guest is nobody's yet, and does not run.
+    ///
+    /// # Errors
+    /// Whatever makes this host, this pool or this image unfit, by name.
+    pub fn boot(control: &GuestControl, me: HostSlot, request: &BootRequest) -> Result<Self> {
+        let host = KvmHost::open()?;
+        let mut config = Config::for_boot(&host, &control.config()?, request.irqchip);
+        config.check_runs_on(&host)?;
+        let mut assembled = Assembled::new(&host, control, &config)?;
+        assembled.load_image(&host, &mut config, request)?;
+        let state = Arc::new(control.map_state()?);
+        config.write(&state.config())?;
+        assembled.write_boot_state(&state)?;
+        let source = Source::new(control.clone(), state, me, Epoch(1), assembled.vcpus.len())?;
+        let mut vm = Self::around(control, me, source, &assembled, Role::Over);
+        let runners = vm.runners(assembled);
+        *vm.role_mut() = Role::Ready(runners);
+        Ok(vm)
+    }
+
+    /// Makes `me` the guest's owner and lets it run.
+    ///
+    /// # Errors
+    /// [`Error::NotNow`] when it runs already or somebody else owns it; [`Error::Thread`].
+    pub fn start(&self) -> Result<()> {
+        let mut role = lock(&self.role);
+        let Role::Ready(runners) = std::mem::replace(&mut *role, Role::Over) else {
+            return Err(Error::NotNow { wanted: "be started", state: "not freshly booted" });
+        };
+        let owned = Ownership::Owned { host: self.me, epoch: Epoch(1) };
+        if !self.control.ownership().transition(Ownership::Vacant, owned) {
+            return Err(Error::NotNow { wanted: "be started", state: "owned already" });
+        }
+        for runner in runners {
+            self.spawn(runner.index, move || runner.run())?;
+        }
+        *role = Role::Running;
+        Ok(())
+    }
+
+    /// Builds a machine for the guest that another host runs, warms it up, loads the guest's earlier state ahead, and
+    /// announces that it is armed. The guest lands by itself when it is handed over; see [`Vm::next_event`].
+    ///
+    /// # Errors
+    /// Whatever keeps this host from taking the guest, by name. The source is told that it will not come.
+    pub fn arm(control: &GuestControl, me: HostSlot, wait: WaitStyle) -> Result<Self> {
+        let state = Arc::new(control.map_state()?);
+        let config = Config::read(&state.config())?;
+        let target = Target::new(control.clone(), Arc::clone(&state), me, config.vcpus(), wait)?;
+        target.begin()?;
+        Self::land(control, me, &state, &config, &target).inspect_err(|_| target.refuse())
+    }
+
+    /// Builds a machine for a guest that an earlier worker of `me` froze before it died, and takes it back from there
+    /// unless its target claims it first.
+    ///
+    /// # Errors
+    /// Whatever keeps this host from running the guest.
+    pub fn thaw(control: &GuestControl, me: HostSlot) -> Result<Self> {
+        let state = Arc::new(control.map_state()?);
+        let config = Config::read(&state.config())?;
+        let target = Target::home(control.clone(), Arc::clone(&state), me, config.vcpus())?;
+        Self::land(control, me, &state, &config, &target)
+    }
+
+    fn land(
+        control: &GuestControl,
+        me: HostSlot,
+        state: &Arc<StateArea>,
+        config: &Config,
+        target: &Arc<Target>,
+    ) -> Result<Self> {
+        let host = KvmHost::open()?;
+        config.check_runs_on(&host)?;
+        let mut assembled = Assembled::new(&host, control, config)?;
+        assembled.carry(&config.msr_indices)?;
+        warm::second_level(&assembled.vm, &host, config, &assembled.ram)?;
+        if !config.machine.static_page_tables() && host.paging() == Paging::Shadow {
+            assembled.machine.replug_before_landing(Arc::clone(&assembled.ram));
+        }
+        target.preload_machine(&mut assembled.machine)?;
+        let epoch = target.handoff().next_epoch();
+        let source = Source::new(control.clone(), Arc::clone(state), me, epoch, assembled.vcpus.len())?;
+        let role = Role::Landing { target: Arc::clone(target), reported: false };
+        let vm = Self::around(control, me, source, &assembled, role);
+        let (ready, all_ready) = channel();
+        for runner in vm.runners(assembled) {
+            let (seat, ready) = (target.seat(runner.index), ready.clone());
+            vm.spawn(runner.index, move || runner.land(seat, &ready))?;
+        }
+        drop(ready);
+        all_ready.iter().collect::<Result<()>>()?;
+        target.arm()?;
+        Ok(vm)
+    }
+
+    fn around(control: &GuestControl, me: HostSlot, source: Source, parts: &Assembled, role: Role) -> Self {
+        let (sender, events) = channel();
+        Self {
+            role: Mutex::new(role),
+            shared: Arc::new(Shared { source, request: AtomicU32::new(0), events: sender, failure: Mutex::default() }),
+            threads: Mutex::default(),
+            events: Mutex::new(events),
+            control: control.clone(),
+            me,
+            console: parts.console.clone(),
+            tsc_hz: parts.tsc_hz,
+            _vm: Arc::clone(&parts.vm),
+            _ram: Arc::clone(&parts.ram),
+        }
+    }
+
+    fn runners(&self, parts: Assembled) -> Vec<Runner> {
+        let devices = parts.machine.share_devices();
+        let machine = Arc::new(Mutex::new(parts.machine));
+        let runner = |(index, vcpu)| {
+            let (machine, devices, shared) = (Arc::clone(&machine), Arc::clone(&devices), Arc::clone(&self.shared));
+            Runner { index, vcpu, machine, devices, shared }
+        };
+        parts.vcpus.into_iter().enumerate().map(runner).collect()
+    }
+
+    fn role_mut(&mut self) -> &mut Role {
+        self.role.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn spawn(&self, index: usize, body: impl FnOnce() + Send + 'static) -> Result<()> {
+        kick::install().map_err(Error::Signal)?;
+        let thread = thread::Builder::new().name(format!("vcpu{index}")).spawn(body).map_err(Error::Thread)?;
+        lock(&self.threads).push(thread);
+        Ok(())
+    }
+
+    /// Hands the guest over to `to`, which is armed or about to be, and returns when it runs there, or here again.
+    ///
+    /// # Errors
+    /// Whatever kept the handoff from beginning; the guest runs on here. [`nil_migrate::Error::Displaced`]: the guest
+    /// has been taken from this worker, which has stopped its vCPUs.
+    pub fn handoff(&self, to: HostSlot, deadlines: Deadlines) -> Result<HandoffOutcome> {
+        self.report_landing();
+        if !matches!(*lock(&self.role), Role::Running) {
+            return Err(Error::NotNow { wanted: "be handed over", state: "not running here" });
+        }
+        let source = &self.shared.source;
+        source.await_armed(to, deadlines.armed)?;
+        let handoff = match source.offer(to, deadlines.poised) {
+            Ok(handoff) => handoff,
+            Err(nil_migrate::Error::Withdrawn { epoch, reason }) => {
+                return Ok(HandoffOutcome::TakenBack { epoch, reason, detail: None });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let threads = lock(&self.threads);
+        self.shared.ask(Request::Freeze);
+        source.kick(|| threads.iter().for_each(|thread| kick::kick(thread.as_pthread_t())));
+        let outcome = source.settle(&handoff, deadlines.claimed);
+        self.shared.ask(Request::None);
+        drop(threads);
+        match outcome {
+            Outcome::Released { epoch } => {
+                *lock(&self.role) = Role::Over;
+                Ok(HandoffOutcome::Released { epoch, report: self.report(&handoff) })
+            }
+            Outcome::TakenBack { epoch, reason } => {
+                let detail = lock(&self.shared.failure).take();
+                Ok(HandoffOutcome::TakenBack { epoch, reason, detail })
+            }
+            Outcome::Displaced => {
+                self.halt();
+                let found = self.control.ownership().load().map_err(nil_migrate::Error::from)?;
+                Err(nil_migrate::Error::Displaced { found }.into())
+            }
+        }
+    }
+
+    /// The report of a handoff that has just been claimed. Waits a moment for the target's last stamp.
+    fn report(&self, handoff: &Handoff) -> Option<HandoffReport> {
+        let timeline = self.control.timeline();
+        let patience = Instant::now() + Duration::from_millis(20);
+        while timeline.get(Stamp::Entered) == 0 && Instant::now() < patience {
+            thread::sleep(Duration::from_micros(100));
+        }
+        HandoffReport::of(handoff, timeline, self.tsc_hz)
+    }
+
+    /// Waits for the next thing that happens to the guest by itself.
+    pub fn next_event(&self, timeout: Duration) -> Option<VmEvent> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(event) = self.report_landing() {
+                return Some(event);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let landing = matches!(*lock(&self.role), Role::Landing { .. });
+            let patience = if landing { left.min(Duration::from_millis(1)) } else { left };
+            match lock(&self.events).recv_timeout(patience) {
+                Ok(event) => return Some(event),
+                Err(RecvTimeoutError::Timeout) if !left.is_zero() => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+    }
+
+    /// Notices, once, that the guest has landed.
+    fn report_landing(&self) -> Option<VmEvent> {
+        let mut role = lock(&self.role);
+        let Role::Landing { target, .. } = &*role else { return None };
+        let epoch = target.landed()?;
+        *role = Role::Running;
+        Some(VmEvent::Landed { epoch })
+    }
+
+    /// What the guest has written to its console since it is here.
+    #[must_use]
+    pub fn console(&self) -> &Console {
+        &self.console
+    }
+
+    /// Whether the ownership word says that the guest is this worker's.
+    #[must_use]
+    pub fn owns(&self) -> bool {
+        self.shared.source.owns()
+    }
+
+    /// Stops the vCPUs for good. The ownership word stays as it is.
+    pub fn halt(&self) {
+        self.shared.ask(Request::Stop);
+        if let Role::Landing { target, .. } = &*lock(&self.role) {
+            target.abort();
+        }
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for thread in threads {
+            while !thread.is_finished() {
+                kick::kick(thread.as_pthread_t());
+                thread::sleep(Duration::from_micros(200));
+            }
+            thread.join().ok();
+        }
+        *lock(&self.role) = Role::Over;
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        self.halt();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Refuses, before any pool is touched, what no host could boot.
+///
+/// # Errors
+/// [`Error::NoKvm`] and the like; [`Error::VcpuCount`].
+pub fn check_host(vcpus: u32) -> Result<()> {
+    check_vcpu_count(vcpus, &KvmHost::open()?)
+}
