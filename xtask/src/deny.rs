@@ -12,7 +12,7 @@ const ADVISORIES: &str = "https://github.com/rustsec/advisory-db";
 
 pub(crate) fn check(this: &Run) -> Result<Outcome> {
     if let Err(error) = tools::ensure(this, &tools::DENY) {
-        return Ok(Outcome::skipped(format!("cargo-deny cannot be installed: {error:#}")));
+        return Ok(Outcome::skipped(error.to_string()));
     }
     run(&mut this.cargo("deny --locked check licenses bans sources"))?;
     if !advisories_reachable(this) {

@@ -19,7 +19,7 @@ pub(crate) fn check(this: &Run) -> Result<Outcome> {
         return Ok(Outcome::skipped("no C++ compiler, which libFuzzer needs; install with: apt-get install g++"));
     }
     if let Err(error) = tools::ensure(this, &tools::FUZZ) {
-        return Ok(Outcome::skipped(format!("cargo-fuzz cannot be installed: {error:#}")));
+        return Ok(Outcome::skipped(error.to_string()));
     }
     let targets = targets(this)?;
     let compiler = Compiler::find(this);

@@ -18,7 +18,7 @@ const REPORT: &str = "target/nextest/ci/junit.xml";
 /// The step `nextest`. Where nextest cannot be installed, `cargo test` runs the same tests, and the summary says so.
 pub(crate) fn tests(this: &Run) -> Result<Outcome> {
     if let Err(error) = tools::ensure(this, &tools::NEXTEST) {
-        println!("cargo-nextest cannot be installed ({error:#}); cargo test runs the tests instead");
+        println!("{error}; cargo test runs the tests instead");
         let output = run_recorded(
             &mut this.cargo("test --locked --workspace --lib --bins --tests --no-fail-fast -- --show-output"),
         )?;

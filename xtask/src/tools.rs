@@ -4,7 +4,7 @@
 
 use crate::command::{run, succeeds};
 use crate::run::Run;
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use std::time::Duration;
 
 /// A cargo subcommand from the registry.
@@ -26,7 +26,7 @@ pub(crate) const DENY: Tool = Tool { subcommand: "deny", package: "cargo-deny", 
 
 pub(crate) const FUZZ: Tool = Tool { subcommand: "fuzz", package: "cargo-fuzz", version: "0.13.2", features: &[] };
 
-/// Makes sure that `tool` can be run through a command of `this` run.
+/// Makes sure that `tool` can be run through a command of `this` run; else an error that reads as a reason to skip.
 pub(crate) fn ensure(this: &Run, tool: &Tool) -> Result<()> {
     if succeeds(this.cargo(tool.subcommand).arg("--version"), Duration::from_secs(20)) {
         return Ok(());
@@ -44,4 +44,5 @@ pub(crate) fn ensure(this: &Run, tool: &Tool) -> Result<()> {
         .env("CARGO_PROFILE_RELEASE_LTO", "off")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
         .env("CARGO_PROFILE_RELEASE_DEBUG", "0"))
+    .map_err(|_| anyhow!("{} {} cannot be installed; what cargo said is above", tool.package, tool.version))
 }
