@@ -149,7 +149,15 @@ pub enum Error {
     /// A NUL byte would end the command line early.
     #[error("the guest's command line contains a NUL byte")]
     CommandLineNul,
-    /// The memory given is not what the options say.
+    /// The memory given is less than the options say.
+    #[error("the guest's memory was not prepared: {bytes} bytes at {address:#x} are not all there")]
+    MemoryMissing {
+        /// Where they should start.
+        address: u64,
+        /// How many there should be.
+        bytes: u64,
+    },
+    /// Guest memory cannot be written.
     #[error("the guest's memory cannot be written at {address:#x}: {source}")]
     Memory {
         /// Where.

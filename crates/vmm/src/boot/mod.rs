@@ -34,7 +34,7 @@ use low_memory::LowMemory;
 use nil_guest_abi::MAX_VCPUS;
 use nil_guest_abi::layout::{HIGH_RAM, LOW_RAM_END, MAPPED_GIB, PAGE_TABLES, PREWARM_STUB};
 use std::ops::Range;
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -86,7 +86,14 @@ pub fn ram_regions(memory_bytes: u64) -> Vec<(u64, u64)> {
 /// written.
 pub fn load(image: &[u8], memory: &GuestMemoryMmap, options: &BootOptions) -> Result<BootState> {
     check(options)?;
-    let image = Image::parse(image, &ram_regions(options.memory_bytes))?;
+    let ram = ram_regions(options.memory_bytes);
+    for &(address, bytes) in &ram {
+        let is_there = usize::try_from(bytes).is_ok_and(|bytes| memory.check_range(GuestAddress(address), bytes));
+        if !is_there {
+            return Err(Error::MemoryMissing { address, bytes });
+        }
+    }
+    let image = Image::parse(image, &ram)?;
     let low = LowMemory::write(memory, options)?;
     image.write(memory)?;
     let vcpus = (0..options.vcpus).map(|index| EntryState::new(image.entry, index, options.vcpus)).collect();
