@@ -1,4 +1,67 @@
-//! nil's pool.
+//! The shared-memory pool: where guests' memory and state lie, and who owns what.
+//!
+//! A pool is a file or device that several hosts map. It holds a header, a host table with leases, tagged capacity,
+//! guest records with their ownership words, state areas, and a journal per host. `docs/pool-format.md` specifies every
+//! byte. Processes attach, allocate and free at once and may die between any two writes: everything that hosts race on
+//! is one 64-bit word changed by compare-and-swap, and everything longer is written before the word that publishes it.
+//!
+//! - [`format`]: the bytes; pure encoders and decoders.
+//! - [`Pool`]: create, open, look.
+//! - [`Membership`]: a host's right to change the pool.
+//! - [`GuestControl`], [`StateArea`]: what a worker needs of one guest.
+
+mod arm;
+mod backing;
+mod bell;
+mod bytes;
+mod capacities;
+mod control;
+mod create;
+mod error;
+mod fault;
+pub mod format;
+mod guests;
+mod ids;
+mod listing;
+mod liveness;
+mod mapping;
+mod membership;
+#[doc(hidden)]
+pub mod owner_map;
 mod ownership;
+mod pool;
+mod recovery;
+mod sections;
+#[doc(hidden)]
+pub mod slots;
+mod state;
 pub mod sync;
+mod tables;
+#[doc(hidden)]
+pub mod tag_index;
+mod timeline;
+
+pub use arm::{Arm, ArmWord, BadArm};
+pub use bell::{Bell, Side};
+pub use bytes::{BadSize, Bytes};
+pub use capacities::CapacityRequest;
+pub use control::{CapacityMapping, GuestConfig, GuestControl};
+pub use create::CreateOptions;
+pub use error::{Error, Result};
+pub use format::GRANULE;
+pub use format::capacity::{Class, Extent};
+pub use format::guest::{GuestKind, Region};
+pub use format::header::Header;
+pub use format::host::HostKind;
+pub use guests::GuestRequest;
+pub use ids::{BadUuid, CapacitySlot, GuestId, GuestSlot, HostId, PoolId, PoolOffset, Tag};
+pub use listing::{CapacityInfo, GuestInfo, HostInfo};
+pub use liveness::Liveness;
+pub use mapping::Access;
+pub use membership::{HostIdentity, Membership};
 pub use ownership::{BadOwnership, Epoch, HostSlot, Ownership, OwnershipWord};
+pub use pool::{Pool, Usage};
+pub use recovery::Recovered;
+pub use sections::{AreaFull, DecodeError, Section, SectionWriter, Sections, decode, decode_any_epoch};
+pub use state::{Area, MACHINE_AREA, StateArea, VCPU_AREA};
+pub use timeline::{Stamp, Timeline};

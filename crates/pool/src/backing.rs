@@ -1,0 +1,229 @@
+//! What a pool lies in: a regular file, a hugetlbfs file or a device-dax character device.
+//!
+//! Size and alignment of a dax device come from sysfs (`drivers/dax/bus.c`: attributes `size` and `align` of the
+//! device behind `/sys/dev/char/MAJOR:MINOR`), because it cannot be read, written or stat'ed for its size.
+
+use crate::GRANULE;
+use crate::bytes::Bytes;
+use crate::error::{Error, Result};
+use crate::mapping::Access;
+use rustix::fs::{self, FallocateFlags, FileType, OFlags, SeekFrom};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// `statfs` type of hugetlbfs (linux/magic.h).
+const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
+/// Where devices describe themselves.
+const SYSFS_CHAR: &str = "/sys/dev/char";
+
+/// The kinds of memory that differ in how they are sized, mapped and emptied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// A regular file: tmpfs, or a disk file system.
+    File,
+    /// A file on hugetlbfs.
+    Hugetlb,
+    /// `/dev/daxX.Y`.
+    Dax,
+}
+
+/// An opened file or device.
+#[derive(Debug)]
+pub(crate) struct Backing {
+    file: File,
+    path: PathBuf,
+    kind: Kind,
+    size: u64,
+}
+
+impl Backing {
+    /// Opens what is there; creates nothing, writes nothing.
+    pub(crate) fn open(path: &Path, access: Access) -> Result<Self> {
+        Self::open_with(path, access, false)
+    }
+
+    /// Opens what is there for writing, or makes an empty file. The flag says whether it was made.
+    pub(crate) fn open_or_make(path: &Path) -> Result<(Self, bool)> {
+        if path.symlink_metadata().is_ok() {
+            return Ok((Self::open(path, Access::ReadWrite)?, false));
+        }
+        Ok((Self::open_with(path, Access::ReadWrite, true)?, true))
+    }
+
+    fn open_with(path: &Path, access: Access, make: bool) -> Result<Self> {
+        let failed = |source| Error::System { what: "open", path: path.to_owned(), source };
+        if !make {
+            refuse_wrong_kind(path, &path.metadata().map_err(failed)?)?;
+        }
+        let file = File::options()
+            .read(true)
+            .write(access == Access::ReadWrite)
+            .create_new(make)
+            .mode(0o660)
+            // A path that became a FIFO meanwhile must not block.
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open(path)
+            .map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        refuse_wrong_kind(path, &metadata)?;
+        let mode = metadata.mode() & 0o777;
+        if access == Access::ReadWrite && mode & 0o222 == 0 {
+            return Err(Error::ReadOnlyFile { path: path.to_owned(), mode });
+        }
+        Self::measure(file, path, &metadata)
+    }
+
+    fn measure(file: File, path: &Path, metadata: &std::fs::Metadata) -> Result<Self> {
+        let path = path.to_owned();
+        if FileType::from_raw_mode(metadata.mode()) == FileType::CharacterDevice {
+            let rdev = metadata.rdev();
+            let (size, align) = dax_geometry(Path::new(SYSFS_CHAR), fs::major(rdev), fs::minor(rdev))
+                .ok_or(Error::WrongKind { path: path.clone(), what: "a device that is not device-dax" })?;
+            refuse_coarse(&path, align)?;
+            return Ok(Self { file, path, kind: Kind::Dax, size });
+        }
+        let statfs = fs::fstatfs(&file).map_err(|errno| Error::System {
+            what: "examine",
+            path: path.clone(),
+            source: errno.into(),
+        })?;
+        let huge = i64::try_from(statfs.f_type).unwrap_or(0) == HUGETLBFS_MAGIC;
+        if huge {
+            refuse_coarse(&path, u64::try_from(statfs.f_bsize).unwrap_or(u64::MAX))?;
+        }
+        let kind = if huge { Kind::Hugetlb } else { Kind::File };
+        Ok(Self { file, path, kind, size: metadata.size() })
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes of the file or device when it was opened or last resized.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether its size is given by the hardware.
+    pub(crate) fn is_device(&self) -> bool {
+        self.kind == Kind::Dax
+    }
+
+    /// Makes a file longer; a device keeps its size.
+    pub(crate) fn grow(&mut self, size: u64) -> Result<()> {
+        if size > self.size {
+            fs::ftruncate(&self.file, size).map_err(|errno| self.failed("make room in", errno))?;
+            self.size = size;
+        }
+        Ok(())
+    }
+
+    /// Whether a regular file holds nothing but holes. `None` when only its bytes could tell.
+    pub(crate) fn is_all_hole(&self) -> Option<bool> {
+        if self.kind != Kind::File {
+            return None;
+        }
+        match fs::seek(&self.file, SeekFrom::Data(0)) {
+            Err(Errno::NXIO) => Some(true),
+            Ok(_) => Some(false),
+            Err(_) => None,
+        }
+    }
+
+    /// Gives the memory of a range back, after which it reads as zeros. `false` when this backing cannot do that.
+    pub(crate) fn punch(&self, offset: u64, bytes: u64) -> bool {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        self.kind != Kind::Dax && fs::fallocate(&self.file, flags, offset, bytes).is_ok()
+    }
+
+    pub(crate) fn failed(&self, what: &'static str, errno: Errno) -> Error {
+        Error::System { what, path: self.path.clone(), source: errno.into() }
+    }
+}
+
+/// Says what a path is that cannot hold a pool, before anything is opened that could block or have an effect.
+fn refuse_wrong_kind(path: &Path, metadata: &std::fs::Metadata) -> Result<()> {
+    let what = match FileType::from_raw_mode(metadata.mode()) {
+        FileType::RegularFile | FileType::CharacterDevice => return Ok(()),
+        FileType::Directory => "a directory",
+        FileType::Fifo => "a pipe",
+        FileType::Socket => "a socket",
+        FileType::BlockDevice => "a block device, which hosts cannot share coherently",
+        FileType::Symlink | FileType::Unknown => "of an unknown kind",
+    };
+    Err(Error::WrongKind { path: path.to_owned(), what })
+}
+
+fn refuse_coarse(path: &Path, align: u64) -> Result<()> {
+    if align == 0 || !GRANULE.is_multiple_of(align) {
+        return Err(Error::Alignment { path: path.to_owned(), align: Bytes(align) });
+    }
+    Ok(())
+}
+
+/// Size and alignment of a dax device; `None` when the device is no dax device.
+fn dax_geometry(sysfs: &Path, major: u32, minor: u32) -> Option<(u64, u64)> {
+    let device = sysfs.join(format!("{major}:{minor}"));
+    let subsystem = std::fs::canonicalize(device.join("subsystem")).ok()?;
+    if subsystem.file_name()? != "dax" {
+        return None;
+    }
+    let number = |name: &str| -> io::Result<Option<u64>> {
+        let text = std::fs::read_to_string(device.join(name))?;
+        Ok(text.trim().parse().ok())
+    };
+    let size = number("size").ok()??;
+    // Kernels before 5.10 do not say; their device-dax maps in 2 MiB steps by default.
+    let align = number("align").unwrap_or(Some(GRANULE))?;
+    Some((size, align))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn fake_device(subsystem: &str, attributes: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().expect("a directory");
+        let device = root.path().join("252:0");
+        let bus = root.path().join("bus").join(subsystem);
+        std::fs::create_dir_all(&device).expect("a directory");
+        std::fs::create_dir_all(&bus).expect("a directory");
+        std::os::unix::fs::symlink(&bus, device.join("subsystem")).expect("a link");
+        for (name, value) in attributes {
+            std::fs::write(device.join(name), value).expect("an attribute");
+        }
+        root
+    }
+
+    #[test]
+    fn a_dax_device_is_as_large_and_aligned_as_sysfs_says() {
+        let root = fake_device("dax", &[("size", "17179869184\n"), ("align", "4096\n")]);
+        assert_eq!(dax_geometry(root.path(), 252, 0), Some((16 << 30, 4096)));
+    }
+
+    #[test]
+    fn a_dax_device_of_an_old_kernel_is_taken_for_2_mib_aligned() {
+        let root = fake_device("dax", &[("size", "17179869184\n")]);
+        assert_eq!(dax_geometry(root.path(), 252, 0), Some((16 << 30, GRANULE)));
+    }
+
+    #[test]
+    fn another_character_device_is_no_dax_device() {
+        let root = fake_device("mem", &[("size", "1")]);
+        assert_eq!(dax_geometry(root.path(), 252, 0), None);
+        assert!(matches!(Backing::open(Path::new("/dev/null"), Access::ReadOnly), Err(Error::WrongKind { .. })));
+    }
+
+    #[test]
+    fn one_gibibyte_alignment_is_refused_with_the_remedy() {
+        let refusal = refuse_coarse(Path::new("/dev/dax0.0"), 1 << 30).expect_err("too coarse");
+        assert!(refusal.to_string().contains("daxctl"), "{refusal}");
+    }
+}

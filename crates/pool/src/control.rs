@@ -1,0 +1,248 @@
+//! A handle on one guest: its racing words in place, its configuration as a validated copy, its memory mapped.
+
+use crate::arm::ArmWord;
+use crate::bell::{Bell, Side};
+use crate::error::{Error, Result};
+use crate::format::GRANULE;
+use crate::format::guest::{ARM, BELL_SOURCE, BELL_TARGET, GuestKind, GuestRecord, OWNERSHIP, Region, TIMELINE};
+use crate::format::slot_word::Reference;
+use crate::ids::{GuestId, GuestSlot, HostId, Tag};
+use crate::mapping::Mapping;
+use crate::ownership::OwnershipWord;
+use crate::pool::Pool;
+use crate::state::StateArea;
+use crate::tables::Seen;
+use crate::timeline::Timeline;
+use std::sync::Arc;
+
+#[cfg(not(loom))]
+const _: () = {
+    assert!(size_of::<OwnershipWord>() == 8 && align_of::<OwnershipWord>() == 8);
+    assert!(size_of::<ArmWord>() == 8 && align_of::<ArmWord>() == 8);
+    assert!(size_of::<Bell>() == 4 && align_of::<Bell>() == 4);
+    assert!(size_of::<Timeline>() == 128 && align_of::<Timeline>() == 8);
+};
+
+/// A handle on one guest's record. Clones are cheap.
+#[derive(Clone, Debug)]
+pub struct GuestControl {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    pool: Pool,
+    guest: Reference,
+    id: GuestId,
+}
+
+/// What a guest is; it never changes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GuestConfig {
+    /// Its name for people.
+    pub name: String,
+    /// What it is.
+    pub kind: GuestKind,
+    /// Bytes of its memory.
+    pub memory_bytes: u64,
+    /// How many vCPUs it has.
+    pub vcpus: u32,
+    /// Bits whose meaning is the VMM's.
+    pub features: u64,
+    /// Nanoseconds since 1970 at creation.
+    pub created: u64,
+    /// The host that created it.
+    pub creator: HostId,
+}
+
+/// Memory from one or more capacities, mapped shared, contiguous from a multiple of 2 MiB. Unmapped on drop.
+#[derive(Debug)]
+pub struct CapacityMapping {
+    mapping: Mapping,
+}
+
+impl CapacityMapping {
+    /// Address of the first byte. Other processes may write these bytes at any time.
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.mapping.start()
+    }
+
+    /// Bytes mapped.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "no capacity is empty")]
+    pub fn len(&self) -> usize {
+        self.mapping.length()
+    }
+
+    pub(crate) fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+}
+
+impl GuestControl {
+    pub(crate) fn new(pool: Pool, guest: Reference, id: GuestId) -> Self {
+        Self { inner: Arc::new(Inner { pool, guest, id }) }
+    }
+
+    /// The guest's name for life.
+    #[must_use]
+    pub fn id(&self) -> GuestId {
+        self.inner.id
+    }
+
+    /// Its slot in the guest table.
+    #[must_use]
+    pub fn slot(&self) -> GuestSlot {
+        GuestSlot(self.inner.guest.slot)
+    }
+
+    /// Its pool.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.inner.pool
+    }
+
+    pub(crate) fn reference(&self) -> Reference {
+        self.inner.guest
+    }
+
+    /// A validated copy of the record, if the slot still holds this guest.
+    pub(crate) fn record(&self) -> Result<GuestRecord> {
+        let (id, slot) = (self.id(), self.slot());
+        match self.pool().tables().guest(slot.index()) {
+            Seen::Used(state, Ok(record))
+                if state.current() == Some(self.inner.guest.generation) && record.id == id =>
+            {
+                Ok(record)
+            }
+            Seen::Used(state, Err(source)) if state.current() == Some(self.inner.guest.generation) => {
+                Err(Error::Damaged { what: format!("guest record {slot}"), source })
+            }
+            Seen::BadWord(word) => Err(Error::DamagedWord { what: format!("guest slot {slot}"), word }),
+            Seen::Used(..) | Seen::Free => Err(Error::GuestGone { id, slot }),
+        }
+    }
+
+    /// What the guest is.
+    ///
+    /// # Errors
+    /// [`Error::GuestGone`], [`Error::Damaged`].
+    pub fn config(&self) -> Result<GuestConfig> {
+        let GuestRecord { name, kind, memory_bytes, vcpus, features, created, creator, .. } = self.record()?;
+        Ok(GuestConfig { name, kind, memory_bytes, vcpus, features, created, creator })
+    }
+
+    /// Where its memory lies, in ascending order of guest addresses.
+    ///
+    /// # Errors
+    /// [`Error::GuestGone`], [`Error::Damaged`].
+    pub fn placement(&self) -> Result<Vec<Region>> {
+        Ok(self.record()?.placement)
+    }
+
+    fn racing<T>(&self, field: u64) -> *const T {
+        let tables = self.pool().tables();
+        let at = tables.guest_at(self.slot().index()) + field;
+        tables.mapping().at(at, size_of::<T>(), align_of::<T>()).cast_const().cast()
+    }
+
+    /// The ownership word.
+    #[must_use]
+    pub fn ownership(&self) -> &OwnershipWord {
+        // SAFETY: `racing` gives a place inside the tables' mapping, aligned for the type; the mapping lives as long as
+        // the pool, which `self` holds; the type is nothing but atomics of the size asserted above, for which every bit
+        // pattern is valid, and all processes access these bytes atomically (docs/pool-format.md, "Guest record").
+        unsafe { &*self.racing(OWNERSHIP) }
+    }
+
+    /// How far the target of a handoff has come.
+    #[must_use]
+    pub fn arm(&self) -> &ArmWord {
+        // SAFETY: as in `ownership`.
+        unsafe { &*self.racing(ARM) }
+    }
+
+    /// The doorbell of one side.
+    #[must_use]
+    pub fn bell(&self, side: Side) -> &Bell {
+        let field = match side {
+            Side::Source => BELL_SOURCE,
+            Side::Target => BELL_TARGET,
+        };
+        // SAFETY: as in `ownership`.
+        unsafe { &*self.racing(field) }
+    }
+
+    /// The time stamps of the last handoff.
+    #[must_use]
+    pub fn timeline(&self) -> &Timeline {
+        // SAFETY: as in `ownership`.
+        unsafe { &*self.racing(TIMELINE) }
+    }
+
+    /// Maps the guest's whole memory: the regions of its placement, one behind the other, whatever lies between them in
+    /// the guest's address space.
+    ///
+    /// # Errors
+    /// [`Error::NoCapacity`], [`Error::Damaged`], [`Error::NoMmap`].
+    pub fn map_memory(&self) -> Result<CapacityMapping> {
+        let mut pieces = Vec::new();
+        for region in self.placement()? {
+            pieces.extend(self.pool().pieces(region.capacity, region.capacity_offset, region.bytes)?);
+        }
+        Ok(CapacityMapping { mapping: Mapping::map_pieces(&self.pool().inner.backing, &pieces)? })
+    }
+
+    /// Maps the guest's state area.
+    ///
+    /// # Errors
+    /// [`Error::NoCapacity`], [`Error::BadStateArea`], [`Error::NoMmap`].
+    pub fn map_state(&self) -> Result<StateArea> {
+        let record = self.record()?;
+        let mapping = self.pool().map_capacity(record.state)?;
+        StateArea::open(mapping, self.id(), record.vcpus)
+    }
+}
+
+impl Pool {
+    /// Maps a whole capacity.
+    ///
+    /// # Errors
+    /// [`Error::NoCapacity`], [`Error::Damaged`], [`Error::NoMmap`], [`Error::OpenedReadOnly`].
+    pub fn map_capacity(&self, tag: Tag) -> Result<CapacityMapping> {
+        self.require_write()?;
+        let capacity = self.capacity_by_tag(tag).ok_or(Error::NoCapacity { tag })?;
+        self.map_reference(capacity, tag)
+    }
+
+    pub(crate) fn map_reference(&self, capacity: Reference, tag: Tag) -> Result<CapacityMapping> {
+        let record = self.tables().capacity_of(capacity).ok_or(Error::NoCapacity { tag })?;
+        let pieces: Vec<_> =
+            record.extents.iter().map(|extent| (u64::from(extent.first) * GRANULE, extent.bytes())).collect();
+        Ok(CapacityMapping { mapping: Mapping::map_pieces(&self.inner.backing, &pieces)? })
+    }
+
+    /// The parts of the pool that hold `bytes` bytes of a capacity from `offset` on.
+    fn pieces(&self, tag: Tag, offset: u64, bytes: u64) -> Result<Vec<(u64, u64)>> {
+        let reference = self.capacity_by_tag(tag).ok_or(Error::NoCapacity { tag })?;
+        let record = self.tables().capacity_of(reference).ok_or(Error::NoCapacity { tag })?;
+        let bad = || Error::Damaged {
+            what: format!("a placement in capacity {tag}"),
+            source: crate::format::BadRecord::Field("placement"),
+        };
+        let end = offset.checked_add(bytes).filter(|end| *end <= record.bytes).ok_or_else(bad)?;
+        if !offset.is_multiple_of(GRANULE) || !bytes.is_multiple_of(GRANULE) {
+            return Err(bad());
+        }
+        let (mut pieces, mut start) = (Vec::new(), 0);
+        for extent in &record.extents {
+            let (from, to) = (offset.max(start), end.min(start + extent.bytes()));
+            if from < to {
+                pieces.push((u64::from(extent.first) * GRANULE + (from - start), to - from));
+            }
+            start += extent.bytes();
+        }
+        Ok(pieces)
+    }
+}

@@ -1,0 +1,349 @@
+//! Everything that can go wrong with a pool, in words for the person who asked for it.
+
+use crate::bytes::Bytes;
+use crate::format::BadRecord;
+use crate::format::header::BadHeader;
+use crate::format::layout::BadLayout;
+use crate::format::text::BadText;
+use crate::ids::{GuestId, GuestSlot, HostId, PoolId, Tag};
+use crate::ownership::{HostSlot, Ownership};
+use std::io;
+use std::path::PathBuf;
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why something could not be done with a pool.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused.
+    #[error("cannot {what} {path}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Its reason.
+        source: io::Error,
+    },
+    /// The path is nothing that could hold a pool.
+    #[error("{path} is {what}; a pool lies in a regular file, a hugetlbfs file or a /dev/dax device")]
+    WrongKind {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// The file's permissions forbid writing.
+    #[error("{path} is read-only (mode {mode:o}); chmod u+w it, or open it for reading")]
+    ReadOnlyFile {
+        /// The path.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The memory cannot be mapped.
+    #[error("{path} cannot be mapped ({source}); put the pool on tmpfs, hugetlbfs, a disk file system or a dax device")]
+    NoMmap {
+        /// The path.
+        path: PathBuf,
+        /// The reason that mmap gave.
+        source: io::Error,
+    },
+    /// The pages or the device are aligned more coarsely than granules.
+    #[error(
+        "{path} can only be mapped in steps of {align}, nil needs 2 MiB; use 2 MiB pages, or daxctl reconfigure-device --align 2M"
+    )]
+    Alignment {
+        /// The path.
+        path: PathBuf,
+        /// Its step.
+        align: Bytes,
+    },
+    /// A new file needs a size.
+    #[error("{path} is empty or new: say how large the pool is to be")]
+    SizeNeeded {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The device is smaller than the wish.
+    #[error("{path} has {has}, which is less than the {wanted} asked for")]
+    DeviceTooSmall {
+        /// The path.
+        path: PathBuf,
+        /// What it has.
+        has: Bytes,
+        /// What was asked for.
+        wanted: Bytes,
+    },
+    /// No layout for this size.
+    #[error("{} cannot hold {source}", path.display())]
+    PoolSize {
+        /// The path.
+        path: PathBuf,
+        /// The rule that it breaks.
+        source: BadLayout,
+    },
+    /// The path holds a pool already.
+    #[error("{path} holds pool {id} already; --force formats it anew and destroys its contents")]
+    AlreadyPool {
+        /// The path.
+        path: PathBuf,
+        /// The pool that is there.
+        id: PoolId,
+    },
+    /// The path holds something else.
+    #[error("{path} holds data that is not nil's; --force overwrites it")]
+    ForeignData {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A pool that somebody uses is not formatted, not even by force.
+    #[error("{path} is in use by host '{host}' (process {pid}); stop it first")]
+    InUse {
+        /// The path.
+        path: PathBuf,
+        /// A live member.
+        host: String,
+        /// Its process.
+        pid: u32,
+    },
+    /// The file holds no pool that this crate can use.
+    #[error("{path} is not usable as a pool: {reason}")]
+    NotAPool {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        reason: BadHeader,
+    },
+    /// The file is shorter than its header says.
+    #[error("{path} is truncated: its header says {wanted}, the file has {has}")]
+    Truncated {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        has: Bytes,
+        /// What should be there.
+        wanted: Bytes,
+    },
+    /// Writing needs features that this crate does not know.
+    #[error("{path} can only be read by this nil (unknown ro_compat features {features:#x}); use a newer nil")]
+    ReadOnlyFeatures {
+        /// The path.
+        path: PathBuf,
+        /// The unknown bits.
+        features: u64,
+    },
+    /// The pool was opened for reading.
+    #[error("the pool was opened for reading only")]
+    OpenedReadOnly,
+    /// This process cannot be identified to its peers.
+    #[error("cannot read this process's identity from {path}: {source}; nil needs /proc")]
+    NoIdentity {
+        /// What was read.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The host is a member already, and alive.
+    #[error("host '{name}' ({id}) has joined this pool already as process {pid}; stop that one first")]
+    AlreadyJoined {
+        /// The host.
+        id: HostId,
+        /// Its name.
+        name: String,
+        /// Its process.
+        pid: u32,
+    },
+    /// Another live host has the name.
+    #[error("a host named '{name}' is in this pool already (process {pid}); choose another name or stop that one")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Who has it.
+        pid: u32,
+    },
+    /// No room for another host.
+    #[error("the pool's host table is full ({hosts} hosts)")]
+    HostTableFull {
+        /// How many there can be.
+        hosts: u32,
+    },
+    /// Guests would be left without their host.
+    #[error("host {host} still answers for guest '{guest}'; move or stop it first")]
+    HostHoldsGuest {
+        /// The host.
+        host: HostSlot,
+        /// The first such guest.
+        guest: String,
+    },
+    /// A host that is alive, or may be, is not recovered.
+    #[error("host {host} is not known to be dead; its unfinished work is its own")]
+    HostNotDead {
+        /// The host.
+        host: HostSlot,
+    },
+    /// A peer has taken this host for dead.
+    #[error("this host was declared dead by a peer; it must stop its guests and join anew")]
+    Fenced,
+    /// No such host.
+    #[error("there is no host {host} in this pool")]
+    NoHost {
+        /// The slot.
+        host: HostSlot,
+    },
+    /// A capacity of no or of a crooked size.
+    #[error("a capacity of {bytes} bytes: it must be a positive multiple of 2 MiB")]
+    CapacitySize {
+        /// What was asked for.
+        bytes: u64,
+    },
+    /// Shared capacity is found by its tag.
+    #[error("shared capacity needs a tag; give one, or let one be made with --tag new")]
+    TagNeeded,
+    /// Access lists are short.
+    #[error("an access list of {hosts} hosts; at most 15 fit")]
+    AccessListTooLong {
+        /// How many were given.
+        hosts: usize,
+    },
+    /// Tags are unique.
+    #[error("tag {tag} is in this pool already")]
+    TagExists {
+        /// The tag.
+        tag: Tag,
+    },
+    /// Both buckets are full.
+    #[error("the pool's tag index has no room for tag {tag}; use another tag")]
+    TagIndexFull {
+        /// The tag.
+        tag: Tag,
+    },
+    /// Nothing has this tag.
+    #[error("there is no capacity with tag {tag} in this pool")]
+    NoCapacity {
+        /// The tag.
+        tag: Tag,
+    },
+    /// Somebody needs it.
+    #[error("capacity {tag} is in use by guest '{guest}'; destroy the guest first")]
+    CapacityInUse {
+        /// The tag.
+        tag: Tag,
+        /// Who uses it.
+        guest: String,
+    },
+    /// Somebody is changing it.
+    #[error(
+        "capacity {tag} is being added or released by host {host}; if that host is dead, run nil pool check --repair"
+    )]
+    CapacityBusy {
+        /// The tag.
+        tag: Tag,
+        /// By whom.
+        host: HostSlot,
+    },
+    /// No slot left.
+    #[error("the pool's capacity table is full ({slots} capacities)")]
+    CapacityTableFull {
+        /// How many there can be.
+        slots: u32,
+    },
+    /// Not enough free granules.
+    #[error("no room for {wanted}: {free} are free")]
+    NoRoom {
+        /// What was asked for.
+        wanted: Bytes,
+        /// What is free.
+        free: Bytes,
+    },
+    /// Enough granules, but in too many pieces.
+    #[error(
+        "no room for {wanted} in at most 64 pieces: {free} are free, the 64 largest pieces hold {largest}; release capacity next to free space"
+    )]
+    Fragmented {
+        /// What was asked for.
+        wanted: Bytes,
+        /// What is free in all.
+        free: Bytes,
+        /// What the 64 largest pieces hold.
+        largest: Bytes,
+    },
+    /// A guest of no or of a crooked size.
+    #[error("a guest with {bytes} bytes of memory: it must be a positive multiple of 2 MiB")]
+    GuestMemory {
+        /// What was asked for.
+        bytes: u64,
+    },
+    /// Too few or too many vCPUs.
+    #[error("a guest with {vcpus} vCPUs: it must have 1 to 1024")]
+    GuestVcpus {
+        /// What was asked for.
+        vcpus: u32,
+    },
+    /// Guest names are unique.
+    #[error("a guest named '{name}' is in this pool already")]
+    GuestExists {
+        /// The name.
+        name: String,
+    },
+    /// No slot left.
+    #[error("the pool's guest table is full ({slots} guests)")]
+    GuestTableFull {
+        /// How many there can be.
+        slots: u32,
+    },
+    /// The slot holds another guest now, or none.
+    #[error("guest {id} is no longer in slot {slot}")]
+    GuestGone {
+        /// The guest.
+        id: GuestId,
+        /// Where it was.
+        slot: GuestSlot,
+    },
+    /// Only its owner destroys a guest.
+    #[error("guest '{name}' is {ownership}; only its owner may do this, while nobody else takes it over")]
+    GuestNotOurs {
+        /// The guest.
+        name: String,
+        /// Its ownership word.
+        ownership: Ownership,
+    },
+    /// A guest's epochs or a slot's generations are used up.
+    #[error("{what} has been used too often to be used again")]
+    UsedUp {
+        /// What.
+        what: String,
+    },
+    /// A record's bytes are not to be trusted.
+    #[error("{what} is damaged: {source}; run nil pool check")]
+    Damaged {
+        /// Which record.
+        what: String,
+        /// What is wrong with it.
+        source: BadRecord,
+    },
+    /// A word's bits are not to be trusted.
+    #[error("{what} is damaged: its word is {word:#018x}; run nil pool check")]
+    DamagedWord {
+        /// Which word.
+        what: String,
+        /// Its value.
+        word: u64,
+    },
+    /// Too long, or with control characters.
+    #[error(transparent)]
+    BadText(#[from] BadText),
+    /// The state area is not what the guest's record promises.
+    #[error("the state area of guest {id} is damaged: {what}")]
+    BadStateArea {
+        /// The guest.
+        id: GuestId,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// An area claims to be longer than it is, or holds nothing.
+    #[error("the state area holds no finished state")]
+    AreaUnfinished,
+}

@@ -1,0 +1,48 @@
+//! A place to die: every write to the pool passes through [`step`], where the crash tests stop it.
+//!
+//! In ordinary builds there is nothing here.
+
+#[cfg(not(all(test, not(loom))))]
+#[inline(always)]
+pub(crate) fn step() {}
+
+#[cfg(all(test, not(loom)))]
+pub(crate) use armed::step;
+
+#[cfg(all(test, not(loom)))]
+pub(crate) mod armed {
+    use std::cell::Cell;
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+    thread_local! {
+        static LEFT: Cell<Option<usize>> = const { Cell::new(None) };
+        static TAKEN: Cell<usize> = const { Cell::new(0) };
+    }
+
+    struct Crash;
+
+    /// One write is about to happen.
+    pub(crate) fn step() {
+        TAKEN.set(TAKEN.get() + 1);
+        match LEFT.get() {
+            None => {}
+            Some(0) => {
+                LEFT.set(None);
+                resume_unwind(Box::new(Crash));
+            }
+            Some(left) => LEFT.set(Some(left - 1)),
+        }
+    }
+
+    /// Runs `work` until it is about to make its write number `writes`; `None` when it was stopped there.
+    pub(crate) fn crash_after<T>(writes: usize, work: impl FnOnce() -> T) -> Option<T> {
+        LEFT.set(Some(writes));
+        let result = catch_unwind(AssertUnwindSafe(work));
+        LEFT.set(None);
+        match result {
+            Ok(value) => Some(value),
+            Err(payload) if payload.is::<Crash>() => None,
+            Err(payload) => resume_unwind(payload),
+        }
+    }
+}

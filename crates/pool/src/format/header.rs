@@ -1,0 +1,242 @@
+//! The pool's header: who it is, which version wrote it, where its tables lie.
+//!
+//! ```text
+//!   0  magic       "nilpool\x1a"           96  tables[8]   offset u64, count u32, entry u32
+//!   8  version     u32 (1)                224  data        u64
+//!  12  coherence   u32 (0 hardware)       232  label       64 bytes
+//!  16  uuid        16 bytes               296  zero
+//!  32  compat      u64                   4092  crc         u32
+//!  40  ro_compat   u64
+//!  48  incompat    u64
+//!  56  size        u64
+//!  64  granule     u64 (2 MiB)
+//!  72  created     u64 (ns since 1970)
+//!  80  generation  u64
+//!  88  reserved    u64 (0)
+//! ```
+
+use super::layout::{BadLayout, Layout, Table};
+use super::text::{self, NAME_BYTES};
+use super::{GRANULE, record_sum};
+use crate::ids::PoolId;
+use serde::{Deserialize, Serialize};
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// First eight bytes of a pool.
+pub const MAGIC: [u8; 8] = *b"nilpool\x1a";
+/// The format version that this crate writes and reads.
+pub const VERSION: u32 = 1;
+/// Bytes of a header copy.
+pub const HEADER_BYTES: usize = 4096;
+
+/// `incompat` bit 0: no cache coherence between hosts; claims need another protocol than compare-and-swap.
+pub const INCOMPAT_SOFTWARE_COHERENCE: u64 = 1;
+/// The bits that this crate knows.
+const KNOWN_COMPAT: u64 = 0;
+const KNOWN_RO_COMPAT: u64 = 0;
+const KNOWN_INCOMPAT: u64 = 0;
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct RawTable {
+    offset: U64,
+    count: U32,
+    entry: U32,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawHeader {
+    magic: [u8; 8],
+    version: U32,
+    coherence: U32,
+    uuid: [u8; 16],
+    compat: U64,
+    ro_compat: U64,
+    incompat: U64,
+    size: U64,
+    granule: U64,
+    created: U64,
+    generation: U64,
+    reserved: U64,
+    tables: [RawTable; 8],
+    data: U64,
+    label: [u8; NAME_BYTES],
+    zero: [u8; 3796],
+    crc: U32,
+}
+
+const _: () = {
+    assert!(size_of::<RawHeader>() == HEADER_BYTES);
+    assert!(std::mem::offset_of!(RawHeader, tables) == 96);
+    assert!(std::mem::offset_of!(RawHeader, label) == 232);
+    assert!(std::mem::offset_of!(RawHeader, crc) == 4092);
+};
+
+/// How the hosts' caches agree on the pool's contents.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Coherence {
+    /// By hardware: one machine, or CXL 3 back-invalidate. Plain atomics suffice.
+    Hardware,
+}
+
+/// A validated copy of the header.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// The pool's name.
+    pub id: PoolId,
+    /// Format version.
+    pub version: u32,
+    /// How caches agree.
+    pub coherence: Coherence,
+    /// Feature bits that an implementation may ignore.
+    pub compat: u64,
+    /// Feature bits without which an implementation may only read.
+    pub ro_compat: u64,
+    /// Feature bits without which an implementation must not touch the pool.
+    pub incompat: u64,
+    /// Bytes of the whole pool.
+    pub size: u64,
+    /// Nanoseconds since 1970 at creation, by the creator's clock.
+    pub created: u64,
+    /// Counts the times that the header was written.
+    pub generation: u64,
+    /// Where the tables lie.
+    pub layout: Layout,
+    /// For people.
+    pub label: String,
+}
+
+/// Why bytes are not the header of a pool that this crate can use.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadHeader {
+    /// Something else, or nothing.
+    #[error("it does not begin with nil's magic")]
+    Foreign,
+    /// The checksum does not match.
+    #[error("its checksum is wrong")]
+    Checksum,
+    /// A newer format.
+    #[error("it has format version {0}, this nil knows version 1; use a newer nil")]
+    Version(u32),
+    /// Caches are not coherent.
+    #[error("its hosts' caches are not coherent (mode 'software'), which this nil does not support; use a newer nil")]
+    SoftwareCoherence,
+    /// Unknown features.
+    #[error("it uses features that this nil does not know (incompat {0:#x}); use a newer nil")]
+    Incompat(u64),
+    /// A field has a value that the format does not know.
+    #[error("its field '{0}' has an impossible value")]
+    Field(&'static str),
+    /// The tables contradict the size.
+    #[error("its table of contents is wrong: {0}")]
+    Layout(#[from] BadLayout),
+}
+
+impl Header {
+    /// Encodes with a fresh checksum.
+    ///
+    /// # Panics
+    /// When the label is longer than 64 bytes; every way to a `Header` checks it.
+    #[must_use]
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut raw = RawHeader::new_zeroed();
+        raw.magic = MAGIC;
+        raw.version = self.version.into();
+        raw.uuid = self.id.to_bytes();
+        raw.compat = self.compat.into();
+        raw.ro_compat = self.ro_compat.into();
+        raw.incompat = self.incompat.into();
+        raw.size = self.size.into();
+        raw.granule = GRANULE.into();
+        raw.created = self.created.into();
+        raw.generation = self.generation.into();
+        for (raw, (_, table)) in raw.tables.iter_mut().zip(self.layout.named()) {
+            *raw = RawTable { offset: table.offset.into(), count: table.count.into(), entry: table.entry.into() };
+        }
+        raw.data = self.layout.data.into();
+        raw.label = text::encode_label("label", &self.label).expect("labels are checked where they come in");
+        raw.crc = record_sum(raw.as_bytes()).into();
+        let mut bytes = [0; HEADER_BYTES];
+        bytes.copy_from_slice(raw.as_bytes());
+        bytes
+    }
+
+    /// Validates a private copy of a header; nothing is computed from a field before it has been checked.
+    ///
+    /// # Errors
+    /// [`BadHeader`] with the reason.
+    pub fn decode(bytes: &[u8]) -> Result<Self, BadHeader> {
+        let (raw, _) = RawHeader::read_from_prefix(bytes).map_err(|_| BadHeader::Foreign)?;
+        if raw.magic != MAGIC {
+            return Err(BadHeader::Foreign);
+        }
+        // A newer version may have its checksum elsewhere: say "newer" rather than "damaged".
+        if raw.version.get() > VERSION {
+            return Err(BadHeader::Version(raw.version.get()));
+        }
+        if record_sum(raw.as_bytes()) != raw.crc.get() {
+            return Err(BadHeader::Checksum);
+        }
+        if raw.version.get() != VERSION {
+            return Err(BadHeader::Field("version"));
+        }
+        raw.check_features()?;
+        if raw.granule.get() != GRANULE {
+            return Err(BadHeader::Field("granule"));
+        }
+        let layout = raw.layout();
+        layout.validate(raw.size.get())?;
+        Ok(Self {
+            id: PoolId::from_bytes(raw.uuid),
+            version: raw.version.get(),
+            coherence: Coherence::Hardware,
+            compat: raw.compat.get(),
+            ro_compat: raw.ro_compat.get(),
+            incompat: raw.incompat.get(),
+            size: raw.size.get(),
+            created: raw.created.get(),
+            generation: raw.generation.get(),
+            layout,
+            label: text::decode("label", &raw.label).map_err(|_| BadHeader::Field("label"))?,
+        })
+    }
+
+    /// Feature bits that forbid this crate to write.
+    #[must_use]
+    pub fn unknown_ro_compat(&self) -> u64 {
+        self.ro_compat & !KNOWN_RO_COMPAT
+    }
+
+    /// Feature bits that this crate does not know and may ignore.
+    #[must_use]
+    pub fn unknown_compat(&self) -> u64 {
+        self.compat & !KNOWN_COMPAT
+    }
+}
+
+impl RawHeader {
+    fn check_features(&self) -> Result<(), BadHeader> {
+        let incompat = self.incompat.get();
+        if incompat & INCOMPAT_SOFTWARE_COHERENCE != 0 || self.coherence.get() == 1 {
+            return Err(BadHeader::SoftwareCoherence);
+        }
+        if incompat & !KNOWN_INCOMPAT != 0 {
+            return Err(BadHeader::Incompat(incompat & !KNOWN_INCOMPAT));
+        }
+        if self.coherence.get() != 0 {
+            return Err(BadHeader::Field("coherence"));
+        }
+        Ok(())
+    }
+
+    fn layout(&self) -> Layout {
+        let [hosts, journals, capacity_words, tags, guest_words, owners, guests, capacities] =
+            self.tables.map(|raw| Table { offset: raw.offset.get(), count: raw.count.get(), entry: raw.entry.get() });
+        let data = self.data.get();
+        Layout { hosts, journals, capacity_words, tags, guest_words, owners, guests, capacities, data }
+    }
+}

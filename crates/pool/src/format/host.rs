@@ -1,0 +1,137 @@
+//! A host entry, 256 bytes: a line of racing words and a record.
+//!
+//! ```text
+//!   0  claim    u64   which process holds the slot: kernel 20 bits, start 22 bits, pid 22 bits; 0 = none
+//!   8  state    u64   slot word; its generation is the host's incarnation
+//!  16  lease    u64   counted up by the host
+//!  24  zero
+//!  64  record, 192 bytes:
+//!        0 id 16 · 16 name 64 · 80 kernel 16 · 96 incarnation u64 · 104 started u64 · 112 joined u64
+//!      120 pid u32 · 124 kind u32 (1 agent, 2 tool) · 128 zero 60 · 188 crc u32
+//! ```
+
+use super::text::{self, NAME_BYTES};
+use super::{BadRecord, record_sum};
+use crate::ids::HostId;
+use serde::{Deserialize, Serialize};
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Offset of the claim word in the entry.
+pub const CLAIM: u64 = 0;
+/// Offset of the slot word.
+pub const STATE: u64 = 8;
+/// Offset of the lease counter.
+pub const LEASE: u64 = 16;
+/// Offset of the record.
+pub const RECORD: u64 = 64;
+/// Bytes of the record.
+pub const RECORD_BYTES: usize = 192;
+
+/// What kind of process a host is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HostKind {
+    /// An agent that may own guests; it stays a member until it leaves.
+    Agent,
+    /// A command that is a member for as long as it runs, and owns nothing.
+    Tool,
+}
+
+/// A validated copy of a host's record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostRecord {
+    /// The host's name for life.
+    pub id: HostId,
+    /// Its name for people.
+    pub name: String,
+    /// What it is.
+    pub kind: HostKind,
+    /// The kernel that it runs on (see [`crate::liveness`]).
+    pub kernel: [u8; 16],
+    /// Generation of the slot that this record belongs to.
+    pub incarnation: u64,
+    /// Start time of its process, in clock ticks since boot.
+    pub started: u64,
+    /// Nanoseconds since 1970 when it joined, by its own clock.
+    pub joined: u64,
+    /// Its process.
+    pub pid: u32,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Raw {
+    id: [u8; 16],
+    name: [u8; NAME_BYTES],
+    kernel: [u8; 16],
+    incarnation: U64,
+    started: U64,
+    joined: U64,
+    pid: U32,
+    kind: U32,
+    zero: [u8; 60],
+    crc: U32,
+}
+
+const _: () = {
+    assert!(size_of::<Raw>() == RECORD_BYTES);
+    assert!(std::mem::offset_of!(Raw, kernel) == 80);
+    assert!(std::mem::offset_of!(Raw, pid) == 120);
+    assert!(std::mem::offset_of!(Raw, crc) == 188);
+};
+
+impl HostRecord {
+    /// Encodes with its checksum.
+    ///
+    /// # Panics
+    /// When the name is longer than 64 bytes; every way to a record checks it.
+    #[must_use]
+    pub fn encode(&self) -> [u8; RECORD_BYTES] {
+        let mut raw = Raw {
+            id: self.id.to_bytes(),
+            name: text::encode_name("host name", &self.name).expect("names are checked where they come in"),
+            kernel: self.kernel,
+            incarnation: self.incarnation.into(),
+            started: self.started.into(),
+            joined: self.joined.into(),
+            pid: self.pid.into(),
+            kind: match self.kind {
+                HostKind::Agent => 1,
+                HostKind::Tool => 2,
+            }
+            .into(),
+            zero: [0; 60],
+            crc: 0.into(),
+        };
+        raw.crc = record_sum(raw.as_bytes()).into();
+        zerocopy::transmute!(raw)
+    }
+
+    /// Validates a private copy.
+    ///
+    /// # Errors
+    /// [`BadRecord`] with what is wrong.
+    pub fn decode(bytes: &[u8; RECORD_BYTES]) -> Result<Self, BadRecord> {
+        let raw: Raw = zerocopy::transmute!(*bytes);
+        if record_sum(bytes) != raw.crc.get() {
+            return Err(BadRecord::Checksum);
+        }
+        let name = text::decode("name", &raw.name)?;
+        text::encode_name("host name", &name).map_err(|_| BadRecord::Field("name"))?;
+        Ok(Self {
+            id: HostId::from_bytes(raw.id),
+            name,
+            kind: match raw.kind.get() {
+                1 => HostKind::Agent,
+                2 => HostKind::Tool,
+                _ => return Err(BadRecord::Field("kind")),
+            },
+            kernel: raw.kernel,
+            incarnation: raw.incarnation.get(),
+            started: raw.started.get(),
+            joined: raw.joined.get(),
+            pid: raw.pid.get(),
+        })
+    }
+}

@@ -1,0 +1,265 @@
+//! Where the tables lie. A new pool's layout follows from its size alone; a reader takes it from the header and checks
+//! it, so another implementation may choose other counts.
+//!
+//! ```text
+//! granule 0    header A · host table · journals · … · header B (last 4 KiB)
+//! granule 1…   capacity words · tag index · guest words · owner map · guest records · capacity records
+//! data         2 MiB granules up to the end
+//! ```
+
+use super::GRANULE;
+
+/// Tables and headers begin at multiples of this.
+pub const PAGE: u64 = 4096;
+/// Offset of the first header copy.
+pub const HEADER_A: u64 = 0;
+/// Offset of the second header copy.
+pub const HEADER_B: u64 = GRANULE - PAGE;
+/// Smallest pool: granule 0, one granule of tables, two of data.
+pub const MIN_SIZE: u64 = 4 * GRANULE;
+/// Largest pool: 1 PiB, whose owner map is 4 GiB.
+pub const MAX_SIZE: u64 = 1 << 50;
+
+/// Bytes of a host entry.
+pub const HOST_ENTRY: u32 = 256;
+/// Bytes of a host's journal.
+pub const JOURNAL_ENTRY: u32 = 4096;
+/// Bytes of a slot word, an index word, an owner word.
+pub const WORD: u32 = 8;
+/// Bytes of a capacity record.
+pub const CAPACITY_RECORD: u32 = 1024;
+/// Bytes of a guest record: a page of racing words, a page of immutable configuration.
+pub const GUEST_RECORD: u32 = 8192;
+
+/// Most hosts that a pool can have (12 bits, one value reserved).
+pub const MAX_HOSTS: u32 = 4095;
+/// Most capacities (16 bits, one value reserved).
+pub const MAX_CAPACITIES: u32 = 65_535;
+/// Most guests.
+pub const MAX_GUESTS: u32 = 65_535;
+
+const HOSTS: u32 = 128;
+
+/// One table: `count` entries of `entry` bytes from `offset`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Table {
+    /// Where it begins.
+    pub offset: u64,
+    /// How many entries.
+    pub count: u32,
+    /// Bytes of each.
+    pub entry: u32,
+}
+
+impl Table {
+    /// Bytes of the whole table.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        u64::from(self.count) * u64::from(self.entry)
+    }
+
+    /// Where an entry begins.
+    ///
+    /// # Panics
+    /// When there is no such entry: an index must be checked where it is read.
+    #[must_use]
+    pub fn at(self, index: usize) -> u64 {
+        assert!(index < self.count as usize, "entry {index} of a table of {}", self.count);
+        self.offset + index as u64 * u64::from(self.entry)
+    }
+}
+
+/// All tables of a pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Layout {
+    /// Host entries.
+    pub hosts: Table,
+    /// One journal per host.
+    pub journals: Table,
+    /// One slot word per capacity.
+    pub capacity_words: Table,
+    /// Buckets of references to capacities, by tag.
+    pub tags: Table,
+    /// One slot word per guest.
+    pub guest_words: Table,
+    /// One owner word per granule of the pool.
+    pub owners: Table,
+    /// Guest records.
+    pub guests: Table,
+    /// Capacity records.
+    pub capacities: Table,
+    /// Where the data granules begin.
+    pub data: u64,
+}
+
+/// A layout that contradicts itself or the pool's size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum BadLayout {
+    /// The size is no multiple of the granule, or too small, or too large.
+    #[error("a pool of {0} bytes: it must be a multiple of 2 MiB between 8 MiB and 1 PiB")]
+    Size(u64),
+    /// A table has a count or an entry size that this version cannot use.
+    #[error("the {0} table has a count or an entry size that this version cannot use")]
+    Shape(&'static str),
+    /// A table is misaligned, reaches out of its area or into another.
+    #[error("the {0} table is misplaced")]
+    Place(&'static str),
+}
+
+impl Layout {
+    /// The layout of a new pool of this size.
+    ///
+    /// # Errors
+    /// [`BadLayout::Size`].
+    pub fn for_size(size: u64) -> Result<Self, BadLayout> {
+        if !size.is_multiple_of(GRANULE) || !(MIN_SIZE..=MAX_SIZE).contains(&size) {
+            return Err(BadLayout::Size(size));
+        }
+        let granules = u32::try_from(size / GRANULE).map_err(|_| BadLayout::Size(size))?;
+        let capacities = granules.next_power_of_two().clamp(256, 1 << 16).min(MAX_CAPACITIES);
+        let tag_words = capacities.next_power_of_two() * 2;
+        let guests = (granules / 8).next_power_of_two().clamp(16, 1024);
+
+        let mut next = PAGE;
+        let mut place = |count: u32, entry: u32| {
+            let table = Table { offset: next, count, entry };
+            next = (next + table.bytes()).next_multiple_of(PAGE);
+            table
+        };
+        let hosts = place(HOSTS, HOST_ENTRY);
+        let journals = place(HOSTS, JOURNAL_ENTRY);
+
+        next = GRANULE;
+        let mut place = |count: u32, entry: u32| {
+            let table = Table { offset: next, count, entry };
+            next = (next + table.bytes()).next_multiple_of(PAGE);
+            table
+        };
+        let capacity_words = place(capacities, WORD);
+        let tags = place(tag_words, WORD);
+        let guest_words = place(guests, WORD);
+        let owners = place(granules, WORD);
+        let guests = place(guests, GUEST_RECORD);
+        let capacities = place(capacities, CAPACITY_RECORD);
+        let data = next.next_multiple_of(GRANULE);
+        let layout = Self { hosts, journals, capacity_words, tags, guest_words, owners, guests, capacities, data };
+        layout.validate(size)?;
+        Ok(layout)
+    }
+
+    /// Checks that every table is where it may be and as large as it may be, before anything is computed from it.
+    ///
+    /// # Errors
+    /// [`BadLayout`] with the table.
+    pub fn validate(&self, size: u64) -> Result<(), BadLayout> {
+        if !size.is_multiple_of(GRANULE) || !(MIN_SIZE..=MAX_SIZE).contains(&size) {
+            return Err(BadLayout::Size(size));
+        }
+        if !self.data.is_multiple_of(GRANULE) || self.data < 2 * GRANULE || self.data >= size {
+            return Err(BadLayout::Place("data"));
+        }
+        self.validate_shapes(size)?;
+        self.validate_places()
+    }
+
+    fn validate_shapes(&self, size: u64) -> Result<(), BadLayout> {
+        let granules = u32::try_from(size / GRANULE).map_err(|_| BadLayout::Size(size))?;
+        let tags = 16..=1 << 24;
+        let shapes = [
+            ("host", self.hosts, HOST_ENTRY, (1..=MAX_HOSTS).contains(&self.hosts.count)),
+            ("journal", self.journals, JOURNAL_ENTRY, self.journals.count == self.hosts.count),
+            ("capacity word", self.capacity_words, WORD, (1..=MAX_CAPACITIES).contains(&self.capacity_words.count)),
+            ("tag", self.tags, WORD, self.tags.count.is_power_of_two() && tags.contains(&self.tags.count)),
+            ("guest word", self.guest_words, WORD, (1..=MAX_GUESTS).contains(&self.guest_words.count)),
+            ("owner", self.owners, WORD, self.owners.count == granules),
+            ("guest", self.guests, GUEST_RECORD, self.guests.count == self.guest_words.count),
+            ("capacity", self.capacities, CAPACITY_RECORD, self.capacities.count == self.capacity_words.count),
+        ];
+        match shapes.iter().find(|(_, table, entry, count)| table.entry != *entry || !count) {
+            Some((name, ..)) => Err(BadLayout::Shape(name)),
+            None => Ok(()),
+        }
+    }
+
+    fn validate_places(&self) -> Result<(), BadLayout> {
+        let mut tables = self.named();
+        tables.sort_by_key(|(_, table)| table.offset);
+        let mut end = PAGE;
+        for (name, table) in tables {
+            let after = table.offset.checked_add(table.bytes()).ok_or(BadLayout::Place(name))?;
+            let over_header_b = table.offset < HEADER_B + PAGE && after > HEADER_B;
+            if !table.offset.is_multiple_of(PAGE) || table.offset < end || after > self.data || over_header_b {
+                return Err(BadLayout::Place(name));
+            }
+            end = after;
+        }
+        Ok(())
+    }
+
+    /// Every table with its name, in the order of the header's descriptors.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, Table); 8] {
+        [
+            ("host", self.hosts),
+            ("journal", self.journals),
+            ("capacity word", self.capacity_words),
+            ("tag", self.tags),
+            ("guest word", self.guest_words),
+            ("owner", self.owners),
+            ("guest", self.guests),
+            ("capacity", self.capacities),
+        ]
+    }
+
+    /// Index of the first data granule.
+    #[must_use]
+    pub fn first_data_granule(&self) -> usize {
+        usize::try_from(self.data / GRANULE).unwrap_or(usize::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_small_pool_spends_two_granules_on_its_tables() {
+        let layout = Layout::for_size(16 << 20).expect("a small pool");
+        assert_eq!(layout.data, 2 * GRANULE);
+    }
+
+    #[test]
+    fn a_tebibyte_spends_less_than_a_hundred_mebibytes_on_its_tables() {
+        let layout = Layout::for_size(1 << 40).expect("a large pool");
+        assert_eq!(layout.owners.bytes(), 4 << 20);
+        assert!(layout.data < 100 << 20, "{}", layout.data);
+    }
+
+    #[test]
+    fn sizes_that_are_no_pool_are_refused() {
+        for size in [0, 1, GRANULE, 3 * GRANULE, MIN_SIZE + 1, MAX_SIZE + GRANULE, u64::MAX] {
+            assert_eq!(Layout::for_size(size), Err(BadLayout::Size(size)));
+        }
+    }
+
+    #[test]
+    fn tables_that_overlap_are_refused() {
+        let size = 16 << 20;
+        let mut layout = Layout::for_size(size).expect("a small pool");
+        layout.owners.offset = layout.guest_words.offset;
+        assert_eq!(layout.validate(size), Err(BadLayout::Place("owner")));
+        let mut layout = Layout::for_size(size).expect("a small pool");
+        layout.journals.offset = HEADER_B;
+        assert_eq!(layout.validate(size), Err(BadLayout::Place("journal")));
+    }
+
+    proptest! {
+        #[test]
+        fn every_size_has_a_valid_layout(granules in MIN_SIZE / GRANULE..=MAX_SIZE / GRANULE) {
+            let size = granules * GRANULE;
+            let layout = Layout::for_size(size).expect("a layout");
+            prop_assert_eq!(layout.validate(size), Ok(()));
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The bytes of a pool: layout, header and records, as `docs/pool-format.md` specifies them.
+//!
+//! Everything here is pure: it encodes into bytes and decodes private copies of bytes. A decoder never trusts a length,
+//! an index or a count before it has checked it, and never panics; all of them are fuzzed.
+
+pub mod capacity;
+pub mod guest;
+pub mod header;
+pub mod host;
+pub mod journal;
+pub mod layout;
+pub mod slot_word;
+pub mod text;
+
+/// The unit of allocation: 2 MiB.
+pub const GRANULE: u64 = 2 << 20;
+
+/// Why a record's bytes are not to be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadRecord {
+    /// The checksum does not match.
+    #[error("its checksum is wrong")]
+    Checksum,
+    /// A field has a value that the format does not know.
+    #[error("its field '{0}' has an impossible value")]
+    Field(&'static str),
+}
+
+/// CRC-32C of a record's bytes up to its checksum, which are its last four.
+pub(crate) fn record_sum(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(&bytes[..bytes.len() - 4])
+}

@@ -1,0 +1,275 @@
+//! Creating and destroying guests.
+//!
+//! ```text
+//! create    journal · claim guest slot · memory capacity · state capacity · state area header · racing words zero ·
+//!           record · fence · contest for the name · commit capacities · commit guest · journal idle
+//! destroy   journal · Live→Unmaking · ownership → Vacant · release capacities · free slot · journal idle
+//! ```
+
+use crate::capacities::{Spec, granules};
+use crate::control::GuestControl;
+use crate::create::now;
+use crate::error::{Error, Result};
+use crate::format::GRANULE;
+use crate::format::capacity::Class;
+use crate::format::guest::{GuestKind, GuestRecord, MAX_VCPUS, Region};
+use crate::format::journal::Intent;
+use crate::format::slot_word::{Reference, SlotState};
+use crate::format::text::encode_name;
+use crate::ids::{GuestId, GuestSlot, Tag};
+use crate::liveness::Liveness;
+use crate::mapping::{exchange, put};
+use crate::membership::{Journal, Membership};
+use crate::ownership::{HostSlot, Ownership};
+use crate::recovery::{Actor, Recovered};
+use crate::slots::Contest;
+use crate::state::{self, StateArea};
+use crate::sync::{Ordering, fence};
+use crate::tables::Seen;
+
+/// What guest is wanted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GuestRequest {
+    /// Its name for people; unique in the pool.
+    pub name: String,
+    /// What it is.
+    pub kind: GuestKind,
+    /// Bytes of its memory: a multiple of [`GRANULE`].
+    pub memory_bytes: u64,
+    /// How many vCPUs it has.
+    pub vcpus: u32,
+    /// Bits whose meaning is the VMM's.
+    pub features: u64,
+}
+
+/// What has been claimed for a guest so far.
+#[derive(Clone, Copy, Debug)]
+struct Parts {
+    guest: Reference,
+    memory: Option<Reference>,
+    state: Option<Reference>,
+}
+
+impl Parts {
+    fn creation(self) -> Intent {
+        Intent::CreateGuest { guest: self.guest, memory: self.memory, state: self.state }
+    }
+
+    fn capacities(self) -> [Option<Reference>; 2] {
+        [self.memory, self.state]
+    }
+}
+
+impl GuestRequest {
+    fn validate(&self) -> Result<u32> {
+        encode_name("guest name", &self.name)?;
+        if !(1..=MAX_VCPUS).contains(&self.vcpus) {
+            return Err(Error::GuestVcpus { vcpus: self.vcpus });
+        }
+        granules(self.memory_bytes).ok_or(Error::GuestMemory { bytes: self.memory_bytes })
+    }
+}
+
+impl Membership {
+    /// Creates a guest: its memory, its state area, its record. Nobody owns it before [`GuestControl::publish`].
+    ///
+    /// # Errors
+    /// [`Error`] with the reason; then nothing is left of it.
+    pub fn create_guest(&self, request: &GuestRequest) -> Result<GuestControl> {
+        let memory_granules = request.validate()?;
+        self.require_unfenced()?;
+        if let Some(guest) = self.pool().guests().into_iter().find(|guest| guest.name == request.name) {
+            return Err(Error::GuestExists { name: guest.name });
+        }
+        let mut journal = self.journal();
+        let tables = self.pool().tables();
+        let note = |guest| journal.write(self.pool(), Parts { guest, memory: None, state: None }.creation());
+        let guest = tables.guest_slots().claim(self.slot(), 0, note);
+        let created = match guest {
+            None => Err(Error::GuestTableFull { slots: tables.layout().guests.count }),
+            Some(guest) => self.furnish_guest(request, memory_granules, guest, &mut journal),
+        };
+        journal.write(self.pool(), Intent::Idle);
+        created
+    }
+
+    fn furnish_guest(
+        &self,
+        request: &GuestRequest,
+        memory_granules: u32,
+        guest: Reference,
+        journal: &mut Journal,
+    ) -> Result<GuestControl> {
+        let mut parts = Parts { guest, memory: None, state: None };
+        let built = self.build_guest(request, memory_granules, &mut parts, journal);
+        if built.is_err() {
+            let actor = Actor::new(self.pool(), self.slot());
+            actor.undo_creation(guest, parts.capacities(), &mut Recovered::default());
+        }
+        built
+    }
+
+    fn build_guest(
+        &self,
+        request: &GuestRequest,
+        memory_granules: u32,
+        parts: &mut Parts,
+        journal: &mut Journal,
+    ) -> Result<GuestControl> {
+        let guest = parts.guest;
+        let id = GuestId::random();
+        let spec = |what: &str, granules| {
+            let label = shortened(format!("{what} of {}", request.name));
+            Spec { tag: Tag::random(), class: Class::Shared, granules, access: Vec::new(), label, user: Some(guest) }
+        };
+        let memory_spec = spec("memory", memory_granules);
+        let memory = self.make_capacity(&memory_spec, |made| {
+            parts.memory = Some(made);
+            journal.write(self.pool(), parts.creation());
+        })?;
+        let state_bytes = state::state_bytes(request.vcpus).next_multiple_of(GRANULE);
+        let state_spec = spec("state", granules(state_bytes).ok_or(Error::GuestVcpus { vcpus: request.vcpus })?);
+        let state = self.make_capacity(&state_spec, |made| {
+            parts.state = Some(made);
+            journal.write(self.pool(), parts.creation());
+        })?;
+        StateArea::format(self.pool(), state, id, request.vcpus)?;
+        let record = GuestRecord {
+            id,
+            generation: guest.generation,
+            name: request.name.clone(),
+            kind: request.kind,
+            memory_bytes: request.memory_bytes,
+            vcpus: request.vcpus,
+            features: request.features,
+            created: now(),
+            creator: self.identity().id,
+            state: state_spec.tag,
+            placement: vec![Region {
+                guest_address: 0,
+                bytes: request.memory_bytes,
+                capacity: memory_spec.tag,
+                capacity_offset: 0,
+            }],
+        };
+        self.write_guest(guest, &record);
+        self.win_guest_name(guest, &request.name)?;
+        self.commit_capacity(memory, memory_spec.tag)?;
+        self.commit_capacity(state, state_spec.tag)?;
+        if !self.pool().tables().guest_slots().commit(guest, self.slot()) {
+            return Err(Error::GuestExists { name: request.name.clone() });
+        }
+        Ok(GuestControl::new(self.pool().clone(), guest, id))
+    }
+
+    /// The racing page becomes all zeros (vacant, idle), the immutable page the record.
+    fn write_guest(&self, guest: Reference, record: &GuestRecord) {
+        let tables = self.pool().tables();
+        for word in tables.mapping().words(tables.guest_at(guest.slot.into()), 48) {
+            put(word, 0, Ordering::Relaxed);
+        }
+        tables.write_guest(guest.slot.into(), record);
+        fence(Ordering::SeqCst);
+    }
+
+    fn win_guest_name(&self, guest: Reference, name: &str) -> Result<()> {
+        let tables = self.pool().tables();
+        let slots = tables.guest_slots();
+        let namesakes = (0..slots.0.len()).filter_map(|slot| {
+            let Seen::Used(state, Ok(record)) = tables.guest(slot) else { return None };
+            let generation = state.current().filter(|current| *current == record.generation)?;
+            (record.name == name).then_some(Reference { slot: u16::try_from(slot).ok()?, generation })
+        });
+        match slots.contest(guest, namesakes) {
+            Contest::Won => Ok(()),
+            Contest::Lost(_) => Err(Error::GuestExists { name: name.to_owned() }),
+        }
+    }
+
+    /// Destroys a guest that this host owns, or that is lost, or that was never published (by its creator, or by anyone
+    /// once the creator is gone), and releases its capacities.
+    ///
+    /// # Errors
+    /// [`Error::GuestNotOurs`], [`Error::GuestGone`]; then the guest is as it was.
+    pub fn destroy_guest(&self, guest: &GuestControl) -> Result<()> {
+        self.require_unfenced()?;
+        let record = guest.record()?;
+        let ownership = self.destroyable(guest, &record)?;
+        let reference = guest.reference();
+        let parts = Parts {
+            guest: reference,
+            memory: record.placement.first().and_then(|region| self.pool().capacity_by_tag(region.capacity)),
+            state: self.pool().capacity_by_tag(record.state),
+        };
+        let mut journal = self.journal();
+        let intent = Intent::DestroyGuest { guest: reference, memory: parts.memory, state: parts.state };
+        journal.write(self.pool(), intent);
+        let destroyed = self.destroy_noted(guest, parts, ownership, &record);
+        journal.write(self.pool(), Intent::Idle);
+        destroyed
+    }
+
+    fn destroy_noted(&self, guest: &GuestControl, parts: Parts, found: Ownership, record: &GuestRecord) -> Result<()> {
+        let tables = self.pool().tables();
+        let slots = tables.guest_slots();
+        if !slots.begin_unmaking(parts.guest, self.slot()) {
+            return Err(Error::GuestGone { id: guest.id(), slot: guest.slot() });
+        }
+        let word = tables.guest_ownership(parts.guest.slot.into());
+        if exchange(word, found.encode(), Ownership::Vacant.encode()).is_err() {
+            slots.put_back(parts.guest, self.slot());
+            let ownership = Ownership::decode(word.load(Ordering::Acquire)).unwrap_or(found);
+            return Err(Error::GuestNotOurs { name: record.name.clone(), ownership });
+        }
+        let actor = Actor::new(self.pool(), self.slot());
+        actor.finish_destruction(parts.guest, parts.capacities(), &mut Recovered::default());
+        Ok(())
+    }
+
+    /// The guest's ownership, if it is one in which this host may destroy it.
+    fn destroyable(&self, guest: &GuestControl, record: &GuestRecord) -> Result<Ownership> {
+        let what = || format!("ownership of guest '{}'", record.name);
+        let ownership = guest.ownership().load().map_err(|bad| Error::DamagedWord { what: what(), word: bad.0 })?;
+        let allowed = match ownership {
+            Ownership::Owned { host, .. } => host == self.slot(),
+            Ownership::Lost { .. } => true,
+            Ownership::Vacant => record.creator == self.identity().id || !self.host_may_live(record),
+            Ownership::Offered { .. } | Ownership::Frozen { .. } => false,
+        };
+        if allowed { Ok(ownership) } else { Err(Error::GuestNotOurs { name: record.name.clone(), ownership }) }
+    }
+
+    fn host_may_live(&self, record: &GuestRecord) -> bool {
+        let mut hosts = self.pool().hosts().into_iter();
+        hosts.any(|host| host.id == record.creator && host.liveness != Liveness::Dead)
+    }
+}
+
+impl GuestControl {
+    /// Makes `owner` the first owner of a new guest, at epoch 1.
+    ///
+    /// # Errors
+    /// [`Error::GuestNotOurs`] when it has an owner already; [`Error::GuestGone`] when it was destroyed meanwhile.
+    pub fn publish(&self, owner: HostSlot) -> Result<Ownership> {
+        let owned = Ownership::Owned { host: owner, epoch: crate::Epoch(1) };
+        if !self.ownership().transition(Ownership::Vacant, owned) {
+            let ownership = self.ownership().load().unwrap_or(Ownership::Vacant);
+            return Err(Error::GuestNotOurs { name: self.record()?.name, ownership });
+        }
+        let reference = self.reference();
+        let state = self.pool().tables().guest_slots().load(reference.slot.into());
+        if state == Ok(SlotState::Live { generation: reference.generation }) {
+            return Ok(owned);
+        }
+        self.ownership().transition(owned, Ownership::Vacant);
+        Err(Error::GuestGone { id: self.id(), slot: GuestSlot(reference.slot) })
+    }
+}
+
+/// Labels have 64 bytes; a name that fills them leaves no room for what it is.
+fn shortened(mut label: String) -> String {
+    while label.len() > crate::format::text::NAME_BYTES {
+        label.pop();
+    }
+    label
+}

@@ -1,0 +1,293 @@
+//! What is in a pool, as validated copies for people and programs to read.
+
+use crate::arm::Arm;
+use crate::format::BadRecord;
+use crate::format::capacity::{Class, Extent};
+use crate::format::guest::{GuestKind, Region};
+use crate::format::host::HostKind;
+use crate::format::slot_word::SlotState;
+use crate::ids::{CapacitySlot, GuestId, GuestSlot, HostId, Tag};
+use crate::liveness::Liveness;
+use crate::ownership::{HostSlot, Ownership};
+use crate::pool::Pool;
+use crate::sync::Ordering;
+use crate::tables::Seen;
+
+/// A host entry. When `damage` is set, fields that could not be read have empty values.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostInfo {
+    /// Its slot.
+    pub slot: HostSlot,
+    /// Its name for life.
+    pub id: HostId,
+    /// Its name for people.
+    pub name: String,
+    /// What it is.
+    pub kind: HostKind,
+    /// How many times the slot has been joined; a smaller one than a worker's own means that it was fenced.
+    pub incarnation: u64,
+    /// Counted up by the host.
+    pub lease: u64,
+    /// Its process.
+    pub pid: u32,
+    /// Nanoseconds since 1970 when it joined.
+    pub joined: u64,
+    /// Whether it lives.
+    pub liveness: Liveness,
+    /// What is wrong with the entry.
+    pub damage: Option<String>,
+}
+
+/// A capacity. When `damage` is set, fields that could not be read have empty values.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CapacityInfo {
+    /// Its slot.
+    pub slot: CapacitySlot,
+    /// Its name.
+    pub tag: Tag,
+    /// Who may see it.
+    pub class: Class,
+    /// Its size.
+    pub bytes: u64,
+    /// The hosts that may use it; all if empty.
+    pub access: Vec<HostId>,
+    /// Its granules.
+    pub extents: Vec<Extent>,
+    /// For people.
+    pub label: String,
+    /// Nanoseconds since 1970 at creation.
+    pub created: u64,
+    /// The guest that uses it.
+    pub user: Option<String>,
+    /// The host that is adding or releasing it at this moment.
+    pub changed_by: Option<HostSlot>,
+    /// What is wrong with it.
+    pub damage: Option<String>,
+}
+
+/// A guest. When `damage` is set, fields that could not be read have empty values.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GuestInfo {
+    /// Its slot.
+    pub slot: GuestSlot,
+    /// Its name for life.
+    pub id: GuestId,
+    /// Its name for people.
+    pub name: String,
+    /// What it is.
+    pub kind: GuestKind,
+    /// Bytes of its memory.
+    pub memory_bytes: u64,
+    /// How many vCPUs it has.
+    pub vcpus: u32,
+    /// Bits whose meaning is the VMM's.
+    pub features: u64,
+    /// Nanoseconds since 1970 at creation.
+    pub created: u64,
+    /// Who owns it; `None` when the word is damaged.
+    pub ownership: Option<Ownership>,
+    /// How far a target is with its preparations; `None` when the word is damaged.
+    pub arm: Option<Arm>,
+    /// Where its memory lies.
+    pub placement: Vec<Region>,
+    /// The capacity of its state area.
+    pub state: Option<Tag>,
+    /// The host that is creating or destroying it at this moment.
+    pub changed_by: Option<HostSlot>,
+    /// What is wrong with it.
+    pub damage: Option<String>,
+}
+
+impl Pool {
+    /// All hosts, live or dead.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<HostInfo> {
+        self.tables().host_slots().filter_map(|slot| self.host(slot)).collect()
+    }
+
+    /// The host in a slot.
+    #[must_use]
+    pub fn host(&self, slot: HostSlot) -> Option<HostInfo> {
+        let tables = self.tables();
+        if slot.index() >= tables.layout().hosts.count as usize {
+            return None;
+        }
+        let mut info = HostInfo {
+            slot,
+            id: HostId::from_bytes([0; 16]),
+            name: String::new(),
+            kind: HostKind::Agent,
+            incarnation: 0,
+            lease: tables.host_lease(slot).load(Ordering::Relaxed),
+            pid: 0,
+            joined: 0,
+            liveness: self.liveness(slot),
+            damage: None,
+        };
+        match tables.host(slot) {
+            Seen::Free => return None,
+            Seen::BadWord(word) => info.damage = Some(bad_word(word)),
+            // Somebody is joining, and has not got to its record yet.
+            Seen::Used(SlotState::Making { .. }, _) => return None,
+            Seen::Used(_, Err(source)) => info.damage = Some(bad_record(source)),
+            Seen::Used(state, Ok(record)) => {
+                info.incarnation = state.current().unwrap_or(record.incarnation);
+                info.id = record.id;
+                info.name = record.name;
+                info.kind = record.kind;
+                info.pid = record.pid;
+                info.joined = record.joined;
+            }
+        }
+        Some(info)
+    }
+
+    /// All capacities, those too that are being added or released.
+    #[must_use]
+    pub fn capacities(&self) -> Vec<CapacityInfo> {
+        let slots = 0..u16::try_from(self.tables().layout().capacities.count).unwrap_or(u16::MAX);
+        slots.filter_map(|slot| self.capacity(CapacitySlot(slot))).collect()
+    }
+
+    /// The capacity in a slot.
+    #[must_use]
+    pub fn capacity(&self, slot: CapacitySlot) -> Option<CapacityInfo> {
+        let tables = self.tables();
+        if slot.index() >= tables.layout().capacities.count as usize {
+            return None;
+        }
+        let mut info = CapacityInfo {
+            slot,
+            tag: Tag::from_bytes([0; 16]),
+            class: Class::Private,
+            bytes: 0,
+            access: Vec::new(),
+            extents: Vec::new(),
+            label: String::new(),
+            created: 0,
+            user: None,
+            changed_by: None,
+            damage: None,
+        };
+        match tables.capacity(slot.index()) {
+            Seen::Free => return None,
+            Seen::BadWord(word) => info.damage = Some(bad_word(word)),
+            Seen::Used(SlotState::Making { generation, .. }, record)
+                if record.as_ref().map_or(0, |record| record.generation) != generation =>
+            {
+                return None;
+            }
+            Seen::Used(_, Err(source)) => info.damage = Some(bad_record(source)),
+            Seen::Used(state, Ok(record)) => {
+                info.user = tables.user_of(slot.index()).map(|guest| self.guest_name(guest));
+                info.changed_by = state.changed_by();
+                if state.current() != Some(record.generation) {
+                    info.damage = Some("its record belongs to an earlier use of the slot".to_owned());
+                }
+                info.tag = record.tag;
+                info.class = record.class;
+                info.bytes = record.bytes;
+                info.access = record.access;
+                info.extents = record.extents;
+                info.label = record.label;
+                info.created = record.created;
+            }
+        }
+        Some(info)
+    }
+
+    /// All guests, those too that are being created or destroyed.
+    #[must_use]
+    pub fn guests(&self) -> Vec<GuestInfo> {
+        let slots = 0..u16::try_from(self.tables().layout().guests.count).unwrap_or(u16::MAX);
+        slots.filter_map(|slot| self.guest_info(GuestSlot(slot))).collect()
+    }
+
+    fn guest_info(&self, slot: GuestSlot) -> Option<GuestInfo> {
+        let tables = self.tables();
+        let word = |offset| tables.mapping().word(tables.guest_at(slot.index()) + offset).load(Ordering::Acquire);
+        let mut info = GuestInfo {
+            slot,
+            id: GuestId::from_bytes([0; 16]),
+            name: String::new(),
+            kind: GuestKind::Vm,
+            memory_bytes: 0,
+            vcpus: 0,
+            features: 0,
+            created: 0,
+            ownership: Ownership::decode(word(crate::format::guest::OWNERSHIP)).ok(),
+            arm: Arm::decode(word(crate::format::guest::ARM)).ok(),
+            placement: Vec::new(),
+            state: None,
+            changed_by: None,
+            damage: None,
+        };
+        match tables.guest(slot.index()) {
+            Seen::Free => return None,
+            Seen::BadWord(word) => info.damage = Some(bad_word(word)),
+            Seen::Used(SlotState::Making { generation, .. }, record)
+                if record.as_ref().map_or(0, |record| record.generation) != generation =>
+            {
+                return None;
+            }
+            Seen::Used(_, Err(source)) => info.damage = Some(bad_record(source)),
+            Seen::Used(state, Ok(record)) => {
+                info.changed_by = state.changed_by();
+                if info.ownership.is_none() || info.arm.is_none() {
+                    info.damage = Some("its ownership or arm word is not a valid one".to_owned());
+                }
+                if state.current() != Some(record.generation) {
+                    info.damage = Some("its record belongs to an earlier use of the slot".to_owned());
+                }
+                info.id = record.id;
+                info.name = record.name;
+                info.kind = record.kind;
+                info.memory_bytes = record.memory_bytes;
+                info.vcpus = record.vcpus;
+                info.features = record.features;
+                info.created = record.created;
+                info.placement = record.placement;
+                info.state = Some(record.state);
+            }
+        }
+        Some(info)
+    }
+
+    /// A host by name or UUID; a live one rather than a dead one of the same name.
+    #[must_use]
+    pub fn find_host(&self, name_or_uuid: &str) -> Option<HostInfo> {
+        let id = name_or_uuid.parse().ok();
+        let mut found = self.hosts();
+        found.retain(|host| host.damage.is_none() && (host.name == name_or_uuid || Some(host.id) == id));
+        found.into_iter().max_by_key(|host| (host.liveness == Liveness::Alive, host.joined))
+    }
+
+    /// A guest by name or UUID.
+    #[must_use]
+    pub fn find_guest(&self, name_or_uuid: &str) -> Option<GuestInfo> {
+        let id = name_or_uuid.parse().ok();
+        let mut guests = self.guests().into_iter();
+        guests.find(|guest| guest.damage.is_none() && (guest.name == name_or_uuid || Some(guest.id) == id))
+    }
+
+    /// A capacity by its tag.
+    #[must_use]
+    pub fn find_capacity(&self, tag: Tag) -> Option<CapacityInfo> {
+        self.capacity(CapacitySlot(self.capacity_by_tag(tag)?.slot))
+    }
+
+    /// The name of a guest for a message; its slot when the name cannot be read.
+    pub(crate) fn guest_name(&self, guest: crate::format::slot_word::Reference) -> String {
+        self.tables()
+            .guest_record(guest.slot.into())
+            .map_or_else(|_| GuestSlot(guest.slot).to_string(), |record| record.name)
+    }
+}
+
+fn bad_word(word: u64) -> String {
+    format!("its slot word {word:#018x} is not a valid one")
+}
+
+fn bad_record(source: BadRecord) -> String {
+    format!("its record is damaged: {source}")
+}

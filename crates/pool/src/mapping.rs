@@ -1,0 +1,176 @@
+//! Mapped pool memory: RAII mappings, atomic words, and copies in and out.
+//!
+//! All unsafe access to pool memory by offset is here. Nobody gets a reference into it except to atomics; records are
+//! copied word by word with relaxed atomics, because a peer may be writing them, and validated afterwards.
+
+use crate::backing::Backing;
+use crate::error::{Error, Result};
+use crate::fault;
+use crate::sync::{AtomicU64, Ordering};
+use rustix::mm::{self, MapFlags, ProtFlags};
+use std::ptr;
+
+/// How a pool is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Nothing is ever written.
+    ReadOnly,
+    /// The pool may be changed.
+    ReadWrite,
+}
+
+impl Access {
+    fn protection(self) -> ProtFlags {
+        match self {
+            Self::ReadOnly => ProtFlags::READ,
+            Self::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
+        }
+    }
+}
+
+/// Bytes of a pool mapped at one address; unmapped on drop.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    start: *mut u8,
+    length: usize,
+}
+
+// SAFETY: the mapping is plain memory that belongs to no thread; all access through `&self` is by atomics or by raw
+// pointers whose users answer for themselves.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `map` or `reserve`, and every reference into it borrows `self`.
+        let unmapped = unsafe { mm::munmap(self.start.cast(), self.length) };
+        debug_assert!(unmapped.is_ok(), "a range that was mapped can be unmapped");
+    }
+}
+
+impl Mapping {
+    /// Maps `length` bytes from `offset` at an address of the kernel's choice.
+    pub(crate) fn map(backing: &Backing, offset: u64, length: usize, access: Access) -> Result<Self> {
+        // SAFETY: with a null hint the kernel picks an unused range, so no other mapping is touched.
+        let start =
+            unsafe { mm::mmap(ptr::null_mut(), length, access.protection(), MapFlags::SHARED, backing.file(), offset) };
+        let start = start.map_err(|errno| Error::NoMmap { path: backing.path().to_owned(), source: errno.into() })?;
+        Ok(Self { start: start.cast(), length })
+    }
+
+    /// Maps pieces (offset, bytes; multiples of the granule) one behind the other, at an address that is a multiple
+    /// of the granule, so that huge pages can back it.
+    pub(crate) fn map_pieces(backing: &Backing, pieces: &[(u64, u64)]) -> Result<Self> {
+        let failed =
+            |source: rustix::io::Errno| Error::NoMmap { path: backing.path().to_owned(), source: source.into() };
+        let granule = usize::try_from(crate::GRANULE).map_err(|_| failed(rustix::io::Errno::NOMEM))?;
+        let length = pieces.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        let length = usize::try_from(length).map_err(|_| failed(rustix::io::Errno::NOMEM))?;
+        let reserved = length.checked_add(granule).ok_or_else(|| failed(rustix::io::Errno::NOMEM))?;
+        // SAFETY: as in `map`.
+        let start = unsafe {
+            mm::mmap_anonymous(ptr::null_mut(), reserved, ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE)
+        };
+        let whole = Self { start: start.map_err(failed)?.cast(), length: reserved };
+        let mapping = whole.trim(granule, length);
+        let mut at = 0;
+        for &(offset, bytes) in pieces {
+            let bytes = usize::try_from(bytes).map_err(|_| failed(rustix::io::Errno::NOMEM))?;
+            let protection = Access::ReadWrite.protection();
+            // SAFETY: the pieces' lengths add up to `length`, so the fixed address lies inside the reservation, which is
+            // ours alone.
+            let piece = unsafe {
+                let address = mapping.start.add(at).cast();
+                mm::mmap(address, bytes, protection, MapFlags::SHARED | MapFlags::FIXED, backing.file(), offset)
+            };
+            piece.map_err(failed)?;
+            at += bytes;
+        }
+        // SAFETY: advice changes no contents. It may be refused (no huge pages for this file), which costs only speed.
+        let _ = unsafe { mm::madvise(mapping.start.cast(), length, mm::Advice::LinuxHugepage) };
+        Ok(mapping)
+    }
+
+    /// Cuts a reservation down to `length` bytes at the first multiple of `align`.
+    fn trim(self, align: usize, length: usize) -> Self {
+        let before = self.start.align_offset(align);
+        let whole = std::mem::ManuallyDrop::new(self);
+        let after = whole.length - before - length;
+        // SAFETY: both ends belong to the reservation, nothing has been mapped or handed out there, and `before` is less
+        // than `align`, by which the reservation is longer than `length`.
+        unsafe {
+            if before > 0 {
+                let _ = mm::munmap(whole.start.cast(), before);
+            }
+            if after > 0 {
+                let _ = mm::munmap(whole.start.add(before + length).cast(), after);
+            }
+            Self { start: whole.start.add(before), length }
+        }
+    }
+
+    /// Address of the first byte.
+    pub(crate) fn start(&self) -> *mut u8 {
+        self.start
+    }
+
+    /// Bytes mapped.
+    pub(crate) fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Pointer to `bytes` bytes at `offset`, checked against the mapping.
+    pub(crate) fn at(&self, offset: u64, bytes: usize, align: usize) -> *mut u8 {
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let end = offset.checked_add(bytes).filter(|end| *end <= self.length);
+        assert!(end.is_some() && offset.is_multiple_of(align), "bytes {offset:#x}+{bytes:#x} of a mapping");
+        // SAFETY: the assertion keeps the result inside the mapping.
+        unsafe { self.start.add(offset) }
+    }
+
+    /// The word at `offset`.
+    pub(crate) fn word(&self, offset: u64) -> &AtomicU64 {
+        &self.words(offset, 1)[0]
+    }
+
+    /// `count` words from `offset`.
+    pub(crate) fn words(&self, offset: u64, count: usize) -> &[AtomicU64] {
+        let start = self.at(offset, count * 8, 8);
+        // SAFETY: `at` checked bounds and alignment; the memory is mapped as long as `self` lives; every access by this
+        // and other processes to these words is atomic, and any bit pattern is a valid AtomicU64.
+        unsafe { std::slice::from_raw_parts(start.cast::<AtomicU64>(), count) }
+    }
+
+    /// Copies bytes out; they may be torn if somebody is writing them, so validate the copy.
+    pub(crate) fn read<const N: usize>(&self, offset: u64) -> [u8; N] {
+        const { assert!(N.is_multiple_of(8)) }
+        let mut bytes = [0; N];
+        for (bytes, word) in bytes.chunks_exact_mut(8).zip(self.words(offset, N / 8)) {
+            bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Copies bytes in. Ordering with what publishes them is the caller's business.
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8]) {
+        assert!(bytes.len().is_multiple_of(8), "records are whole words");
+        for (bytes, word) in bytes.chunks_exact(8).zip(self.words(offset, bytes.len() / 8)) {
+            let mut value = [0; 8];
+            value.copy_from_slice(bytes);
+            put(word, u64::from_le_bytes(value), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Stores a word of the pool.
+pub(crate) fn put(word: &AtomicU64, value: u64, ordering: Ordering) {
+    fault::step();
+    word.store(value, ordering);
+}
+
+/// Compare-and-swap of a word of the pool (acquire, release); the word's value if it was another one.
+pub(crate) fn exchange(word: &AtomicU64, from: u64, to: u64) -> std::result::Result<(), u64> {
+    fault::step();
+    word.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).map(|_| ())
+}

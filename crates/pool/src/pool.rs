@@ -1,0 +1,239 @@
+//! A pool: opening it, and looking at it.
+
+use crate::backing::Backing;
+use crate::bytes::Bytes;
+use crate::control::GuestControl;
+use crate::error::{Error, Result};
+use crate::format::GRANULE;
+use crate::format::header::{BadHeader, HEADER_BYTES, Header};
+use crate::format::layout::{HEADER_A, HEADER_B};
+use crate::format::slot_word::{Reference, SlotState};
+use crate::ids::{GuestId, GuestSlot, PoolId, Tag};
+use crate::liveness::{Liveness, ProcessIdentity, claim_liveness};
+use crate::mapping::{Access, Mapping};
+use crate::ownership::HostSlot;
+use crate::sync::Ordering;
+use crate::tables::{Seen, Tables};
+use std::path::Path;
+use std::sync::Arc;
+
+/// An open pool. Clones share one mapping of its tables.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) backing: Backing,
+    pub(crate) header: Header,
+    pub(crate) tables: Tables,
+    pub(crate) access: Access,
+    pub(crate) here: ProcessIdentity,
+}
+
+/// How full a pool is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Usage {
+    /// Bytes of the whole pool.
+    pub total: u64,
+    /// Bytes of the pool's own tables.
+    pub tables: u64,
+    /// Bytes that belong to a capacity.
+    pub used: u64,
+    /// Bytes that a new capacity may have.
+    pub free: u64,
+    /// Capacities in use.
+    pub capacities: u32,
+    /// Guests.
+    pub guests: u32,
+    /// Host entries in use.
+    pub hosts: u32,
+}
+
+impl Pool {
+    /// Opens a pool. Everything is validated first; what is refused is never written to.
+    ///
+    /// # Errors
+    /// [`Error`] with the reason and the remedy.
+    pub fn open(path: &Path, access: Access) -> Result<Self> {
+        let backing = Backing::open(path, access)?;
+        let (header, _) = read_headers(&backing)?.into_usable(&backing)?;
+        Self::attach(backing, header, access)
+    }
+
+    /// Maps the tables of a pool whose header has been validated.
+    pub(crate) fn attach(backing: Backing, header: Header, access: Access) -> Result<Self> {
+        if backing.size() < header.size {
+            let (has, wanted) = (Bytes(backing.size()), Bytes(header.size));
+            return Err(Error::Truncated { path: backing.path().to_owned(), has, wanted });
+        }
+        let features = header.unknown_ro_compat();
+        if access == Access::ReadWrite && features != 0 {
+            return Err(Error::ReadOnlyFeatures { path: backing.path().to_owned(), features });
+        }
+        let length = usize::try_from(header.layout.data)
+            .map_err(|_| backing.failed("map the tables of", rustix::io::Errno::NOMEM))?;
+        let mapping = Mapping::map(&backing, 0, length, access)?;
+        let tables = Tables::new(mapping, header.layout);
+        let here = ProcessIdentity::current()?;
+        Ok(Self { inner: Arc::new(Inner { backing, header, tables, access, here }) })
+    }
+
+    /// The pool's name.
+    #[must_use]
+    pub fn id(&self) -> PoolId {
+        self.inner.header.id
+    }
+
+    /// Where it was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.inner.backing.path()
+    }
+
+    /// The validated header, as it was when the pool was opened.
+    #[must_use]
+    pub fn header(&self) -> Header {
+        self.inner.header.clone()
+    }
+
+    /// How the pool was opened.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        self.inner.access
+    }
+
+    pub(crate) fn tables(&self) -> &Tables {
+        &self.inner.tables
+    }
+
+    pub(crate) fn require_write(&self) -> Result<()> {
+        match self.inner.access {
+            Access::ReadWrite => Ok(()),
+            Access::ReadOnly => Err(Error::OpenedReadOnly),
+        }
+    }
+
+    /// Counts the whole owner map and the tables.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let tables = self.tables();
+        let (total, own) = (self.inner.header.size, self.inner.header.layout.data);
+        let free = tables.owners().free() * GRANULE;
+        let in_use = |slots: crate::slots::Slots<'_>| {
+            let used = (0..slots.0.len()).filter(|slot| !matches!(slots.load(*slot), Ok(SlotState::Free { .. })));
+            u32::try_from(used.count()).unwrap_or(u32::MAX)
+        };
+        let hosts = tables.host_slots().filter(|slot| tables.host(*slot) != Seen::Free).count();
+        Usage {
+            total,
+            tables: own,
+            used: total - own - free,
+            free,
+            capacities: in_use(tables.capacity_slots()),
+            guests: in_use(tables.guest_slots()),
+            hosts: u32::try_from(hosts).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Whether the process behind a host slot lives.
+    #[must_use]
+    pub fn liveness(&self, slot: HostSlot) -> Liveness {
+        let tables = self.tables();
+        if slot.index() >= tables.layout().hosts.count as usize {
+            return Liveness::Dead;
+        }
+        match tables.host(slot) {
+            Seen::Free => Liveness::Dead,
+            Seen::Used(SlotState::Live { .. }, Ok(record)) => {
+                let process = ProcessIdentity { kernel: record.kernel, started: record.started, pid: record.pid };
+                process.liveness(&self.inner.here)
+            }
+            Seen::Used(..) | Seen::BadWord(_) => {
+                claim_liveness(tables.host_claim(slot).load(Ordering::Acquire), &self.inner.here)
+            }
+        }
+    }
+
+    /// A handle on the guest with this id in this slot.
+    ///
+    /// # Errors
+    /// [`Error::GuestGone`] when the slot holds another guest now; [`Error::Damaged`]; [`Error::OpenedReadOnly`].
+    pub fn guest(&self, slot: GuestSlot, id: GuestId) -> Result<GuestControl> {
+        self.require_write()?;
+        let gone = Error::GuestGone { id, slot };
+        if slot.index() >= self.tables().layout().guests.count as usize {
+            return Err(gone);
+        }
+        match self.tables().guest(slot.index()) {
+            Seen::Used(SlotState::Live { generation }, Ok(record)) if record.id == id => {
+                Ok(GuestControl::new(self.clone(), Reference { slot: slot.0, generation }, id))
+            }
+            Seen::Used(SlotState::Live { .. }, Err(source)) => {
+                Err(Error::Damaged { what: format!("guest record {slot}"), source })
+            }
+            Seen::BadWord(word) => Err(Error::DamagedWord { what: format!("guest slot {slot}"), word }),
+            Seen::Used(..) | Seen::Free => Err(gone),
+        }
+    }
+
+    /// The live capacity with this tag.
+    pub(crate) fn capacity_by_tag(&self, tag: Tag) -> Option<Reference> {
+        let slots = self.tables().capacity_slots();
+        self.tables().with_tag(tag).find(|reference| {
+            matches!(slots.load(reference.slot.into()), Ok(SlotState::Live { generation }) if generation == reference.generation)
+        })
+    }
+}
+
+/// Both header copies as they were found.
+pub(crate) struct Headers {
+    pub(crate) copies: [Result<Header, BadHeader>; 2],
+}
+
+/// Which copy of the header was used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Copy {
+    First,
+    Second,
+}
+
+impl Headers {
+    /// The valid copy, the newer if both are.
+    pub(crate) fn into_usable(self, backing: &Backing) -> Result<(Header, Copy)> {
+        match self.copies {
+            [Ok(first), Ok(second)] if second.generation > first.generation => Ok((second, Copy::Second)),
+            [Ok(first), _] => Ok((first, Copy::First)),
+            // A first copy that says "newer" or "incompatible" is believed: the second may be an old one.
+            [
+                Err(BadHeader::Foreign | BadHeader::Checksum | BadHeader::Field(_) | BadHeader::Layout(_)),
+                Ok(second),
+            ] => Ok((second, Copy::Second)),
+            [Err(BadHeader::Foreign), Err(second)] if second != BadHeader::Foreign => Err(not_a_pool(backing, second)),
+            [Err(first), _] => Err(not_a_pool(backing, first)),
+        }
+    }
+}
+
+fn not_a_pool(backing: &Backing, reason: BadHeader) -> Error {
+    Error::NotAPool { path: backing.path().to_owned(), reason }
+}
+
+/// Reads both copies, as far as the file reaches; nothing beyond its end is touched.
+pub(crate) fn read_headers(backing: &Backing) -> Result<Headers> {
+    if backing.size() < GRANULE {
+        return Ok(Headers { copies: [first_of_short(backing), Err(BadHeader::Foreign)] });
+    }
+    let length = usize::try_from(GRANULE).map_err(|_| backing.failed("map", rustix::io::Errno::NOMEM))?;
+    let mapping = Mapping::map(backing, 0, length, Access::ReadOnly)?;
+    Ok(Headers { copies: [HEADER_A, HEADER_B].map(|at| Header::decode(&mapping.read::<HEADER_BYTES>(at))) })
+}
+
+/// The header of a file that is shorter than a granule: for the message only.
+fn first_of_short(backing: &Backing) -> Result<Header, BadHeader> {
+    use std::os::unix::fs::FileExt;
+    let mut bytes = [0; HEADER_BYTES];
+    backing.file().read_exact_at(&mut bytes, 0).map_err(|_| BadHeader::Foreign)?;
+    Header::decode(&bytes)
+}

@@ -1,0 +1,222 @@
+//! The pool's tables in mapped memory: words by name, records as validated copies.
+
+use crate::format::capacity::{self, CapacityRecord};
+use crate::format::guest::{self, GuestRecord};
+use crate::format::header::HEADER_BYTES;
+use crate::format::host::{self, HostRecord};
+use crate::format::journal::{self, Entry};
+use crate::format::layout::{Layout, Table};
+use crate::format::slot_word::{Reference, SlotState};
+use crate::format::{BadRecord, GRANULE};
+use crate::ids::Tag;
+use crate::mapping::Mapping;
+use crate::owner_map::OwnerMap;
+use crate::ownership::HostSlot;
+use crate::slots::Slots;
+use crate::sync::{AtomicU64, Ordering};
+use crate::tag_index::TagIndex;
+
+/// How often a record that changes while it is copied is read again.
+const READ_ATTEMPTS: usize = 100;
+
+/// The mapped metadata of a pool.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    mapping: Mapping,
+    layout: Layout,
+}
+
+/// A slot as a reader found it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Seen<R> {
+    /// Nothing is there.
+    Free,
+    /// Something, in this state, with this record; while it is being made the record may not be written yet.
+    Used(SlotState, Result<R, BadRecord>),
+    /// The slot's word is damaged.
+    BadWord(u64),
+}
+
+impl Tables {
+    pub(crate) fn new(mapping: Mapping, layout: Layout) -> Self {
+        Self { mapping, layout }
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    pub(crate) fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    pub(crate) fn header_bytes(&self, offset: u64) -> [u8; HEADER_BYTES] {
+        self.mapping.read(offset)
+    }
+
+    fn table_words(&self, table: Table) -> &[AtomicU64] {
+        self.mapping.words(table.offset, table.count as usize)
+    }
+
+    // Hosts.
+
+    pub(crate) fn host_slots(&self) -> impl Iterator<Item = HostSlot> + use<> {
+        (0..self.layout.hosts.count).filter_map(|index| HostSlot::new(u16::try_from(index).ok()?))
+    }
+
+    fn host_word(&self, slot: HostSlot, field: u64) -> &AtomicU64 {
+        self.mapping.word(self.layout.hosts.at(slot.index()) + field)
+    }
+
+    pub(crate) fn host_claim(&self, slot: HostSlot) -> &AtomicU64 {
+        self.host_word(slot, host::CLAIM)
+    }
+
+    pub(crate) fn host_state_word(&self, slot: HostSlot) -> &AtomicU64 {
+        self.host_word(slot, host::STATE)
+    }
+
+    pub(crate) fn host_lease(&self, slot: HostSlot) -> &AtomicU64 {
+        self.host_word(slot, host::LEASE)
+    }
+
+    pub(crate) fn host(&self, slot: HostSlot) -> Seen<HostRecord> {
+        self.see(self.host_state_word(slot), || {
+            HostRecord::decode(&self.mapping.read(self.layout.hosts.at(slot.index()) + host::RECORD))
+        })
+    }
+
+    pub(crate) fn write_host(&self, slot: HostSlot, record: &HostRecord) {
+        self.mapping.write(self.layout.hosts.at(slot.index()) + host::RECORD, &record.encode());
+    }
+
+    /// Both entries of a host's journal.
+    pub(crate) fn journal(&self, slot: HostSlot) -> [Result<Entry, BadRecord>; 2] {
+        let at = self.layout.journals.at(slot.index());
+        [0, journal::ENTRY_BYTES as u64].map(|offset| Entry::decode(&self.mapping.read(at + offset)))
+    }
+
+    pub(crate) fn write_journal(&self, slot: HostSlot, entry: &Entry) {
+        let bank = (entry.sequence & 1) * journal::ENTRY_BYTES as u64;
+        self.mapping.write(self.layout.journals.at(slot.index()) + bank, &entry.encode());
+        crate::sync::fence(Ordering::Release);
+    }
+
+    // Capacities.
+
+    pub(crate) fn capacity_slots(&self) -> Slots<'_> {
+        Slots(self.table_words(self.layout.capacity_words))
+    }
+
+    pub(crate) fn owners(&self) -> OwnerMap<'_> {
+        OwnerMap {
+            words: self.table_words(self.layout.owners),
+            capacities: self.capacity_slots(),
+            first_data: self.layout.first_data_granule(),
+        }
+    }
+
+    pub(crate) fn tags(&self) -> TagIndex<'_> {
+        TagIndex { words: self.table_words(self.layout.tags), capacities: self.capacity_slots() }
+    }
+
+    fn capacity_at(&self, slot: usize) -> u64 {
+        self.layout.capacities.at(slot)
+    }
+
+    pub(crate) fn capacity(&self, slot: usize) -> Seen<CapacityRecord> {
+        self.see(&self.capacity_slots().0[slot], || self.capacity_record(slot))
+    }
+
+    /// The record as it lies there, whatever the slot's state.
+    pub(crate) fn capacity_record(&self, slot: usize) -> Result<CapacityRecord, BadRecord> {
+        let record = CapacityRecord::decode(&self.mapping.read::<{ capacity::RECORD_BYTES }>(self.capacity_at(slot)))?;
+        let granules = u64::from(self.layout.owners.count);
+        if !record.fits(self.layout.data / GRANULE, granules) {
+            return Err(BadRecord::Field("extents"));
+        }
+        Ok(record)
+    }
+
+    pub(crate) fn write_capacity(&self, slot: usize, record: &CapacityRecord) {
+        self.mapping.write(self.capacity_at(slot), &record.encode());
+    }
+
+    pub(crate) fn capacity_user(&self, slot: usize) -> &AtomicU64 {
+        self.mapping.word(self.capacity_at(slot) + capacity::USER)
+    }
+
+    /// The record of exactly this capacity.
+    pub(crate) fn capacity_of(&self, reference: Reference) -> Option<CapacityRecord> {
+        match self.capacity(reference.slot.into()) {
+            Seen::Used(state, Ok(record)) if state.current() == Some(reference.generation) => {
+                (record.generation == reference.generation).then_some(record)
+            }
+            Seen::Used(..) | Seen::Free | Seen::BadWord(_) => None,
+        }
+    }
+
+    /// The capacities with this tag; more than one only while two are contending for it.
+    pub(crate) fn with_tag(&self, tag: Tag) -> impl Iterator<Item = Reference> + '_ {
+        self.tags().candidates(tag).filter(move |reference| self.tag_of(*reference) == Some(tag))
+    }
+
+    /// The tag of a capacity that is entered in the index, without checking its whole record.
+    fn tag_of(&self, reference: Reference) -> Option<Tag> {
+        let bytes = self.mapping.read::<24>(self.capacity_at(reference.slot.into()));
+        let (tag, generation) = bytes.split_at(16);
+        (generation == reference.generation.to_le_bytes()).then(|| Tag::from_bytes(tag.try_into().unwrap_or_default()))
+    }
+
+    /// The guest that uses a capacity now.
+    pub(crate) fn user_of(&self, slot: usize) -> Option<Reference> {
+        let word = self.capacity_user(slot).load(Ordering::Acquire);
+        Reference::decode(word).filter(|guest| self.guest_slots().is_current(*guest))
+    }
+
+    // Guests.
+
+    pub(crate) fn guest_slots(&self) -> Slots<'_> {
+        Slots(self.table_words(self.layout.guest_words))
+    }
+
+    /// Where a guest's racing page begins.
+    pub(crate) fn guest_at(&self, slot: usize) -> u64 {
+        self.layout.guests.at(slot)
+    }
+
+    pub(crate) fn guest(&self, slot: usize) -> Seen<GuestRecord> {
+        self.see(&self.guest_slots().0[slot], || self.guest_record(slot))
+    }
+
+    pub(crate) fn guest_record(&self, slot: usize) -> Result<GuestRecord, BadRecord> {
+        GuestRecord::decode(&self.mapping.read::<{ guest::RECORD_BYTES }>(self.guest_at(slot) + guest::RECORD))
+    }
+
+    pub(crate) fn write_guest(&self, slot: usize, record: &GuestRecord) {
+        self.mapping.write(self.guest_at(slot) + guest::RECORD, &record.encode());
+    }
+
+    pub(crate) fn guest_ownership(&self, slot: usize) -> &AtomicU64 {
+        self.mapping.word(self.guest_at(slot) + guest::OWNERSHIP)
+    }
+
+    /// Copies a record between two looks at its slot's word, so that the copy belongs to the state.
+    fn see<R>(&self, word: &AtomicU64, record: impl Fn() -> Result<R, BadRecord>) -> Seen<R> {
+        let mut attempt = 0;
+        loop {
+            let before = word.load(Ordering::Acquire);
+            let state = match SlotState::decode(before) {
+                Ok(SlotState::Free { .. }) => return Seen::Free,
+                Ok(state) => state,
+                Err(_) => return Seen::BadWord(before),
+            };
+            let record = record();
+            crate::sync::fence(Ordering::Acquire);
+            attempt += 1;
+            if word.load(Ordering::Relaxed) == before || attempt == READ_ATTEMPTS {
+                return Seen::Used(state, record);
+            }
+        }
+    }
+}
