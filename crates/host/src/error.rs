@@ -71,7 +71,9 @@ pub enum Error {
         known: String,
     },
     /// A guest of that name exists on the host.
-    #[error("host {host} has a guest named {name} already; choose another --name, or stop it with `nil vm stop {name}`")]
+    #[error(
+        "host {host} has a guest named {name} already; choose another --name, or stop it with `nil vm stop {name}`"
+    )]
     GuestNameTaken {
         /// The guest.
         name: GuestName,
@@ -115,6 +117,15 @@ pub enum Error {
         /// How it broke.
         source: io::Error,
     },
+    /// The pool refused.
+    #[error(transparent)]
+    Pool(#[from] nil_pool::Error),
+    /// The handoff protocol refused.
+    #[error(transparent)]
+    Migrate(#[from] nil_migrate::Error),
+    /// The VMM refused.
+    #[error(transparent)]
+    Vm(#[from] nil_vmm::Error),
     /// The request was refused; the sentence says why.
     #[error("{0}")]
     Refused(String),
@@ -143,7 +154,7 @@ pub(crate) fn story(error: &dyn std::error::Error) -> String {
     while let Some(error) = cause {
         let next = error.to_string();
         // Some errors repeat their cause in their own words; saying it twice helps nobody.
-        if !text.ends_with(&next) {
+        if !text.contains(&next) {
             text = format!("{text}: {next}");
         }
         cause = error.source();

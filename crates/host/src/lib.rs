@@ -1,12 +1,33 @@
-//! A host: the agent that joins pools, one worker process per guest, and the client that talks to them.
-#![deny(unsafe_code)]
+//! A host of nil: its agent, its workers, and how to talk to them.
+//!
+//! ```text
+//! nil ps, nil migrate, …  ──Client──▶  Agent  ──starts, watches──▶  worker (one process per guest)
+//! ```
+//!
+//! The agent ([`Agent`]) is in charge and never on the critical path of a handoff; a worker ([`run_worker`]) runs one
+//! guest and outlives its agent. They meet in the run directory ([`RunDir`]) and talk JSON lines over Unix sockets, which
+//! is private to this crate: programs use [`Client`] and [`Survey`].
 
+#![forbid(unsafe_code)]
+
+mod agent;
+mod client;
 mod error;
+mod message;
 mod name;
 mod process;
+mod report;
 mod run_dir;
+mod survey;
 mod wire;
+mod worker;
 
+pub use agent::{Agent, AgentOptions, Farewell, GuestsAtStop};
+pub use client::{Client, ConsoleStream};
 pub use error::{Error, Result};
+pub use message::{ImageSource, Migrate, RunVm};
 pub use name::{BadName, GuestName, HostName};
+pub use report::{GuestReport, GuestState, HostReport, MigrationOutcome, MigrationReport, PoolReport, Progress};
 pub use run_dir::{HostDir, RunDir};
+pub use survey::Survey;
+pub use worker::{BuiltinImages, WorkerOptions, run_worker};

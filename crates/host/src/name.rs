@@ -110,9 +110,6 @@ mod tests {
     #[test]
     fn the_reason_names_the_thing_and_the_text() {
         let error = "a/b".parse::<HostName>().expect_err("a slash");
-        assert_eq!(
-            error.to_string(),
-            "`a/b` cannot be the name of a host: use letters, digits, `-`, `_` and `.` only"
-        );
+        assert_eq!(error.to_string(), "`a/b` cannot be the name of a host: use letters, digits, `-`, `_` and `.` only");
     }
 }

@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
@@ -61,9 +60,8 @@ fn start_time(stat: &str) -> Option<u64> {
 }
 
 impl Process {
-    /// Starts `command` in a session of its own, so that no terminal's signal reaches it.
+    /// Starts `command`.
     pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
-        detach(command);
         let child = command.spawn().map_err(|error| Error::io("start", command.get_program(), error))?;
         let pid = i32::try_from(child.id()).map_err(|_| Error::ProcessGone)?;
         Self::open(ProcessId::of(pid)?)
@@ -127,16 +125,6 @@ impl fmt::Display for Ending {
     }
 }
 
-#[allow(unsafe_code)]
-fn detach(command: &mut Command) {
-    // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed. setsid(2) is one
-    // (signal-safety(7)); rustix issues it as a bare system call, and neither it nor the conversion of its error
-    // allocates or takes a lock.
-    unsafe {
-        command.pre_exec(|| rustix::process::setsid().map(|_| ()).map_err(std::io::Error::from));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,15 +155,6 @@ mod tests {
         let older = ProcessId { started: process.id().started - 1, ..process.id() };
         assert!(matches!(Process::open(older), Err(Error::ProcessGone)));
         assert!(Process::open(process.id()).is_ok());
-        process.kill();
-        process.wait(None);
-    }
-
-    #[test]
-    fn a_spawned_process_leads_a_session_of_its_own() {
-        let process = sleeper();
-        let pid = Pid::from_raw(process.id().pid).expect("a pid");
-        assert_eq!(rustix::process::getsid(Some(pid)), Ok(pid));
         process.kill();
         process.wait(None);
     }

@@ -1,0 +1,72 @@
+//! The target's side of a migration: getting a worker ready, and knowing what became of it.
+
+use super::Host;
+use super::pools::slot_number;
+use crate::error::{Error, Result};
+use crate::message::{AgentReply, ArmOrder, Phase, WorkerRequest};
+use crate::name::GuestName;
+use crate::process::ProcessId;
+use crate::wire::Connection;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a guest that is leaving may take until it may come back: its source is told a moment after its target.
+const PATIENCE_WITH_LEAVING: Duration = Duration::from_secs(1);
+/// How long a worker may take to build the machine and bring in the guest's memory.
+const PATIENCE_WITH_ARMING: Duration = Duration::from_secs(120);
+/// How often to look whether the source has hung up. The guest's landing is noticed at once.
+const LOOK_FOR_HANGUP: Duration = Duration::from_millis(50);
+/// How long a worker stays armed when the agent that wanted it is no more.
+const PATIENCE_WITH_ORPHANS: Duration = Duration::from_secs(5);
+
+impl Host {
+    /// Gets ready for a guest, tells its source so, and then tells it that the guest has landed. When the source hangs
+    /// up before that, the worker is sent home.
+    pub(super) fn take_over(self: &Arc<Self>, order: &ArmOrder, source: &Connection) -> Result<()> {
+        let membership = self.pools.get(order.pool)?;
+        let control = membership.pool().guest(order.slot, order.id)?;
+        let reservation = self.table.reserve(&order.name, self.dir.name(), PATIENCE_WITH_LEAVING)?;
+        let worker = self.start_worker(&reservation, &control, membership.slot())?.id();
+        let armed = self.order(&order.name, &WorkerRequest::Arm, PATIENCE_WITH_ARMING);
+        if let Err(error) = armed {
+            tracing::warn!("guest {}: it cannot be taken over from {}: {}", order.name, order.from, error.story());
+            self.clear_away(&order.name, worker);
+            return Err(error);
+        }
+        if source.send(&AgentReply::Armed(slot_number(membership.slot()))).is_err() {
+            self.disarm(&order.name);
+        }
+        self.await_landing(&order.name, worker, source)
+    }
+
+    fn await_landing(&self, name: &GuestName, worker: ProcessId, source: &Connection) -> Result<()> {
+        let settled = |phase| !matches!(phase, Phase::Empty | Phase::Starting | Phase::Armed);
+        loop {
+            match self.table.wait(name, worker, LOOK_FOR_HANGUP, settled) {
+                Some(phase) if settled(phase) => return source.send(&AgentReply::Landed),
+                Some(_) if source.is_closed() => {
+                    self.disarm(name);
+                    return Ok(());
+                }
+                Some(_) => {}
+                None => return Err(Error::refused(format!("guest {name} did not come"))),
+            }
+        }
+    }
+
+    /// Sends an armed worker home, unless the guest has landed.
+    fn disarm(&self, name: &GuestName) {
+        match self.order(name, &WorkerRequest::Disarm, PATIENCE_WITH_LEAVING) {
+            Ok(_) => tracing::info!("guest {name}: its source has called it off"),
+            Err(error) => tracing::debug!("guest {name}: not disarmed: {}", error.story()),
+        }
+    }
+
+    /// Sends an armed worker home that an earlier agent has left, unless the guest lands after all.
+    pub(super) fn disarm_orphan(&self, name: &GuestName, worker: ProcessId) {
+        let phase = self.table.wait(name, worker, PATIENCE_WITH_ORPHANS, |phase| phase != Phase::Armed);
+        if phase == Some(Phase::Armed) {
+            self.disarm(name);
+        }
+    }
+}

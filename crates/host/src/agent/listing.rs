@@ -1,0 +1,111 @@
+//! What the agent says of its host and of the guests that it knows.
+
+use super::Host;
+use super::table::Entry;
+use crate::message::Phase;
+use crate::name::GuestName;
+use crate::report::{GuestReport, GuestState, HostReport};
+use nil_pool::{GuestInfo, Membership, Ownership};
+use std::time::{Duration, UNIX_EPOCH};
+
+impl Host {
+    pub(super) fn describe(&self) -> HostReport {
+        HostReport {
+            name: self.dir.name().clone(),
+            id: Some(self.id),
+            agent_pid: Some(std::process::id()),
+            pools: self.pools.reports(),
+            guests: self.list().iter().filter(|guest| guest.host.as_deref() == Some(self.dir.name().as_str())).count(),
+            unattended: Vec::new(),
+        }
+    }
+
+    /// Every guest in the host's pools, those of other hosts as the pool has them.
+    pub(super) fn list(&self) -> Vec<GuestReport> {
+        let mut reports = Vec::new();
+        for membership in self.pools.all() {
+            for guest in membership.pool().guests() {
+                reports.push(self.describe_guest(&membership, &guest));
+            }
+        }
+        reports.sort_by(|a, b| a.name.cmp(&b.name));
+        reports
+    }
+
+    /// One guest with a worker here.
+    pub(super) fn report(&self, name: &GuestName, entry: &Entry) -> Option<GuestReport> {
+        let membership = self.pools.get(entry.control.pool().id()).ok()?;
+        let guest = membership.pool().find_guest(name.as_str())?;
+        Some(self.describe_guest(&membership, &guest))
+    }
+
+    fn describe_guest(&self, membership: &Membership, guest: &GuestInfo) -> GuestReport {
+        let me = membership.slot();
+        let responsible = guest.ownership.and_then(Ownership::responsible);
+        let entry = self.table.find_id(guest.id).filter(|entry| entry.phase != Phase::Armed);
+        let (state, detail) = match &entry {
+            Some(entry) => (state_of_phase(entry.phase), entry.detail.clone()),
+            None => state_of_word(guest.ownership, responsible == Some(me)),
+        };
+        let hosts = membership.pool().hosts();
+        let name_of = |slot| hosts.iter().find(|host| host.slot == slot).map(|host| host.name.clone());
+        GuestReport {
+            name: guest.name.clone(),
+            id: guest.id,
+            kind: guest.kind,
+            host: if entry.is_some() { Some(self.dir.name().to_string()) } else { responsible.and_then(name_of) },
+            state,
+            detail,
+            memory_bytes: guest.memory_bytes,
+            vcpus: guest.vcpus,
+            epoch: guest.ownership.and_then(epoch),
+            uptime_s: age(guest.created),
+            pool: membership.pool().path().to_path_buf(),
+            worker_pid: entry.map(|entry| entry.worker.id().pid),
+        }
+    }
+}
+
+/// Seconds since a moment given in nanoseconds since 1970; `None` when that lies ahead.
+fn age(created: u64) -> Option<u64> {
+    let created = UNIX_EPOCH + Duration::from_nanos(created);
+    created.elapsed().ok().map(|age| age.as_secs())
+}
+
+fn epoch(word: Ownership) -> Option<u32> {
+    match word {
+        Ownership::Vacant => None,
+        Ownership::Owned { epoch, .. }
+        | Ownership::Offered { epoch, .. }
+        | Ownership::Frozen { epoch, .. }
+        | Ownership::Lost { epoch, .. } => Some(epoch.0),
+    }
+}
+
+fn state_of_phase(phase: Phase) -> GuestState {
+    match phase {
+        Phase::Empty | Phase::Starting | Phase::Armed => GuestState::Starting,
+        Phase::Running => GuestState::Running,
+        Phase::Leaving | Phase::Released | Phase::TornDown => GuestState::Migrating,
+        Phase::Halted | Phase::Ended => GuestState::Stopped,
+    }
+}
+
+/// What a guest without a worker here is doing, by its word alone.
+fn state_of_word(word: Option<Ownership>, ours: bool) -> (GuestState, Option<String>) {
+    let lost = "its worker died while it ran; its memory is kept until `nil vm stop`";
+    match word {
+        None => (GuestState::Unclear, Some("its ownership word is damaged; see `nil pool check`".to_owned())),
+        Some(Ownership::Vacant) => (GuestState::Starting, None),
+        Some(Ownership::Lost { .. }) => (GuestState::Lost, Some(lost.to_owned())),
+        Some(Ownership::Owned { .. }) if ours => {
+            (GuestState::Unclear, Some("it has no worker; its host is about to see why".to_owned()))
+        }
+        Some(Ownership::Frozen { .. }) if ours => (
+            GuestState::Unclear,
+            Some("it is frozen, its state is whole; its host is about to take it back".to_owned()),
+        ),
+        Some(Ownership::Owned { .. }) => (GuestState::Running, None),
+        Some(Ownership::Offered { .. } | Ownership::Frozen { .. }) => (GuestState::Migrating, None),
+    }
+}

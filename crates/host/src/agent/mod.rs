@@ -1,0 +1,219 @@
+//! The agent: one per host, in charge and never in the way.
+//!
+//! It is a member of the host's pools, starts one worker process per guest and watches over it, and answers on a Unix
+//! socket. Guests do not depend on it: it may be stopped, killed and started again while they run, and takes the
+//! workers that it finds as its own.
+//!
+//! ```text
+//! Agent::start   lock → identity → join pools → adopt workers → recover what has no worker → listen
+//! Agent::run     threads: lease beat, listener, one per connection, one per worker; until a signal
+//! Agent::stop    no new orders → orders in progress end → guests stay (or are stopped) → socket removed
+//! ```
+
+mod arming;
+mod identity;
+mod listing;
+mod migration;
+mod pools;
+mod recovery;
+mod running;
+mod serving;
+mod table;
+mod workers;
+
+use crate::error::{Error, Result};
+use crate::name::GuestName;
+use crate::run_dir::HostDir;
+use identity::AgentLock;
+use nil_pool::HostId;
+use pools::Pools;
+use serde::Serialize;
+use std::fs;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use table::Table;
+
+/// How often the host's lease is renewed in each pool.
+const BEAT: Duration = Duration::from_millis(100);
+/// How long orders in progress may take once the agent is to stop.
+const PATIENCE_AT_STOP: Duration = Duration::from_secs(10);
+
+/// What an agent is told when it is started.
+#[derive(Clone, Debug)]
+pub struct AgentOptions {
+    /// The host's directory, which gives its name.
+    pub dir: HostDir,
+    /// The pools to join.
+    pub pools: Vec<PathBuf>,
+}
+
+/// What becomes of an agent's guests when it stops.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GuestsAtStop {
+    /// They run on, and the next agent of that name finds them.
+    RunOn,
+    /// They are stopped and their memory is freed.
+    Stop,
+}
+
+/// How an agent left the world behind.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Farewell {
+    /// The guests that run on.
+    pub running_on: Vec<GuestName>,
+    /// The guests that were stopped.
+    pub stopped: Vec<GuestName>,
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    host: Arc<Host>,
+    _lock: AgentLock,
+}
+
+/// What the agent's threads share.
+#[derive(Debug)]
+struct Host {
+    dir: HostDir,
+    id: HostId,
+    pools: Pools,
+    table: Table,
+    orders: OrderCount,
+}
+
+impl Agent {
+    /// Becomes the agent of a host: joins its pools, takes the workers of an earlier agent as its own, clears up after
+    /// those that died meanwhile, and begins to answer.
+    ///
+    /// # Errors
+    /// Another agent of that name runs, a pool cannot be joined, or the socket cannot be opened.
+    pub fn start(options: &AgentOptions) -> Result<Self> {
+        let dir = options.dir.clone();
+        dir.prepare()?;
+        let lock = AgentLock::take(&dir)?;
+        let id = identity::load_or_create(&dir, &lock)?;
+        let pools = Pools::join(&options.pools, id, dir.name())?;
+        let host = Arc::new(Host { dir, id, pools, table: Table::default(), orders: OrderCount::default() });
+        host.spawn("lease", Host::beat)?;
+        host.adopt_workers()?;
+        host.recover_all();
+        host.listen()?;
+        Ok(Self { host, _lock: lock })
+    }
+
+    /// Which pools the host has joined, and in which slots, in words.
+    #[must_use]
+    pub fn introduction(&self) -> String {
+        format!("host {} is up on {}", self.host.dir.name(), self.host.pools.description())
+    }
+
+    /// The guests that were found running.
+    #[must_use]
+    pub fn guests(&self) -> Vec<GuestName> {
+        self.host.table.entries().into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// Stops answering and lets go of the pools; the guests run on or not, as told.
+    ///
+    /// # Errors
+    /// A guest could not be stopped.
+    pub fn stop(self, guests: GuestsAtStop) -> Result<Farewell> {
+        let socket = self.host.dir.agent_socket();
+        fs::remove_file(&socket).map_err(|error| Error::io("remove", &socket, error))?;
+        if !self.host.orders.close(PATIENCE_AT_STOP) {
+            tracing::warn!("some orders are still in progress; they are abandoned");
+        }
+        let mut farewell = Farewell { running_on: Vec::new(), stopped: Vec::new() };
+        for (name, _) in self.host.table.entries() {
+            match guests {
+                GuestsAtStop::RunOn => farewell.running_on.push(name),
+                GuestsAtStop::Stop => {
+                    self.host.stop_guest(&name)?;
+                    farewell.stopped.push(name);
+                }
+            }
+        }
+        self.host.pools.leave_where_idle();
+        Ok(farewell)
+    }
+}
+
+impl Host {
+    /// Runs `body` on a thread of its own.
+    fn spawn(self: &Arc<Self>, name: &str, body: impl FnOnce(&Arc<Self>) + Send + 'static) -> Result<()> {
+        let host = Arc::clone(self);
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || body(&host))
+            .map(|_| ())
+            .map_err(|error| Error::io("start", "a thread", error))
+    }
+
+    fn beat(self: &Arc<Self>) {
+        loop {
+            self.pools.beat();
+            std::thread::sleep(BEAT);
+        }
+    }
+
+    /// Opens the agent's socket. One that lies there was left by an agent that was killed: we hold the lock.
+    fn listen(self: &Arc<Self>) -> Result<()> {
+        let socket = self.dir.agent_socket();
+        match fs::remove_file(&socket) {
+            Ok(()) => tracing::info!("removed the socket of an earlier agent that did not end in order"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io("remove", &socket, error)),
+        }
+        let listener = UnixListener::bind(&socket).map_err(|error| Error::io("listen on", &socket, error))?;
+        self.spawn("listener", move |host| host.accept(&listener))
+    }
+}
+
+/// Counts the orders in progress, so that a stopping agent leaves none half done.
+#[derive(Debug, Default)]
+struct OrderCount {
+    state: Mutex<OrderState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct OrderState {
+    closed: bool,
+    in_progress: usize,
+}
+
+/// An order in progress.
+#[derive(Debug)]
+struct OrderGuard<'a>(&'a OrderCount);
+
+impl OrderCount {
+    /// Begins an order; `None` when the agent is stopping.
+    fn begin(&self) -> Option<OrderGuard<'_>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.closed {
+            return None;
+        }
+        state.in_progress += 1;
+        Some(OrderGuard(self))
+    }
+
+    /// Lets no order begin any more, and waits for those in progress. Returns whether all have ended.
+    fn close(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.closed = true;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let waited = self.changed.wait_timeout_while(state, left, |state| state.in_progress > 0);
+        waited.unwrap_or_else(PoisonError::into_inner).0.in_progress == 0
+    }
+}
+
+impl Drop for OrderGuard<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).in_progress -= 1;
+        self.0.changed.notify_all();
+    }
+}

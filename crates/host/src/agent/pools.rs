@@ -1,0 +1,115 @@
+//! The pools that a host has joined.
+
+use crate::error::{Error, Result, story};
+use crate::name::HostName;
+use crate::report::PoolReport;
+use nil_pool::{Access, HostId, HostIdentity, HostKind, Membership, Pool, PoolId};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The host's memberships.
+#[derive(Debug)]
+pub(super) struct Pools {
+    host: HostName,
+    joined: Mutex<Vec<Arc<Membership>>>,
+}
+
+impl Pools {
+    /// Joins every pool, each once however often it is named.
+    pub(super) fn join(paths: &[PathBuf], id: HostId, host: &HostName) -> Result<Self> {
+        let mut joined: Vec<Arc<Membership>> = Vec::new();
+        for path in paths {
+            match join_one(path, id, host, &joined) {
+                Ok(membership) => joined.extend(membership.map(Arc::new)),
+                Err(error) => {
+                    leave_all(joined);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Self { host: host.clone(), joined: Mutex::new(joined) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Membership>>> {
+        self.joined.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All memberships.
+    pub(super) fn all(&self) -> Vec<Arc<Membership>> {
+        self.lock().clone()
+    }
+
+    /// The membership in one pool.
+    pub(super) fn get(&self, id: PoolId) -> Result<Arc<Membership>> {
+        let all = self.all();
+        all.into_iter().find(|membership| membership.pool().id() == id).ok_or_else(|| {
+            let host = &self.host;
+            Error::refused(format!(
+                "host {host} is not a member of pool {id}; start its agent with --pool and that pool's path as well"
+            ))
+        })
+    }
+
+    /// Renews the host's lease everywhere.
+    pub(super) fn beat(&self) {
+        for membership in self.all() {
+            membership.beat();
+        }
+    }
+
+    /// Leaves every pool in which the host is responsible for no guest. In the others its slot stays: guests that run on
+    /// do so in its name.
+    pub(super) fn leave_where_idle(&self) {
+        leave_all(std::mem::take(&mut *self.lock()));
+    }
+
+    /// What the host says of its pools.
+    pub(super) fn reports(&self) -> Vec<PoolReport> {
+        let report = |membership: &Arc<Membership>| {
+            let pool = membership.pool();
+            PoolReport {
+                id: pool.id(),
+                path: pool.path().to_path_buf(),
+                slot: slot_number(membership.slot()),
+                free_bytes: pool.usage().free,
+            }
+        };
+        self.all().iter().map(report).collect()
+    }
+
+    /// "pool PATH (slot 0)", for each.
+    pub(super) fn description(&self) -> String {
+        let describe = |membership: &Arc<Membership>| {
+            format!("pool {} (slot {})", membership.pool().path().display(), membership.slot().index())
+        };
+        self.all().iter().map(describe).collect::<Vec<_>>().join(" and ")
+    }
+}
+
+/// Joins a pool; `None` when it has been joined already.
+fn join_one(path: &Path, id: HostId, host: &HostName, joined: &[Arc<Membership>]) -> Result<Option<Membership>> {
+    // Workers open it by the same path from another directory.
+    let path = path.canonicalize().map_err(|error| Error::io("find the pool", path, error))?;
+    let pool = Pool::open(&path, Access::ReadWrite)?;
+    if joined.iter().any(|membership| membership.pool().id() == pool.id()) {
+        return Ok(None);
+    }
+    let identity = HostIdentity { id, name: host.to_string(), kind: HostKind::Agent };
+    Ok(Some(pool.join(&identity)?))
+}
+
+fn leave_all(joined: Vec<Arc<Membership>>) {
+    for membership in joined {
+        let path = membership.pool().path().to_path_buf();
+        let Some(membership) = Arc::into_inner(membership) else { continue };
+        match membership.leave() {
+            Ok(()) | Err(nil_pool::Error::HostHoldsGuest { .. }) => {}
+            Err(error) => tracing::warn!("cannot leave pool {}: {}", path.display(), story(&error)),
+        }
+    }
+}
+
+/// A host slot as it travels in messages.
+pub(super) fn slot_number(slot: nil_pool::HostSlot) -> u16 {
+    u16::try_from(slot.index()).expect("a host slot has 12 bits")
+}

@@ -1,0 +1,109 @@
+//! What becomes of a guest whose worker has died: `nil_migrate` decides, this module acts.
+
+use super::Host;
+use crate::error::{Result, story};
+use crate::message::WorkerRequest;
+use crate::name::GuestName;
+use nil_migrate::{Liveness, Resolution, recover, rescue};
+use nil_pool::{GuestControl, HostSlot, Ownership};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long an armed target may take to claim a guest whose source's worker has died, before it is taken back.
+const PATIENCE_WITH_TARGET: Duration = Duration::from_secs(1);
+/// How often to look whether it has.
+const LOOK_FOR_CLAIM: Duration = Duration::from_millis(1);
+/// How long a fresh worker may take to run a guest that its predecessor had frozen.
+const PATIENCE_WITH_THAW: Duration = Duration::from_secs(120);
+
+impl Host {
+    /// Sees to the guests that died while no agent was there to notice.
+    pub(super) fn recover_all(self: &Arc<Self>) {
+        for membership in self.pools.all() {
+            let me = membership.slot();
+            for guest in membership.pool().guests() {
+                let ours = guest.ownership.is_some_and(|word| word.responsible() == Some(me));
+                if !ours || self.table.find_id(guest.id).is_some() {
+                    continue;
+                }
+                let begun = guest.name.parse::<GuestName>().map_err(|error| error.to_string()).and_then(|name| {
+                    let control = membership.pool().guest(guest.slot, guest.id).map_err(|error| story(&error))?;
+                    self.spawn("recovery", move |host| host.recover_guest(&name, &control))
+                        .map_err(|error| error.story())
+                });
+                if let Err(error) = begun {
+                    tracing::error!("guest {}: cannot recover it: {error}", guest.id);
+                }
+            }
+        }
+    }
+
+    /// Sees to a guest of ours that has no worker any more.
+    pub(super) fn recover_guest(self: &Arc<Self>, name: &GuestName, control: &GuestControl) {
+        let Ok(membership) = self.pools.get(control.pool().id()) else { return };
+        if let Err(error) = self.resolve(name, control, membership.slot()) {
+            tracing::error!("guest {name}: cannot recover it: {}", error.story());
+        }
+    }
+
+    fn resolve(self: &Arc<Self>, name: &GuestName, control: &GuestControl, me: HostSlot) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE_WITH_TARGET;
+        loop {
+            let word = match control.ownership().load() {
+                Ok(word) => word,
+                Err(bad) => {
+                    tracing::error!("guest {name}: {bad}; `nil pool check` can say more");
+                    return Ok(());
+                }
+            };
+            let waited = Instant::now() >= deadline;
+            let liveness = |host| match host == me {
+                true if self.table.find_id(control.id()).is_some() => Liveness::Working,
+                true => Liveness::Idle,
+                false if waited => Liveness::Unknown,
+                // Armed, as far as we know: it was to take the guest over.
+                false => Liveness::Working,
+            };
+            match recover(word, liveness) {
+                Resolution::LeaveTo(_) if frozen_by(word, me) && !waited => std::thread::sleep(LOOK_FOR_CLAIM),
+                Resolution::Nothing | Resolution::LeaveTo(_) => {
+                    tracing::info!("guest {name}: {word}; nothing is left to do for it here");
+                    return Ok(());
+                }
+                Resolution::SalvageOrBury(dead) => {
+                    rescue::salvage_or_bury(control, &control.map_state()?, me, dead)?;
+                }
+                Resolution::Bury(dead) => {
+                    rescue::bury(control, me, dead)?;
+                }
+                Resolution::TakeBack(_) => {
+                    tracing::warn!("guest {name}: {word}, and nobody has claimed it; taking it back");
+                    return self.thaw(name, control, me);
+                }
+                Resolution::Lost(_) => {
+                    tracing::error!(
+                        "guest {name} is LOST: its worker died while it ran ({word}). Its memory is kept in the pool \
+                         until `nil vm stop {name}`"
+                    );
+                    return Ok(());
+                }
+                Resolution::TakeOver(host) | Resolution::Stranded { source: host, .. } => {
+                    tracing::error!("guest {name}: {word}; its state is whole, start the agent of {host} again");
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Starts a fresh worker that takes the frozen guest back.
+    fn thaw(self: &Arc<Self>, name: &GuestName, control: &GuestControl, me: HostSlot) -> Result<()> {
+        let reservation = self.table.reserve(name, self.dir.name(), Duration::ZERO)?;
+        self.start_worker(&reservation, control, me)?;
+        self.order(name, &WorkerRequest::Thaw, PATIENCE_WITH_THAW)?;
+        Ok(())
+    }
+}
+
+fn frozen_by(word: Ownership, me: HostSlot) -> bool {
+    matches!(word, Ownership::Frozen { source, .. } if source == me)
+}

@@ -1,0 +1,166 @@
+//! The guests that an agent is occupied with, and the workers that run them.
+//!
+//! An entry begins as a reservation, so that of two orders for the same name one is refused before anything is built.
+//! It goes when the guest has left, or when what was left of it has been dealt with.
+
+use crate::error::{Error, Result};
+use crate::message::{Phase, WorkerStatus};
+use crate::name::{GuestName, HostName};
+use crate::process::{Process, ProcessId};
+use nil_pool::{GuestControl, GuestId};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A guest with a worker.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) id: GuestId,
+    pub(super) control: GuestControl,
+    pub(super) worker: Arc<Process>,
+    pub(super) phase: Phase,
+    pub(super) detail: Option<String>,
+    /// It is being sent to another host.
+    pub(super) departing: bool,
+}
+
+/// By name, because a name is what is reserved. `None`: reserved, no worker yet.
+type Guests = BTreeMap<GuestName, Option<Entry>>;
+
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    guests: Mutex<Guests>,
+    changed: Condvar,
+}
+
+/// A name that is taken for a guest to be. Dropping it gives the name back, unless an entry has come in its place.
+#[derive(Debug)]
+pub(super) struct Reservation<'a> {
+    table: &'a Table,
+    name: GuestName,
+}
+
+/// A guest that is being sent to another host. While this lives, it is not sent to a second one.
+#[derive(Debug)]
+pub(super) struct Departure<'a> {
+    table: &'a Table,
+    name: GuestName,
+    worker: ProcessId,
+    pub(super) control: GuestControl,
+}
+
+impl Table {
+    fn lock(&self) -> MutexGuard<'_, Guests> {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes `name`, waiting up to `patience` for a guest that is leaving to have left.
+    pub(super) fn reserve(&self, name: &GuestName, host: &HostName, patience: Duration) -> Result<Reservation<'_>> {
+        let guests = self.lock();
+        let waited = self.changed.wait_timeout_while(guests, patience, |guests| guests.contains_key(name));
+        let (mut guests, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if guests.contains_key(name) {
+            return Err(Error::GuestNameTaken { name: name.clone(), host: host.clone() });
+        }
+        guests.insert(name.clone(), None);
+        Ok(Reservation { table: self, name: name.clone() })
+    }
+
+    /// Begins to send a guest away; `None` when it is not here, or somebody else is sending it away.
+    pub(super) fn depart(&self, name: &GuestName) -> Option<Departure<'_>> {
+        let mut guests = self.lock();
+        let entry = guests.get_mut(name)?.as_mut().filter(|entry| !entry.departing)?;
+        entry.departing = true;
+        let (worker, control) = (entry.worker.id(), entry.control.clone());
+        Some(Departure { table: self, name: name.clone(), worker, control })
+    }
+
+    /// Every guest that has a worker.
+    pub(super) fn entries(&self) -> Vec<(GuestName, Entry)> {
+        let guests = self.lock();
+        guests.iter().filter_map(|(name, entry)| Some((name.clone(), entry.clone()?))).collect()
+    }
+
+    pub(super) fn find(&self, name: &GuestName) -> Option<Entry> {
+        self.lock().get(name).cloned().flatten()
+    }
+
+    pub(super) fn find_id(&self, id: GuestId) -> Option<Entry> {
+        self.lock().values().flatten().find(|entry| entry.id == id).cloned()
+    }
+
+    /// Takes note of what a worker says. A guest that has left, or did not come, leaves the table at once: the name may
+    /// be wanted again while its worker is still tidying up. Returns the phase before, if the worker is in the table.
+    pub(super) fn note(&self, status: &WorkerStatus) -> Option<Phase> {
+        let mut guests = self.lock();
+        let entry = guests.get_mut(&status.name)?.as_mut().filter(|entry| entry.worker.id() == status.process)?;
+        let before = std::mem::replace(&mut entry.phase, status.phase);
+        entry.detail.clone_from(&status.detail);
+        if matches!(status.phase, Phase::Released | Phase::TornDown) {
+            guests.remove(&status.name);
+        }
+        self.changed.notify_all();
+        Some(before)
+    }
+
+    /// Removes the guest that `worker` runs, if it is still in the table.
+    pub(super) fn remove(&self, name: &GuestName, worker: ProcessId) -> Option<Entry> {
+        let mut guests = self.lock();
+        guests.get(name)?.as_ref().filter(|entry| entry.worker.id() == worker)?;
+        let entry = guests.remove(name).flatten();
+        self.changed.notify_all();
+        entry
+    }
+
+    /// Waits until the worker's phase is one that `enough` likes, or it has left the table (`None`), or time is up.
+    pub(super) fn wait(
+        &self,
+        name: &GuestName,
+        worker: ProcessId,
+        patience: Duration,
+        enough: impl Fn(Phase) -> bool,
+    ) -> Option<Phase> {
+        let deadline = Instant::now() + patience;
+        let mut guests = self.lock();
+        loop {
+            let entry = guests.get(name)?.as_ref().filter(|entry| entry.worker.id() == worker)?;
+            let (phase, left) = (entry.phase, deadline.saturating_duration_since(Instant::now()));
+            if enough(phase) || left.is_zero() {
+                return Some(phase);
+            }
+            guests = self.changed.wait_timeout(guests, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Reservation<'_> {
+    /// Puts the guest's entry in the place of the reservation.
+    pub(super) fn fill(&self, entry: Entry) {
+        self.table.lock().insert(self.name.clone(), Some(entry));
+        self.table.changed.notify_all();
+    }
+
+    pub(super) fn name(&self) -> &GuestName {
+        &self.name
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        let mut guests = self.table.lock();
+        if matches!(guests.get(&self.name), Some(None)) {
+            guests.remove(&self.name);
+            self.table.changed.notify_all();
+        }
+    }
+}
+
+impl Drop for Departure<'_> {
+    fn drop(&mut self) {
+        if let Some(Some(entry)) = self.table.lock().get_mut(&self.name)
+            && entry.worker.id() == self.worker
+        {
+            entry.departing = false;
+        }
+    }
+}

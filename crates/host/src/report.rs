@@ -1,0 +1,157 @@
+//! What hosts say about themselves and their guests, for clients to show.
+
+use crate::name::{GuestName, HostName};
+use nil_migrate::HandoffReport;
+use nil_pool::{GuestId, GuestKind, HostId, PoolId};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::PathBuf;
+
+/// A host, as its agent describes it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HostReport {
+    /// Its name.
+    pub name: HostName,
+    /// Its identity, the same after every restart of its agent; `None` when nobody is there to tell.
+    pub id: Option<HostId>,
+    /// The agent's process; `None` when it does not run.
+    pub agent_pid: Option<u32>,
+    /// The pools that it has joined.
+    pub pools: Vec<PoolReport>,
+    /// How many guests it runs.
+    pub guests: usize,
+    /// The guests that run on although the agent does not.
+    pub unattended: Vec<GuestName>,
+}
+
+/// A host's membership in a pool.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PoolReport {
+    /// The pool.
+    pub id: PoolId,
+    /// Where this host finds it.
+    pub path: PathBuf,
+    /// The host's slot in the pool's host table.
+    pub slot: u16,
+    /// Bytes that can still be allocated.
+    pub free_bytes: u64,
+}
+
+/// What a guest is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GuestState {
+    /// It has a record in the pool, and has not run yet.
+    Starting,
+    /// It runs.
+    Running,
+    /// It is on its way to another host.
+    Migrating,
+    /// It has stopped by itself; its memory is kept until `nil vm stop`.
+    Stopped,
+    /// Its worker died while it ran. Its memory is kept until `nil vm stop`.
+    Lost,
+    /// The pool says one thing, the processes another, and nobody has cleared it up yet.
+    Unclear,
+}
+
+/// A guest, as its host or the pool describes it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GuestReport {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub id: GuestId,
+    /// Which kind of guest it is.
+    pub kind: GuestKind,
+    /// The host that is responsible for it.
+    pub host: Option<String>,
+    /// What it is doing.
+    pub state: GuestState,
+    /// Why, where there is something to say.
+    pub detail: Option<String>,
+    /// Bytes of its memory.
+    pub memory_bytes: u64,
+    /// Its vCPUs.
+    pub vcpus: u32,
+    /// How often it has changed owner, counted from 1.
+    pub epoch: Option<u32>,
+    /// Seconds since it was created, on whichever host.
+    pub uptime_s: Option<u64>,
+    /// The pool that holds its memory.
+    pub pool: PathBuf,
+    /// The process that runs it.
+    pub worker_pid: Option<i32>,
+}
+
+/// How a migration ended.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "outcome")]
+pub enum MigrationOutcome {
+    /// The guest runs on the target.
+    Moved,
+    /// The guest runs on its source, as if nothing had been.
+    TakenBack {
+        /// Why the target did not get it.
+        why: String,
+    },
+}
+
+/// A migration, measured.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MigrationReport {
+    /// The guest's name.
+    pub guest: GuestName,
+    /// The guest's identity.
+    pub id: GuestId,
+    /// The source.
+    pub from: HostName,
+    /// The target.
+    pub to: HostName,
+    /// How it ended.
+    #[serde(flatten)]
+    pub outcome: MigrationOutcome,
+    /// From the order until the target stood armed, while the guest ran: microseconds.
+    pub prepare_us: u64,
+    /// From the order until the guest ran on the target (or on the source again): microseconds.
+    pub total_us: u64,
+    /// Bytes of guest memory that lie elsewhere in the pool, or in another one, than before. nil moves guests by
+    /// reference, so this is 0; it is counted from the guest's placement before and after.
+    pub copied_bytes: u64,
+    /// The handoff's phases; `None` when the guest was taken back.
+    pub handoff: Option<HandoffReport>,
+}
+
+/// A step of a long operation, for a person to see.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Progress {
+    /// A sentence in the present tense.
+    pub step: String,
+}
+
+impl GuestState {
+    /// The state in one word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Migrating => "migrating",
+            Self::Stopped => "stopped",
+            Self::Lost => "lost",
+            Self::Unclear => "unclear",
+        }
+    }
+}
+
+impl fmt::Display for GuestState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.word())
+    }
+}
+
+/// "known: A, B" as half a sentence, or what to say when there are none.
+pub(crate) fn known(thing: &str, names: impl IntoIterator<Item = impl fmt::Display>) -> String {
+    let names: Vec<String> = names.into_iter().map(|name| name.to_string()).collect();
+    if names.is_empty() { format!("no {thing} is known") } else { format!("known: {}", names.join(", ")) }
+}

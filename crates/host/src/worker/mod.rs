@@ -1,0 +1,191 @@
+//! The worker: the process that runs one guest.
+//!
+//! It opens the pool, listens on its own socket, and does as its agent says; once a guest runs, the agent may come and
+//! go. The agent that starts a worker holds the other end of its standard input, a socket on which it watches the
+//! worker from its first moment; a later agent finds the worker's socket in the run directory and watches there.
+//!
+//! The handoff's critical path runs in the VMM's own threads. Nothing here is on it.
+
+mod orders;
+mod status;
+
+use crate::error::{Error, Result};
+use crate::message::{Phase, WorkerReply, WorkerRequest, WorkerStatus};
+use crate::name::GuestName;
+use crate::process::ProcessId;
+use crate::run_dir::HostDir;
+use crate::wire::Connection;
+use nil_pool::{Access, GuestId, GuestSlot, HostSlot, Pool};
+use orders::Orders;
+use status::StatusBoard;
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Gives the bytes of an image that is built into the program, by name.
+pub type BuiltinImages = fn(&str) -> Option<Vec<u8>>;
+
+/// What a worker is told when it is started.
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    /// The host it works for.
+    pub host: HostDir,
+    /// The host's slot in the pool.
+    pub host_slot: HostSlot,
+    /// Where the pool is.
+    pub pool: PathBuf,
+    /// The guest's slot in the pool.
+    pub guest_slot: GuestSlot,
+    /// The guest's identity.
+    pub guest_id: GuestId,
+    /// The guest's name.
+    pub guest: GuestName,
+}
+
+/// How long a worker lives on after its guest has left: tearing a VM down takes CPU time that belongs to the guest's
+/// first moments on the target.
+const LINGER: Duration = Duration::from_millis(50);
+
+/// Runs a worker until it has nothing more to do.
+///
+/// # Errors
+/// The pool, the guest's record or the socket cannot be opened.
+pub fn run_worker(options: &WorkerOptions, images: BuiltinImages) -> Result<()> {
+    leave_terminal();
+    let agent = agent_connection()?;
+    let orders = match start(options, images) {
+        Ok(orders) => orders,
+        Err(error) => {
+            // The agent may have hung up; then the log has the reason.
+            let _ = agent.send(&WorkerReply::Refused(error.story()));
+            return Err(error);
+        }
+    };
+    orders.board().watch(agent);
+    let phase = orders.board().wait_final();
+    tracing::info!("guest {}: {}", options.guest, farewell(phase));
+    orders.await_answers();
+    if phase == Phase::Released {
+        std::thread::sleep(LINGER);
+    }
+    Ok(())
+}
+
+fn farewell(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Released => "it has left, and so does its worker",
+        Phase::TornDown => "it did not come, its worker ends",
+        Phase::Empty
+        | Phase::Starting
+        | Phase::Armed
+        | Phase::Running
+        | Phase::Leaving
+        | Phase::Halted
+        | Phase::Ended => "stopped, its worker ends",
+    }
+}
+
+/// Begins a session of its own: the Ctrl-C that stops an agent in a terminal is not meant for its guests.
+fn leave_terminal() {
+    // It fails only for the leader of a process group, which a worker that an agent started is not.
+    let _ = rustix::process::setsid();
+}
+
+/// The agent's end of our standard input.
+fn agent_connection() -> Result<Connection> {
+    let stdin = std::io::stdin();
+    let fd = stdin.as_fd().try_clone_to_owned().map_err(|error| Error::io("use", "standard input", error))?;
+    Ok(Connection::over(UnixStream::from(fd), "the agent"))
+}
+
+/// Opens what the worker needs and begins to listen.
+fn start(options: &WorkerOptions, images: BuiltinImages) -> Result<Arc<Orders>> {
+    let pool = Pool::open(&options.pool, Access::ReadWrite)?;
+    let control = pool.guest(options.guest_slot, options.guest_id)?;
+    let board = StatusBoard::new(WorkerStatus {
+        process: ProcessId::current()?,
+        guest: options.guest_id,
+        pool: pool.id(),
+        slot: options.guest_slot,
+        name: options.guest.clone(),
+        phase: Phase::Empty,
+        detail: None,
+    });
+    let socket = options.host.worker_socket(&options.guest);
+    let listener = listen(&socket)?;
+    let orders = Arc::new(Orders::new(control, options.host_slot, board, socket, images));
+    let serving = Arc::clone(&orders);
+    spawn("listener", move || accept(&listener, &serving))?;
+    Ok(orders)
+}
+
+/// Listens on `socket`. One that lies there was left by a dead worker: the agent starts one worker per guest at most.
+fn listen(socket: &PathBuf) -> Result<UnixListener> {
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", socket, error)),
+        _ => {}
+    }
+    UnixListener::bind(socket).map_err(|error| Error::io("listen on", socket, error))
+}
+
+fn accept(listener: &UnixListener, orders: &Arc<Orders>) {
+    for stream in listener.incoming() {
+        let orders = Arc::clone(orders);
+        let served = stream
+            .map_err(|error| Error::io("accept on", "the worker's socket", error))
+            .and_then(|stream| spawn("order", move || serve(Connection::over(stream, "the agent"), &orders)));
+        if let Err(error) = served {
+            tracing::warn!("{}", error.story());
+        }
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .map(|_| ())
+        .map_err(|error| Error::io("start", "a thread", error))
+}
+
+fn serve(mut connection: Connection, orders: &Arc<Orders>) {
+    loop {
+        let request = match connection.receive() {
+            Ok(Some(request)) => request,
+            Ok(None) => return,
+            Err(error) => return tracing::warn!("{}", error.story()),
+        };
+        let answering = orders.answering();
+        let reply = match request {
+            WorkerRequest::Watch => return orders.board().watch(connection),
+            WorkerRequest::Console { from } => {
+                drop(answering);
+                return orders.stream_console(connection, from);
+            }
+            WorkerRequest::Boot { image, command_line } => done(orders.boot(&image, &command_line)),
+            WorkerRequest::Arm => done(orders.arm()),
+            WorkerRequest::Thaw => done(orders.thaw()),
+            WorkerRequest::Disarm => done(orders.disarm()),
+            WorkerRequest::Stop => done(orders.stop()),
+            WorkerRequest::Handoff { to, deadline_us } => {
+                orders.handoff(to, Duration::from_micros(deadline_us)).unwrap_or_else(refusal)
+            }
+        };
+        if let Err(error) = connection.send(&reply) {
+            return tracing::warn!("{}", error.story());
+        }
+        drop(answering);
+    }
+}
+
+fn done(result: Result<()>) -> WorkerReply {
+    result.map_or_else(refusal, |()| WorkerReply::Done)
+}
+
+#[allow(clippy::needless_pass_by_value)] // it is the error arm of a Result
+fn refusal(error: Error) -> WorkerReply {
+    WorkerReply::Refused(error.story())
+}

@@ -1,0 +1,290 @@
+//! What a worker does when it is told to, and what it makes of the VMM's events.
+
+use super::BuiltinImages;
+use super::status::StatusBoard;
+use crate::error::{Error, Result, story};
+use crate::message::{ImageSource, Phase, WorkerReply};
+use crate::wire::Connection;
+use nil_migrate::protocol::{ArmEvent, arm_step};
+use nil_pool::{Arm, GuestControl, HostSlot, Side};
+use nil_vmm::{BootRequest, Deadlines, HandoffOutcome, Vm, VmEvent, WaitStyle};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+/// How often to look for new console output.
+const LOOK_FOR_OUTPUT: Duration = Duration::from_millis(5);
+/// How often to look whether the guest is still ours.
+const LOOK_FOR_LOSS: Duration = Duration::from_millis(100);
+
+/// A worker's VM, and the orders that it takes.
+pub(super) struct Orders {
+    control: GuestControl,
+    me: HostSlot,
+    board: StatusBoard,
+    socket: PathBuf,
+    images: BuiltinImages,
+    vm: Mutex<Option<Arc<Vm>>>,
+    /// Held during a handoff.
+    handing_over: Mutex<()>,
+    ended: AtomicBool,
+    /// Held for reading while an order is carried out and answered.
+    answers: RwLock<()>,
+}
+
+impl Orders {
+    pub(super) fn new(
+        control: GuestControl,
+        me: HostSlot,
+        board: StatusBoard,
+        socket: PathBuf,
+        images: BuiltinImages,
+    ) -> Self {
+        let (vm, handing_over, ended) = (Mutex::new(None), Mutex::new(()), AtomicBool::new(false));
+        Self { control, me, board, socket, images, vm, handing_over, ended, answers: RwLock::new(()) }
+    }
+
+    pub(super) fn board(&self) -> &StatusBoard {
+        &self.board
+    }
+
+    /// Keeps the worker from ending before an order has been answered.
+    pub(super) fn answering(&self) -> RwLockReadGuard<'_, ()> {
+        self.answers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until every order has been answered.
+    pub(super) fn await_answers(&self) {
+        drop(self.answers.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Loads an image and runs it.
+    pub(super) fn boot(self: &Arc<Self>, image: &ImageSource, command_line: &str) -> Result<()> {
+        self.build(Phase::Running, || {
+            let memory_bytes = self.control.config()?.memory_bytes;
+            let image = self.load_image(image, memory_bytes)?;
+            let request = BootRequest { image, command_line: command_line.to_owned(), irqchip: false };
+            let vm = Vm::boot(&self.control, self.me, &request)?;
+            vm.start()?;
+            Ok(vm)
+        })
+    }
+
+    /// Builds the machine and waits for the guest, which lands by itself when it is handed over.
+    pub(super) fn arm(self: &Arc<Self>) -> Result<()> {
+        self.build(Phase::Armed, || Ok(Vm::arm(&self.control, self.me, WaitStyle::Doorbell)?))
+    }
+
+    /// Runs the guest that an earlier worker had frozen when it died.
+    pub(super) fn thaw(self: &Arc<Self>) -> Result<()> {
+        // It runs when it has landed, of which an event will tell.
+        self.build(Phase::Starting, || Ok(Vm::thaw(&self.control, self.me)?))
+    }
+
+    /// Makes the worker's VM. A worker that cannot make it has nothing more to do.
+    fn build(self: &Arc<Self>, then: Phase, make: impl FnOnce() -> Result<Vm>) -> Result<()> {
+        self.enter(&[Phase::Empty], Phase::Starting, None)?;
+        let made = make().and_then(|vm| self.keep(vm));
+        if let Err(error) = &made {
+            self.end(Phase::Ended, Some(error.story()));
+        } else {
+            // The guest may have landed or stopped by itself already; then that stands.
+            let _ = self.board.enter(&[Phase::Starting], then, None);
+        }
+        made
+    }
+
+    /// Takes charge of a VM, and begins to follow its events.
+    fn keep(self: &Arc<Self>, vm: Vm) -> Result<()> {
+        let vm = Arc::new(vm);
+        *self.vm.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&vm));
+        let orders = Arc::clone(self);
+        super::spawn("events", move || orders.follow(&vm))
+    }
+
+    fn follow(&self, vm: &Vm) {
+        while !self.board.phase().is_final() {
+            match vm.next_event(LOOK_FOR_LOSS) {
+                None => self.check_ownership(vm),
+                Some(VmEvent::Landed { .. }) => {
+                    let _ = self.board.enter(&[Phase::Starting, Phase::Armed], Phase::Running, None);
+                }
+                Some(VmEvent::TornDown { why }) => self.end(Phase::TornDown, Some(why)),
+                Some(VmEvent::Ended { why } | VmEvent::Faulted { why }) => {
+                    let from = [Phase::Starting, Phase::Armed, Phase::Running, Phase::Leaving];
+                    let _ = self.board.enter(&from, Phase::Halted, Some(why));
+                }
+            }
+        }
+    }
+
+    /// Stops a guest that somebody has declared lost, or taken, although we run it: it must not run twice.
+    fn check_ownership(&self, vm: &Vm) {
+        let Ok(_no_handoff) = self.handing_over.try_lock() else { return };
+        if self.board.phase() == Phase::Running && !vm.owns() {
+            vm.halt();
+            let why = "the pool says that it is not this host's any more; it was stopped, so that it cannot run twice";
+            let _ = self.board.enter(&[Phase::Running], Phase::Halted, Some(why.to_owned()));
+        }
+    }
+
+    /// Hands the guest over; returns when it is over, either way.
+    pub(super) fn handoff(&self, to: u16, deadline: Duration) -> Result<WorkerReply> {
+        let Some(to) = HostSlot::new(to) else {
+            return Err(Error::refused(format!("{to} is not a host's slot in a pool")));
+        };
+        let vm = self.vm()?;
+        let _handing_over = self.handing_over.lock().unwrap_or_else(PoisonError::into_inner);
+        self.enter(&[Phase::Running], Phase::Leaving, None)?;
+        match vm.handoff(to, Deadlines { claimed: deadline, ..Deadlines::default() }) {
+            Ok(HandoffOutcome::Released { report, .. }) => {
+                self.end(Phase::Released, None);
+                Ok(WorkerReply::Released(report))
+            }
+            Ok(HandoffOutcome::TakenBack { reason, detail, .. }) => {
+                let why = detail.map_or_else(|| reason.to_string(), |detail| format!("{reason}: {detail}"));
+                let _ = self.board.enter(&[Phase::Leaving], Phase::Running, Some(why.clone()));
+                Ok(WorkerReply::TakenBack(why))
+            }
+            Err(error @ nil_vmm::Error::Migrate(nil_migrate::Error::Displaced { .. })) => {
+                let _ = self.board.enter(&[Phase::Leaving], Phase::Halted, Some(story(&error)));
+                Err(error.into())
+            }
+            Err(error) => {
+                let _ = self.board.enter(&[Phase::Leaving], Phase::Running, Some(story(&error)));
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Gives up taking the guest over, unless it is about to land.
+    ///
+    /// A source freezes for a target only that is `Poised`, and one becomes that only from `Armed`. So once this worker
+    /// has refused, or the arm word is not its own any more, the guest does not come, and the VM can go.
+    pub(super) fn disarm(&self) -> Result<()> {
+        self.check(&[Phase::Armed])?;
+        let word = self.control.arm();
+        let armed = word.load().map_err(nil_migrate::Error::from)?;
+        let safe = match armed {
+            Arm::Poised { host, .. } if host == self.me => false,
+            Arm::Armed { host, epoch } if host == self.me => {
+                let refused = arm_step(armed, host, epoch, ArmEvent::Refuse).map_err(nil_migrate::Error::from)?;
+                word.transition(armed, refused)
+            }
+            Arm::Idle | Arm::Arming { .. } | Arm::Armed { .. } | Arm::Poised { .. } | Arm::Refused { .. } => true,
+        };
+        if !safe {
+            return Err(Error::refused("the guest is about to land"));
+        }
+        self.control.bell(Side::Source).ring();
+        self.vm()?.halt();
+        self.end(Phase::TornDown, Some("its source called it off".to_owned()));
+        Ok(())
+    }
+
+    /// Stops the guest; the worker ends.
+    pub(super) fn stop(&self) -> Result<()> {
+        let stoppable = [Phase::Empty, Phase::Running, Phase::Halted];
+        self.check(&stoppable)?;
+        if let Ok(vm) = self.vm() {
+            vm.halt();
+        }
+        self.end(Phase::Ended, None);
+        Ok(())
+    }
+
+    /// Sends what the guest has written to its serial port from byte `from` on, until the guest is no longer here.
+    pub(super) fn stream_console(&self, client: Connection, from: u64) {
+        let vm = match self.vm() {
+            Ok(vm) => vm,
+            Err(error) => {
+                // If the client has gone, it does not want to know.
+                let _ = client.send(&super::refusal(error));
+                return;
+            }
+        };
+        if client.send(&WorkerReply::Done).is_err() {
+            return;
+        }
+        let mut stream = client.into_bytes().into_inner();
+        let console = vm.console();
+        let mut at = from;
+        loop {
+            // Asked before the output is read: what a guest writes before it stops is shown.
+            let phase = self.board.phase();
+            let (bytes, next) = console.read_from(at);
+            if stream.write_all(&bytes).is_err() {
+                return;
+            }
+            at = next;
+            if phase.is_final() || phase == Phase::Halted {
+                return;
+            }
+            std::thread::sleep(LOOK_FOR_OUTPUT);
+        }
+    }
+
+    fn load_image(&self, image: &ImageSource, memory: u64) -> Result<Vec<u8>> {
+        match image {
+            ImageSource::Builtin(name) => (self.images)(name)
+                .ok_or_else(|| Error::refused(format!("this version of nil has no built-in image named {name}"))),
+            ImageSource::File(path) => read_image(path, memory),
+        }
+    }
+
+    fn vm(&self) -> Result<Arc<Vm>> {
+        let vm = self.vm.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        vm.ok_or_else(|| Error::refused("the guest's worker has no guest yet; try again in a moment"))
+    }
+
+    fn check(&self, allowed: &[Phase]) -> Result<()> {
+        let phase = self.board.phase();
+        if allowed.contains(&phase) { Ok(()) } else { Err(not_now(phase)) }
+    }
+
+    fn enter(&self, from: &[Phase], phase: Phase, detail: Option<String>) -> Result<()> {
+        self.board.enter(from, phase, detail).map_err(not_now)
+    }
+
+    /// Enters the worker's last phase. Its socket goes first: a new worker for the guest may come as soon as the agent
+    /// knows of it.
+    fn end(&self, phase: Phase, detail: Option<String>) {
+        if self.ended.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        // It may have been removed by an agent that held us for dead.
+        let _ = fs::remove_file(&self.socket);
+        let alive = [Phase::Empty, Phase::Starting, Phase::Armed, Phase::Running, Phase::Leaving, Phase::Halted];
+        let _ = self.board.enter(&alive, phase, detail);
+    }
+}
+
+fn not_now(phase: Phase) -> Error {
+    Error::refused(match phase {
+        Phase::Empty | Phase::Starting => "the guest has not started yet; try again in a moment",
+        Phase::Armed => "the guest has not arrived here yet; try again in a moment",
+        Phase::Running => "the guest is running here already",
+        Phase::Leaving => "the guest is on its way to another host",
+        Phase::Halted => "the guest has stopped by itself",
+        Phase::Released => "the guest has left for another host",
+        Phase::TornDown | Phase::Ended => "the guest's worker is ending",
+    })
+}
+
+/// Reads an image that can fit into the guest's memory, and refuses every other before reading it.
+fn read_image(path: &Path, memory: u64) -> Result<Vec<u8>> {
+    let mut file = File::open(path).map_err(|error| Error::io("open the guest image", path, error))?;
+    let size = file.metadata().map_err(|error| Error::io("look at", path, error))?.len();
+    if size > memory {
+        return Err(Error::refused(format!(
+            "the image {} has {size} bytes, more than the guest's memory of {memory}; give it more with --memory",
+            path.display()
+        )));
+    }
+    let mut image = Vec::new();
+    (&mut file).take(memory).read_to_end(&mut image).map_err(|error| Error::io("read", path, error))?;
+    Ok(image)
+}
