@@ -1,0 +1,183 @@
+//! `nil vm`: start a virtual machine, look at its console, stop it.
+
+use super::Output;
+use crate::images;
+use crate::size::Size;
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use nil_host::{
+    Client, ConsoleStream, GuestName, GuestReport, GuestState, HostName, ImageSource, RunDir, RunVm, Survey,
+};
+use nil_pool::{Access, Pool};
+use serde::Serialize;
+use std::fmt;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a virtual machine whose memory lies in a pool.
+    #[command(after_help = "Example:\n  nil vm run builtin:demo --pool /dev/shm/pool --memory 1G --vcpus 2 --name guest")]
+    Run(RunArgs),
+    /// Show what a guest writes to its serial port, wherever it moves. Ctrl-C detaches, the guest runs on.
+    #[command(after_help = "Example:\n  nil vm console guest")]
+    Console {
+        /// The guest: its name or its id.
+        guest: String,
+    },
+    /// Stop a guest and free its memory.
+    #[command(after_help = "Example:\n  nil vm stop guest")]
+    Stop {
+        /// The guest: its name or its id.
+        guest: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// What to boot: a flat or ELF image, or `builtin:NAME`.
+    image: String,
+    /// How much memory it gets, a multiple of 2M.
+    #[arg(long, default_value = "1G", value_name = "SIZE")]
+    memory: Size,
+    /// How many vCPUs it gets.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    vcpus: u32,
+    /// The pool that is to hold its memory.
+    #[arg(long, value_name = "PATH")]
+    pool: PathBuf,
+    /// Its name.
+    #[arg(long)]
+    name: GuestName,
+    /// The host that is to run it. Needed when several hosts have joined the pool.
+    #[arg(long)]
+    host: Option<HostName>,
+    /// What to tell the guest: its command line.
+    #[arg(long, default_value = "", value_name = "TEXT", allow_hyphen_values = true)]
+    append: String,
+    /// Stay, and show what the guest writes to its serial port.
+    #[arg(long)]
+    console: bool,
+}
+
+pub(crate) fn run(command: Command, output: Output) -> Result<ExitCode> {
+    let run_dir = RunDir::from_environment();
+    match command {
+        Command::Run(args) => start(&args, &run_dir, output)?,
+        Command::Console { guest } => follow_console(&run_dir, &guest, output)?,
+        Command::Stop { guest } => stop(&run_dir, &guest, output)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start(args: &RunArgs, run_dir: &RunDir, output: Output) -> Result<()> {
+    let image = find_image(&args.image)?;
+    let pool = Pool::open(&args.pool, Access::ReadOnly)?.id();
+    let survey = Survey::take(run_dir)?;
+    let host = choose_host(&survey, args, pool)?;
+    let order = RunVm {
+        name: args.name.clone(),
+        pool,
+        memory_bytes: args.memory.bytes(),
+        vcpus: args.vcpus,
+        image,
+        command_line: args.append.clone(),
+    };
+    let guest = Client::connect(&run_dir.host(&host))?.run_vm(&order)?;
+    output.print(&Started(guest))?;
+    if args.console { follow_console(run_dir, args.name.as_str(), output) } else { Ok(()) }
+}
+
+fn find_image(image: &str) -> Result<ImageSource> {
+    if let Some(name) = image.strip_prefix("builtin:") {
+        if images::builtin(name).is_none() {
+            let known: Vec<&str> = images::names().collect();
+            bail!("nil has no built-in image named {name}; it has: {}", known.join(", "));
+        }
+        return Ok(ImageSource::Builtin(name.to_owned()));
+    }
+    let path = Path::new(image);
+    let path = fs::canonicalize(path).with_context(|| format!("cannot find the guest image {image}"))?;
+    let kind = fs::metadata(&path).with_context(|| format!("cannot look at the guest image {image}"))?;
+    if !kind.is_file() {
+        bail!("{image} is no file; give a flat or ELF image, or builtin:NAME");
+    }
+    Ok(ImageSource::File(path))
+}
+
+fn choose_host(survey: &Survey, args: &RunArgs, pool: nil_pool::PoolId) -> Result<HostName> {
+    if let Some(name) = &args.host {
+        return Ok(survey.host(name.as_str())?.name.clone());
+    }
+    let members: Vec<&HostName> = survey.members(pool).map(|host| &host.name).collect();
+    match members[..] {
+        [host] => Ok(host.clone()),
+        [] => bail!(
+            "no host has joined pool {path}; start one with `nil host run --name A --pool {path}`",
+            path = args.pool.display()
+        ),
+        _ => {
+            let names: Vec<String> = members.iter().map(ToString::to_string).collect();
+            bail!("several hosts have joined that pool; choose one with --host: {}", names.join(", "))
+        }
+    }
+}
+
+fn stop(run_dir: &RunDir, guest: &str, output: Output) -> Result<()> {
+    let survey = Survey::take(run_dir)?;
+    let guest = survey.guest(guest)?;
+    let host = survey.host_of(guest)?;
+    Client::connect(&run_dir.host(&host))?.stop(&guest.name.parse()?)?;
+    output.print(&Stopped { stopped: guest.name.clone(), host })
+}
+
+/// Shows a guest's console, and goes along when it moves.
+fn follow_console(run_dir: &RunDir, guest: &str, output: Output) -> Result<()> {
+    let mut shown = None;
+    loop {
+        let survey = Survey::take(run_dir)?;
+        let Ok(report) = survey.guest(guest) else {
+            if shown.is_some() {
+                output.progress(format!("guest {guest} is gone"));
+                return Ok(());
+            }
+            survey.guest(guest)?;
+            continue;
+        };
+        let host = survey.host_of(report)?;
+        if report.state != GuestState::Running && shown.is_some() {
+            let why = report.detail.as_deref().unwrap_or("no reason given");
+            output.progress(format!("guest {guest} is {}: {why}", report.state));
+            return Ok(());
+        }
+        output.progress(format!("console of guest {} on host {host}; Ctrl-C detaches, the guest runs on", report.name));
+        let mut console = ConsoleStream::attach(&run_dir.host(&host), &report.name.parse()?)?;
+        io::copy(&mut console, &mut io::stdout().lock()).context("cannot show the console")?;
+        io::stdout().flush()?;
+        shown = Some(host);
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+struct Started(GuestReport);
+
+impl fmt::Display for Started {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.0.name)
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Stopped {
+    stopped: String,
+    host: HostName,
+}
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "stopped {} on host {}; its memory is free again", self.stopped, self.host)
+    }
+}

@@ -1,0 +1,6 @@
+//! Agents, workers and the commands that talk to them, as real processes.
+
+mod agents;
+mod guests;
+mod playground;
+mod refusals;
