@@ -90,7 +90,7 @@ impl Backing {
             path: path.clone(),
             source: errno.into(),
         })?;
-        let huge = i64::try_from(statfs.f_type).unwrap_or(0) == HUGETLBFS_MAGIC;
+        let huge = statfs.f_type == HUGETLBFS_MAGIC;
         if huge {
             refuse_coarse(&path, u64::try_from(statfs.f_bsize).unwrap_or(u64::MAX))?;
         }

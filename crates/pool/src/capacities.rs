@@ -15,7 +15,7 @@ use crate::format::slot_word::{Reference, SlotState};
 use crate::format::text::encode_label;
 use crate::ids::{CapacitySlot, HostId, Tag};
 use crate::listing::CapacityInfo;
-use crate::mapping::{Mapping, put};
+use crate::mapping::{Access, Mapping, put};
 use crate::membership::Membership;
 use crate::owner_map::{Claimed, NoRoom};
 use crate::recovery::Actor;
@@ -150,7 +150,7 @@ impl Membership {
         for extent in dirty {
             let (offset, bytes) = (u64::from(extent.first) * GRANULE, extent.bytes());
             if !backing.punch(offset, bytes) {
-                zero(&Mapping::map_pieces(backing, &[(offset, bytes)]).inspect_err(|_| {
+                zero(&Mapping::map_pieces(backing, &[(offset, bytes)], Access::ReadWrite).inspect_err(|_| {
                     owners.release(made, &claimed.extents);
                 })?);
             }

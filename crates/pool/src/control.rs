@@ -191,7 +191,7 @@ impl GuestControl {
         for region in self.placement()? {
             pieces.extend(self.pool().pieces(region.capacity, region.capacity_offset, region.bytes)?);
         }
-        Ok(CapacityMapping { mapping: Mapping::map_pieces(&self.pool().inner.backing, &pieces)? })
+        Ok(CapacityMapping { mapping: Mapping::map_pieces(&self.pool().inner.backing, &pieces, self.pool().access())? })
     }
 
     /// Maps the guest's state area.
@@ -202,6 +202,15 @@ impl GuestControl {
         let record = self.record()?;
         let mapping = self.pool().map_capacity(record.state)?;
         StateArea::open(mapping, self.id(), record.vcpus)
+    }
+}
+
+impl GuestControl {
+    /// Whether the state area of this guest, whose record is at hand, has the right header.
+    pub(crate) fn check_state(&self, record: &GuestRecord) -> Result<()> {
+        let capacity = self.pool().capacity_by_tag(record.state).ok_or(Error::NoCapacity { tag: record.state })?;
+        let mapping = self.pool().map_reference(capacity, record.state)?;
+        StateArea::open(mapping, self.id(), record.vcpus).map(|_| ())
     }
 }
 
@@ -220,7 +229,7 @@ impl Pool {
         let record = self.tables().capacity_of(capacity).ok_or(Error::NoCapacity { tag })?;
         let pieces: Vec<_> =
             record.extents.iter().map(|extent| (u64::from(extent.first) * GRANULE, extent.bytes())).collect();
-        Ok(CapacityMapping { mapping: Mapping::map_pieces(&self.inner.backing, &pieces)? })
+        Ok(CapacityMapping { mapping: Mapping::map_pieces(&self.inner.backing, &pieces, self.access())? })
     }
 
     /// The parts of the pool that hold `bytes` bytes of a capacity from `offset` on.

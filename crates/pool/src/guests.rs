@@ -175,7 +175,7 @@ impl Membership {
     fn win_guest_name(&self, guest: Reference, name: &str) -> Result<()> {
         let tables = self.pool().tables();
         let slots = tables.guest_slots();
-        let namesakes = (0..slots.0.len()).filter_map(|slot| {
+        let namesakes = (0..slots.count()).filter_map(|slot| {
             let Seen::Used(state, Ok(record)) = tables.guest(slot) else { return None };
             let generation = state.current().filter(|current| *current == record.generation)?;
             (record.name == name).then_some(Reference { slot: u16::try_from(slot).ok()?, generation })

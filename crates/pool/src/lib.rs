@@ -15,7 +15,10 @@ mod backing;
 mod bell;
 mod bytes;
 mod capacities;
+mod check;
 mod control;
+#[cfg(all(test, not(loom)))]
+mod crash_tests;
 mod create;
 mod error;
 mod fault;
@@ -45,6 +48,7 @@ pub use arm::{Arm, ArmWord, BadArm};
 pub use bell::{Bell, Side};
 pub use bytes::{BadSize, Bytes};
 pub use capacities::CapacityRequest;
+pub use check::{CheckReport, Finding, Severity};
 pub use control::{CapacityMapping, GuestConfig, GuestControl};
 pub use create::CreateOptions;
 pub use error::{Error, Result};

@@ -61,7 +61,7 @@ impl Mapping {
 
     /// Maps pieces (offset, bytes; multiples of the granule) one behind the other, at an address that is a multiple
     /// of the granule, so that huge pages can back it.
-    pub(crate) fn map_pieces(backing: &Backing, pieces: &[(u64, u64)]) -> Result<Self> {
+    pub(crate) fn map_pieces(backing: &Backing, pieces: &[(u64, u64)], access: Access) -> Result<Self> {
         let failed =
             |source: rustix::io::Errno| Error::NoMmap { path: backing.path().to_owned(), source: source.into() };
         let granule = usize::try_from(crate::GRANULE).map_err(|_| failed(rustix::io::Errno::NOMEM))?;
@@ -77,12 +77,18 @@ impl Mapping {
         let mut at = 0;
         for &(offset, bytes) in pieces {
             let bytes = usize::try_from(bytes).map_err(|_| failed(rustix::io::Errno::NOMEM))?;
-            let protection = Access::ReadWrite.protection();
             // SAFETY: the pieces' lengths add up to `length`, so the fixed address lies inside the reservation, which is
             // ours alone.
             let piece = unsafe {
                 let address = mapping.start.add(at).cast();
-                mm::mmap(address, bytes, protection, MapFlags::SHARED | MapFlags::FIXED, backing.file(), offset)
+                mm::mmap(
+                    address,
+                    bytes,
+                    access.protection(),
+                    MapFlags::SHARED | MapFlags::FIXED,
+                    backing.file(),
+                    offset,
+                )
             };
             piece.map_err(failed)?;
             at += bytes;

@@ -20,7 +20,7 @@ use crate::mapping::{exchange, put};
 use crate::ownership::{Epoch, HostSlot, Ownership};
 use crate::pool::Pool;
 use crate::recovery::{Actor, Recovered};
-use crate::slots::{Contest, Slots};
+use crate::slots::Contest;
 use crate::sync::{Ordering, fence};
 use crate::tables::Seen;
 use std::sync::atomic::AtomicUsize;
@@ -182,7 +182,7 @@ impl Pool {
         journal.write(self, Intent::Idle);
         journal.write(self, Intent::Idle);
         fence(Ordering::SeqCst);
-        let slots = self.host_words();
+        let slots = self.tables().hosts();
         let contest = slots.contest(made, self.namesakes(identity));
         if contest != Contest::Won || !slots.commit(made, slot) {
             slots.abort(made, slot);
@@ -223,11 +223,6 @@ impl Pool {
         Ok(Reference { slot: index, generation })
     }
 
-    /// The host table's slot words do not lie side by side; a contest needs only single ones.
-    fn host_words(&self) -> HostWords<'_> {
-        HostWords { pool: self }
-    }
-
     /// Hosts that carry this name or id and may be alive.
     fn namesakes<'a>(&'a self, identity: &'a HostIdentity) -> impl Iterator<Item = Reference> + 'a {
         self.tables().host_slots().filter_map(move |slot| {
@@ -244,7 +239,7 @@ impl Pool {
     pub(crate) fn guest_of_host(&self, host: HostSlot) -> Option<Reference> {
         let tables = self.tables();
         let slots = tables.guest_slots();
-        (0..slots.0.len()).find_map(|slot| {
+        (0..slots.count()).find_map(|slot| {
             let generation = slots.load(slot).ok()?.current()?;
             let names = match Ownership::decode(tables.guest_ownership(slot).load(Ordering::Acquire)).ok()? {
                 Ownership::Vacant => false,
@@ -255,46 +250,6 @@ impl Pool {
             };
             names.then_some(Reference { slot: u16::try_from(slot).ok()?, generation })
         })
-    }
-}
-
-/// Access to the host entries' slot words in the manner of [`Slots`].
-struct HostWords<'a> {
-    pool: &'a Pool,
-}
-
-impl HostWords<'_> {
-    fn one(&self, slot: u16) -> Option<(Slots<'_>, HostSlot)> {
-        let host = HostSlot::new(slot)?;
-        Some((Slots(std::slice::from_ref(self.pool.tables().host_state_word(host))), host))
-    }
-
-    fn contest(&self, made: Reference, rivals: impl Iterator<Item = Reference>) -> Contest {
-        for rival in rivals.filter(|rival| *rival != made) {
-            let Some((slots, host)) = self.one(rival.slot) else { continue };
-            loop {
-                match slots.load(0) {
-                    Ok(state) if state.current() != Some(rival.generation) => break,
-                    Ok(SlotState::Making { .. }) if rival.slot > made.slot => {
-                        if slots.abort(Reference { slot: 0, ..rival }, host) {
-                            break;
-                        }
-                    }
-                    Ok(_) | Err(_) => return Contest::Lost(rival.slot.into()),
-                }
-            }
-        }
-        Contest::Won
-    }
-
-    fn commit(&self, made: Reference, host: HostSlot) -> bool {
-        self.one(made.slot).is_some_and(|(slots, _)| slots.commit(Reference { slot: 0, ..made }, host))
-    }
-
-    fn abort(&self, made: Reference, host: HostSlot) {
-        if let Some((slots, _)) = self.one(made.slot) {
-            slots.abort(Reference { slot: 0, ..made }, host);
-        }
     }
 }
 

@@ -122,7 +122,7 @@ impl Pool {
         let (total, own) = (self.inner.header.size, self.inner.header.layout.data);
         let free = tables.owners().free() * GRANULE;
         let in_use = |slots: crate::slots::Slots<'_>| {
-            let used = (0..slots.0.len()).filter(|slot| !matches!(slots.load(*slot), Ok(SlotState::Free { .. })));
+            let used = (0..slots.count()).filter(|slot| !matches!(slots.load(*slot), Ok(SlotState::Free { .. })));
             u32::try_from(used.count()).unwrap_or(u32::MAX)
         };
         let hosts = tables.host_slots().filter(|slot| tables.host(*slot) != Seen::Free).count();

@@ -14,11 +14,11 @@
 use crate::format::capacity::{CapacityRecord, Extent};
 use crate::format::guest::{ARM, BELL_SOURCE, BELL_TARGET};
 use crate::format::journal::{Entry, Intent};
-use crate::format::slot_word::{Reference, SlotState};
+use crate::format::slot_word::{BadSlotWord, Reference, SlotState};
 use crate::format::{BadRecord, GRANULE};
 use crate::ownership::{HostSlot, Ownership};
 use crate::pool::Pool;
-use crate::slots::clear;
+use crate::slots::{Slots, clear};
 use crate::sync::Ordering;
 use serde::Serialize;
 
@@ -55,8 +55,48 @@ impl<'a> Actor<'a> {
 
     /// The last thing that the host noted in its journal.
     pub(crate) fn last_intent(&self) -> Option<Entry> {
+        if self.host.index() >= self.pool.tables().layout().hosts.count as usize {
+            return None;
+        }
         let entries = self.pool.tables().journal(self.host).into_iter().filter_map(Result::<Entry, BadRecord>::ok);
         entries.max_by_key(|entry| (entry.incarnation, entry.sequence))
+    }
+
+    /// The host's last intent, if it was begun and has not come to its end.
+    pub(crate) fn pending(&self) -> Option<Intent> {
+        let intent = self.last_intent()?.intent;
+        let tables = self.pool.tables();
+        let ours = |slots: Slots<'_>, what: Reference| {
+            let state = slots.load(what.slot.into());
+            self.is_making(state, what) || self.is_unmaking(state, what)
+        };
+        let pending = match intent {
+            Intent::Idle => false,
+            Intent::AddCapacity(capacity) | Intent::ReleaseCapacity(capacity) => {
+                ours(tables.capacity_slots(), capacity)
+            }
+            Intent::CreateGuest { guest, memory, state } | Intent::DestroyGuest { guest, memory, state } => {
+                let mut capacities = [memory, state].into_iter().flatten();
+                ours(tables.guest_slots(), guest) || capacities.any(|capacity| ours(tables.capacity_slots(), capacity))
+            }
+        };
+        pending.then_some(intent)
+    }
+
+    /// Settles a capacity that is half made or half released by the host, whatever its journal says.
+    pub(crate) fn settle_capacity(&self, capacity: Reference) -> Recovered {
+        let mut recovered = Recovered::default();
+        self.undo_capacity(capacity, &mut recovered);
+        self.settle_release(capacity, &mut recovered);
+        recovered
+    }
+
+    /// Settles a guest that is half made or half destroyed by the host, whatever its journal says.
+    pub(crate) fn settle_guest(&self, guest: Reference, capacities: [Option<Reference>; 2]) -> Recovered {
+        let mut recovered = Recovered::default();
+        self.settle_creation(guest, capacities, &mut recovered);
+        self.settle_destruction(guest, capacities, &mut recovered);
+        recovered
     }
 
     /// Settles the host's last intent. The caller knows that the host does nothing more.
@@ -101,6 +141,9 @@ impl<'a> Actor<'a> {
 
     fn settle_creation(&self, guest: Reference, capacities: [Option<Reference>; 2], recovered: &mut Recovered) {
         let guests = self.pool.tables().guest_slots();
+        if usize::from(guest.slot) >= guests.count() {
+            return;
+        }
         let live = SlotState::Live { generation: guest.generation };
         let state = guests.load(guest.slot.into());
         // Live, or already being destroyed by somebody: the creation came to its end.
@@ -213,11 +256,11 @@ impl<'a> Actor<'a> {
         }
     }
 
-    fn is_making<E>(&self, state: Result<SlotState, E>, what: Reference) -> bool {
+    fn is_making(&self, state: Result<SlotState, BadSlotWord>, what: Reference) -> bool {
         matches!(state, Ok(SlotState::Making { host, generation }) if host == self.host && generation == what.generation)
     }
 
-    fn is_unmaking<E>(&self, state: Result<SlotState, E>, what: Reference) -> bool {
+    fn is_unmaking(&self, state: Result<SlotState, BadSlotWord>, what: Reference) -> bool {
         matches!(state, Ok(SlotState::Unmaking { host, generation }) if host == self.host && generation == what.generation)
     }
 }

@@ -351,7 +351,7 @@ mod tests {
         let mut buffer = written(&[(1, 1, 0, vec![1; 8])], Epoch(1));
         let mut writer = SectionWriter::over(&mut buffer, Epoch(2));
         writer.put(1, 1, 0, &[2; 8]).expect("it fits");
-        drop(writer);
+        let SectionWriter { .. } = writer;
         assert_eq!(decode(&buffer, Epoch(2)), Err(DecodeError::Unfinished));
         assert_eq!(decode(&buffer, Epoch(1)), Err(DecodeError::Unfinished));
     }

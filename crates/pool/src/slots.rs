@@ -10,7 +10,11 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// The slot words of one table.
 #[derive(Clone, Copy, Debug)]
-pub struct Slots<'a>(pub &'a [AtomicU64]);
+pub struct Slots<'a> {
+    words: &'a [AtomicU64],
+    /// Words from one slot word to the next.
+    stride: usize,
+}
 
 /// How a contest over a name ended for the one who asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,24 +25,48 @@ pub enum Contest {
     Lost(usize),
 }
 
-impl Slots<'_> {
+impl<'a> Slots<'a> {
+    /// Slot words that lie side by side.
+    #[must_use]
+    pub fn dense(words: &'a [AtomicU64]) -> Self {
+        Self { words, stride: 1 }
+    }
+
+    /// Slot words that are the first of every `stride` words.
+    #[must_use]
+    pub fn strided(words: &'a [AtomicU64], stride: usize) -> Self {
+        Self { words, stride }
+    }
+
+    /// How many slots there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.words.len().div_ceil(self.stride)
+    }
+
+    pub(crate) fn word(&self, slot: usize) -> &'a AtomicU64 {
+        &self.words[slot * self.stride]
+    }
+
     /// Reads a slot's state (acquire).
     ///
     /// # Errors
-    /// [`BadSlotWord`] when the word is damaged.
+    /// [`BadSlotWord`] when the word is damaged, or (all ones) when there is no such slot.
     pub fn load(&self, slot: usize) -> Result<SlotState, BadSlotWord> {
-        SlotState::decode(self.0[slot].load(Ordering::Acquire))
+        let word = self.words.get(slot * self.stride).ok_or(BadSlotWord(u64::MAX))?;
+        SlotState::decode(word.load(Ordering::Acquire))
     }
 
     /// Moves a slot from one state to another; false when it was not in the first.
     pub fn transition(&self, slot: usize, from: SlotState, to: SlotState) -> bool {
-        exchange(&self.0[slot], from.encode(), to.encode()).is_ok()
+        let word = self.words.get(slot * self.stride);
+        word.is_some_and(|word| exchange(word, from.encode(), to.encode()).is_ok())
     }
 
     /// Claims a free slot for `host`, looking from `start` on. `note` is told what is about to be claimed, each time
     /// before the attempt. `None` when every slot is taken.
     pub fn claim(&self, host: HostSlot, start: usize, mut note: impl FnMut(Reference)) -> Option<Reference> {
-        let count = self.0.len();
+        let count = self.count();
         for slot in (0..count).map(|step| (start + step) % count) {
             let Ok(SlotState::Free { generation }) = self.load(slot) else { continue };
             let Ok(index) = u16::try_from(slot) else { continue };
@@ -88,19 +116,14 @@ impl Slots<'_> {
     /// Whether the slot holds this very thing now, in whatever state.
     #[must_use]
     pub fn is_current(&self, reference: Reference) -> bool {
-        let slot = usize::from(reference.slot);
-        slot < self.0.len() && matches!(self.load(slot), Ok(state) if state.current() == Some(reference.generation))
+        matches!(self.load(reference.slot.into()), Ok(state) if state.current() == Some(reference.generation))
     }
 
     /// Whether the thing is over, so that whoever refers to it refers to nothing. What cannot be judged because of
     /// damage is not over: nobody builds on a guess.
     #[must_use]
     pub fn is_over(&self, reference: Reference) -> bool {
-        let slot = usize::from(reference.slot);
-        if slot >= self.0.len() {
-            return false;
-        }
-        match self.load(slot) {
+        match self.load(reference.slot.into()) {
             Ok(SlotState::Free { generation }) => reference.generation <= generation,
             Ok(state) => state.current().is_some_and(|current| reference.generation < current),
             Err(BadSlotWord(_)) => false,

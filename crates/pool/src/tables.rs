@@ -2,10 +2,9 @@
 
 use crate::format::capacity::{self, CapacityRecord};
 use crate::format::guest::{self, GuestRecord};
-use crate::format::header::HEADER_BYTES;
 use crate::format::host::{self, HostRecord};
 use crate::format::journal::{self, Entry};
-use crate::format::layout::{Layout, Table};
+use crate::format::layout::{HOST_ENTRY, Layout, Table};
 use crate::format::slot_word::{Reference, SlotState};
 use crate::format::{BadRecord, GRANULE};
 use crate::ids::Tag;
@@ -50,10 +49,6 @@ impl Tables {
         &self.mapping
     }
 
-    pub(crate) fn header_bytes(&self, offset: u64) -> [u8; HEADER_BYTES] {
-        self.mapping.read(offset)
-    }
-
     fn table_words(&self, table: Table) -> &[AtomicU64] {
         self.mapping.words(table.offset, table.count as usize)
     }
@@ -76,12 +71,19 @@ impl Tables {
         self.host_word(slot, host::STATE)
     }
 
+    /// The host table's slot words.
+    pub(crate) fn hosts(&self) -> Slots<'_> {
+        let first = self.layout.hosts.offset + host::STATE;
+        let words = usize::try_from((self.layout.hosts.bytes() - host::STATE) / 8).unwrap_or(0);
+        Slots::strided(self.mapping.words(first, words), HOST_ENTRY as usize / 8)
+    }
+
     pub(crate) fn host_lease(&self, slot: HostSlot) -> &AtomicU64 {
         self.host_word(slot, host::LEASE)
     }
 
     pub(crate) fn host(&self, slot: HostSlot) -> Seen<HostRecord> {
-        self.see(self.host_state_word(slot), || {
+        see(self.host_state_word(slot), || {
             HostRecord::decode(&self.mapping.read(self.layout.hosts.at(slot.index()) + host::RECORD))
         })
     }
@@ -105,7 +107,7 @@ impl Tables {
     // Capacities.
 
     pub(crate) fn capacity_slots(&self) -> Slots<'_> {
-        Slots(self.table_words(self.layout.capacity_words))
+        Slots::dense(self.table_words(self.layout.capacity_words))
     }
 
     pub(crate) fn owners(&self) -> OwnerMap<'_> {
@@ -125,7 +127,7 @@ impl Tables {
     }
 
     pub(crate) fn capacity(&self, slot: usize) -> Seen<CapacityRecord> {
-        self.see(&self.capacity_slots().0[slot], || self.capacity_record(slot))
+        see(self.capacity_slots().word(slot), || self.capacity_record(slot))
     }
 
     /// The record as it lies there, whatever the slot's state.
@@ -177,7 +179,7 @@ impl Tables {
     // Guests.
 
     pub(crate) fn guest_slots(&self) -> Slots<'_> {
-        Slots(self.table_words(self.layout.guest_words))
+        Slots::dense(self.table_words(self.layout.guest_words))
     }
 
     /// Where a guest's racing page begins.
@@ -186,7 +188,7 @@ impl Tables {
     }
 
     pub(crate) fn guest(&self, slot: usize) -> Seen<GuestRecord> {
-        self.see(&self.guest_slots().0[slot], || self.guest_record(slot))
+        see(self.guest_slots().word(slot), || self.guest_record(slot))
     }
 
     pub(crate) fn guest_record(&self, slot: usize) -> Result<GuestRecord, BadRecord> {
@@ -200,23 +202,23 @@ impl Tables {
     pub(crate) fn guest_ownership(&self, slot: usize) -> &AtomicU64 {
         self.mapping.word(self.guest_at(slot) + guest::OWNERSHIP)
     }
+}
 
-    /// Copies a record between two looks at its slot's word, so that the copy belongs to the state.
-    fn see<R>(&self, word: &AtomicU64, record: impl Fn() -> Result<R, BadRecord>) -> Seen<R> {
-        let mut attempt = 0;
-        loop {
-            let before = word.load(Ordering::Acquire);
-            let state = match SlotState::decode(before) {
-                Ok(SlotState::Free { .. }) => return Seen::Free,
-                Ok(state) => state,
-                Err(_) => return Seen::BadWord(before),
-            };
-            let record = record();
-            crate::sync::fence(Ordering::Acquire);
-            attempt += 1;
-            if word.load(Ordering::Relaxed) == before || attempt == READ_ATTEMPTS {
-                return Seen::Used(state, record);
-            }
+/// Copies a record between two looks at its slot's word, so that the copy belongs to the state.
+fn see<R>(word: &AtomicU64, record: impl Fn() -> Result<R, BadRecord>) -> Seen<R> {
+    let mut attempt = 0;
+    loop {
+        let before = word.load(Ordering::Acquire);
+        let state = match SlotState::decode(before) {
+            Ok(SlotState::Free { .. }) => return Seen::Free,
+            Ok(state) => state,
+            Err(_) => return Seen::BadWord(before),
+        };
+        let record = record();
+        crate::sync::fence(Ordering::Acquire);
+        attempt += 1;
+        if word.load(Ordering::Relaxed) == before || attempt == READ_ATTEMPTS {
+            return Seen::Used(state, record);
         }
     }
 }

@@ -61,7 +61,7 @@ fn a_capacity_is_listed_until_it_is_released() {
     let host = pool.join(&agent("a")).expect("membership");
     let before = pool.usage();
     let added = host.add_capacity(&private(4 << 20)).expect("capacity");
-    assert_eq!(pool.capacities(), [added.clone()]);
+    assert_eq!(pool.capacities(), std::slice::from_ref(&added));
     assert_eq!(pool.usage().free, before.free - (4 << 20));
     host.release_capacity(added.tag).expect("released");
     assert_eq!(pool.capacities(), []);
