@@ -25,7 +25,7 @@ impl Countdown {
 
     /// Starts or ends a round.
     pub fn set(&self, tally: Tally) {
-        self.0.store(tally.encode(), Ordering::Release);
+        self.0.swap(tally.encode(), Ordering::AcqRel);
     }
 
     /// Counts the calling thread in, if the round is still on.
@@ -33,6 +33,9 @@ impl Countdown {
         let mut seen = self.0.load(Ordering::Acquire);
         loop {
             let (next, arrival) = Tally::decode(seen).arrive(round, well);
+            if arrival == Arrival::TooLate {
+                return arrival;
+            }
             match self.0.compare_exchange(seen, next.encode(), Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return arrival,
                 Err(now) => seen = now,
