@@ -6,13 +6,36 @@
 use crate::error::{Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
 /// The most bytes that a line may have, its newline included.
 const LONGEST_LINE: u64 = 1 << 20;
+
+/// Listens on a socket that only this user can call. What lies at `path` is removed: the caller knows that nobody serves
+/// it, and is told whether there was something.
+pub(crate) fn listen(path: &Path) -> Result<(UnixListener, Stale)> {
+    let stale = match fs::remove_file(path) {
+        Ok(()) => Stale::Removed,
+        Err(error) if error.kind() == ErrorKind::NotFound => Stale::None,
+        Err(error) => return Err(Error::io("remove", path, error)),
+    };
+    let listener = UnixListener::bind(path).map_err(|error| Error::io("listen on", path, error))?;
+    // Until here the directory, which is closed to others, has kept them out.
+    fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(|error| Error::io("protect", path, error))?;
+    Ok((listener, stale))
+}
+
+/// Whether somebody who has died had left a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stale {
+    None,
+    Removed,
+}
 
 /// One end of a conversation.
 #[derive(Debug)]

@@ -24,12 +24,12 @@ mod workers;
 use crate::error::{Error, Result};
 use crate::name::GuestName;
 use crate::run_dir::HostDir;
+use crate::wire::{self, Stale};
 use identity::AgentLock;
 use nil_pool::HostId;
 use pools::Pools;
 use serde::Serialize;
 use std::fs;
-use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -162,12 +162,10 @@ impl Host {
     /// Opens the agent's socket. One that lies there was left by an agent that was killed: we hold the lock.
     fn listen(self: &Arc<Self>) -> Result<()> {
         let socket = self.dir.agent_socket();
-        match fs::remove_file(&socket) {
-            Ok(()) => tracing::info!("removed the socket of an earlier agent that did not end in order"),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::io("remove", &socket, error)),
+        let (listener, stale) = wire::listen(&socket)?;
+        if stale == Stale::Removed {
+            tracing::info!("removed the socket of an earlier agent that did not end in order");
         }
-        let listener = UnixListener::bind(&socket).map_err(|error| Error::io("listen on", &socket, error))?;
         self.spawn("listener", move |host| host.accept(&listener))
     }
 }

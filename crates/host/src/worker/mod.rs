@@ -14,11 +14,10 @@ use crate::message::{Phase, WorkerReply, WorkerRequest, WorkerStatus};
 use crate::name::GuestName;
 use crate::process::ProcessId;
 use crate::run_dir::HostDir;
-use crate::wire::Connection;
+use crate::wire::{self, Connection};
 use nil_pool::{Access, GuestId, GuestSlot, HostSlot, Pool};
 use orders::Orders;
 use status::StatusBoard;
-use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -115,20 +114,12 @@ fn start(options: &WorkerOptions, images: BuiltinImages) -> Result<Arc<Orders>> 
         detail: None,
     });
     let socket = options.host.worker_socket(&options.guest);
-    let listener = listen(&socket)?;
+    // What lies there was left by a dead worker: the agent starts one per guest at most.
+    let (listener, _) = wire::listen(&socket)?;
     let orders = Arc::new(Orders::new(control, options.host_slot, board, socket, images));
     let serving = Arc::clone(&orders);
     spawn("listener", move || accept(&listener, &serving))?;
     Ok(orders)
-}
-
-/// Listens on `socket`. One that lies there was left by a dead worker: the agent starts one worker per guest at most.
-fn listen(socket: &PathBuf) -> Result<UnixListener> {
-    match fs::remove_file(socket) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", socket, error)),
-        _ => {}
-    }
-    UnixListener::bind(socket).map_err(|error| Error::io("listen on", socket, error))
 }
 
 fn accept(listener: &UnixListener, orders: &Arc<Orders>) {
