@@ -1,10 +1,14 @@
 //! `nil`: moves running guests between hosts by reference. One binary: command line, agent and worker.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 use std::process::ExitCode;
 
+mod bench;
 mod cli;
+mod demo;
+mod images;
+mod lab;
 mod size;
 
 fn main() -> ExitCode {

@@ -32,7 +32,8 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<ExitCode> {
         to: target.name.clone(),
         deadline_us: u64::try_from(args.deadline.as_micros())?,
     };
-    let report = Client::connect(&run_dir.host(&source))?.migrate(&order, |progress| output.progress(&progress.step))?;
+    let report =
+        Client::connect(&run_dir.host(&source))?.migrate(&order, |progress| output.progress(&progress.step))?;
     let exit = match report.outcome {
         MigrationOutcome::Moved => ExitCode::SUCCESS,
         MigrationOutcome::TakenBack { .. } => ExitCode::FAILURE,

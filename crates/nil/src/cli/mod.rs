@@ -5,16 +5,31 @@
 //!
 //! Exit status: 0 done, 1 failed, 2 the command line was wrong.
 
+mod capacity;
+mod host;
+mod migrate;
+mod output;
+mod pool;
+mod ps;
+mod table;
+mod vm;
+mod worker;
+
+pub(crate) use output::Output;
+pub(crate) use table::Table;
+
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-mod output;
-
-pub(crate) use output::Output;
-
 /// Moves running virtual machines between hosts by reference: their memory stays where it is, in a shared pool.
 #[derive(Debug, Parser)]
-#[command(name = "nil", version, max_term_width = 100)]
+#[command(name = "nil", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "Example, in three terminals:
+  nil pool create /dev/shm/pool --size 4G
+  nil host run --name A --pool /dev/shm/pool
+  nil host run --name B --pool /dev/shm/pool
+  nil vm run builtin:demo --pool /dev/shm/pool --host A --memory 1G --name guest
+  nil migrate guest --to B")]
 struct Cli {
     /// Print one JSON document instead of text.
     #[arg(long, global = true)]
@@ -25,18 +40,81 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    /// See it: two hosts, one guest, a hundred handoffs, every byte verified.
+    Demo(crate::demo::Args),
+    /// Measure it.
+    #[command(subcommand)]
+    Bench(crate::bench::Command),
+    /// Make pools, look at them, check and mend them.
+    #[command(subcommand)]
+    Pool(pool::PoolCommand),
+    /// Add, release and list capacity of a pool.
+    #[command(subcommand)]
+    Capacity(capacity::CapacityCommand),
+    /// Run a host, and list hosts.
+    #[command(subcommand)]
+    Host(host::Command),
+    /// Start and stop virtual machines.
+    #[command(subcommand)]
+    Vm(vm::Command),
+    /// List guests and hosts.
+    Ps(ps::Args),
+    /// Move a running guest to another host.
+    Migrate(migrate::Args),
+    /// Run one guest. Agents start it; it is not meant for people.
+    #[command(hide = true)]
+    Worker(worker::Args),
+    /// Look after the processes of a rack. The demo and the benchmark start it; it is not meant for people.
+    #[command(hide = true, name = crate::lab::keeper::SUBCOMMAND)]
+    Keeper(crate::lab::keeper::Args),
+}
 
 /// Parses the command line, runs the command and turns its result into an exit status.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = if cli.json { Output::Json } else { Output::Text };
-    match run(cli.command, output) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => output.failure(&error),
+    run(cli.command, output).unwrap_or_else(|error| output.failure(&error))
+}
+
+fn run(command: Command, output: Output) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Demo(args) => crate::demo::run(&args, output),
+        Command::Bench(command) => crate::bench::run(&command, output),
+        Command::Pool(command) => command.run(output == Output::Json),
+        Command::Capacity(command) => command.run(output == Output::Json),
+        Command::Host(command) => host::run(command, output),
+        Command::Vm(command) => vm::run(command, output),
+        Command::Ps(args) => ps::run(&args, output),
+        Command::Migrate(args) => migrate::run(&args, output),
+        Command::Worker(args) => worker::run(args),
+        Command::Keeper(args) => crate::lab::keeper::run(&args).map(|()| ExitCode::SUCCESS),
     }
 }
 
-fn run(command: Command, _output: Output) -> anyhow::Result<()> {
-    match command {}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example_in_its_help() {
+        fn check(command: &clap::Command, path: &str) {
+            for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
+                let path = format!("{path} {}", sub.get_name());
+                if sub.has_subcommands() {
+                    check(sub, &path);
+                } else {
+                    let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+                    assert!(help.contains(&path), "`{path} --help` shows no example");
+                }
+            }
+        }
+        check(&Cli::command(), "nil");
+    }
 }

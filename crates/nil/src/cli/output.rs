@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 /// For whom results are printed.
@@ -20,7 +20,9 @@ impl Output {
         let mut out = io::stdout().lock();
         let written = match self {
             Self::Text => write!(out, "{value}"),
-            Self::Json => serde_json::to_string(value).map_err(io::Error::from).and_then(|text| writeln!(out, "{text}")),
+            Self::Json => {
+                serde_json::to_string(value).map_err(io::Error::from).and_then(|text| writeln!(out, "{text}"))
+            }
         };
         match written.and_then(|()| out.flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -37,12 +39,38 @@ impl Output {
 
     /// Prints why the command failed and returns the exit status for it.
     pub(crate) fn failure(self, error: &anyhow::Error) -> ExitCode {
-        let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
-        let message = chain.join(": ");
+        let message = story(error);
         if self == Self::Json {
             println!("{}", serde_json::json!({ "error": message }));
         }
         eprintln!("nil: {message}");
         ExitCode::FAILURE
     }
+}
+
+/// The error and its causes in one line, but for those that it tells itself.
+fn story(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+/// Sends log lines to standard error: those of an agent to its terminal, those of a worker to its log file. `NIL_LOG`
+/// says which (`warn`, `info`, `debug`); `info` is the default.
+pub(super) fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("NIL_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let colours = io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(colours)
+        .with_writer(io::stderr)
+        .init();
 }

@@ -19,7 +19,9 @@ use std::process::ExitCode;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start a virtual machine whose memory lies in a pool.
-    #[command(after_help = "Example:\n  nil vm run builtin:demo --pool /dev/shm/pool --memory 1G --vcpus 2 --name guest")]
+    #[command(
+        after_help = "Example:\n  nil vm run builtin:demo --pool /dev/shm/pool --memory 1G --vcpus 2 --name guest"
+    )]
     Run(RunArgs),
     /// Show what a guest writes to its serial port, wherever it moves. Ctrl-C detaches, the guest runs on.
     #[command(after_help = "Example:\n  nil vm console guest")]
