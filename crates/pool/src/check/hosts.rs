@@ -24,7 +24,7 @@ impl Checker<'_> {
                 }
                 Seen::Used(SlotState::Making { .. }, _) => self.check_joining(slot, place),
                 Seen::Used(state, Err(source)) => {
-                    self.check_damaged_host(slot, state, format!("its record is damaged: {source}"))
+                    self.check_damaged_host(slot, state, format!("its record is damaged: {source}"));
                 }
                 Seen::Used(state, Ok(record)) => {
                     self.check_incarnation(slot, state, &record);
