@@ -17,7 +17,10 @@ fn five_handoffs_are_measured_and_verified_and_nothing_is_left_behind() {
     assert_eq!(report["guest"]["errors"], 0);
     assert!(report["guest"]["pages"].as_u64() > Some(10_000), "{report}");
     let blackout = |quantile: &str| report["blackout_us"][quantile].as_f64().expect("a number");
-    assert!(blackout("p50") > 1.0 && blackout("p50") <= blackout("p99") && blackout("p99") <= blackout("max"), "{report}");
+    assert!(
+        blackout("p50") > 1.0 && blackout("p50") <= blackout("p99") && blackout("p99") <= blackout("max"),
+        "{report}"
+    );
     stage.assert_clean();
 }
 
@@ -29,7 +32,11 @@ fn a_guest_with_two_vcpus_changes_hosts_whole() {
     let stage = Stage::new();
     let output = stage.run(&["demo", "--handoffs", "3", "--memory", "64M", "--vcpus", "2", "--json"]);
     let report = json(&output);
-    assert_eq!((output.status.code(), &report["verified"], &report["vcpus"]), (Some(0), &true.into(), &2.into()), "{report}");
+    assert_eq!(
+        (output.status.code(), &report["verified"], &report["vcpus"]),
+        (Some(0), &true.into(), &2.into()),
+        "{report}"
+    );
     stage.assert_clean();
 }
 

@@ -56,7 +56,8 @@ impl Stage {
 
     /// Files in the directory, and processes that have it on their command line: both are to be none in the end.
     pub(crate) fn leftovers(&self) -> Vec<String> {
-        let files = fs::read_dir(self.path()).expect("a listing").flatten().map(|entry| entry.path().display().to_string());
+        let files =
+            fs::read_dir(self.path()).expect("a listing").flatten().map(|entry| entry.path().display().to_string());
         files.chain(self.processes()).collect()
     }
 

@@ -1,0 +1,171 @@
+//! The ground that a rack's pool stands on: which file system, with which pages, and who cleans it up.
+//!
+//! ```text
+//! Private   a tmpfs with huge pages, mounted in a mount namespace of our own: nobody else sees it, and the kernel removes
+//!           it with the last process of the rack, however that ended
+//! Open      a file in /dev/shm (or the directory for temporary files) with 4 KiB pages: where mounting is not permitted,
+//!           or where the pool shall be left for inspection
+//! ```
+
+use super::memory::Demand;
+use anyhow::Context;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Where files go that live in memory.
+const SHARED_MEMORY: &str = "/dev/shm";
+/// The pool's name on a private ground.
+const POOL: &str = "pool";
+
+/// Where the pool lies.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    kind: Kind,
+    pool: PathBuf,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Private { mount_point: PathBuf },
+    Open { kept: bool, why: Why },
+}
+
+/// Why a ground is not private.
+#[derive(Debug)]
+enum Why {
+    /// The pool shall stay.
+    Kept,
+    /// Mounting failed.
+    NotPermitted(io::Error),
+}
+
+impl Ground {
+    /// Prepares the ground for a pool that vanishes with the rack. `directory` is the rack's own.
+    pub(crate) fn fleeting(directory: &Path, demand: Demand) -> anyhow::Result<Self> {
+        demand.check_machine()?;
+        let mount_point = directory.join("mnt");
+        fs::create_dir(&mount_point).with_context(|| format!("cannot create {}", mount_point.display()))?;
+        match mount_privately(&mount_point, demand.pool) {
+            Ok(()) => Ok(Self { pool: mount_point.join(POOL), kind: Kind::Private { mount_point } }),
+            Err(error) => Self::open(directory, demand, Why::NotPermitted(error)),
+        }
+    }
+
+    /// Prepares the ground for a pool that stays.
+    pub(crate) fn kept(directory: &Path, demand: Demand) -> anyhow::Result<Self> {
+        demand.check_machine()?;
+        Self::open(directory, demand, Why::Kept)
+    }
+
+    fn open(directory: &Path, demand: Demand, why: Why) -> anyhow::Result<Self> {
+        let shared_memory = PathBuf::from(SHARED_MEMORY);
+        let place = if shared_memory.is_dir() { shared_memory } else { std::env::temp_dir() };
+        demand.check_file_system(&place)?;
+        let name = directory.file_name().unwrap_or(POOL.as_ref());
+        let pool = place.join(name).with_extension(POOL);
+        Ok(Self { pool, kind: Kind::Open { kept: matches!(why, Why::Kept), why } })
+    }
+
+    /// Where the pool's file is to be made.
+    pub(crate) fn pool(&self) -> &Path {
+        &self.pool
+    }
+
+    /// Whether the pool stays when the rack goes.
+    pub(crate) fn is_kept(&self) -> bool {
+        matches!(self.kind, Kind::Open { kept: true, .. })
+    }
+
+    /// A sentence for the report.
+    pub(crate) fn describe(&self) -> String {
+        match &self.kind {
+            Kind::Private { .. } => "a private tmpfs with 2 MiB pages where the kernel has them".into(),
+            Kind::Open { why: Why::Kept, .. } => format!("{} with 4 KiB pages (kept)", self.pool.display()),
+            Kind::Open { why: Why::NotPermitted(error), .. } => format!(
+                "{} with 4 KiB pages: a tmpfs of its own with 2 MiB pages could not be mounted ({error})",
+                self.pool.display()
+            ),
+        }
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        // What cannot be undone here is undone by the keeper or, at the end of the namespace, by the kernel.
+        match &self.kind {
+            Kind::Private { mount_point } => {
+                let _ = unmount(mount_point, UnmountFlags::DETACH);
+            }
+            Kind::Open { kept: false, .. } => {
+                let _ = fs::remove_file(&self.pool);
+            }
+            Kind::Open { kept: true, .. } => {}
+        }
+    }
+}
+
+/// Moves the calling thread (and whatever it starts from now on) into a mount namespace of its own, and mounts a tmpfs of
+/// `size` bytes in it.
+fn mount_privately(mount_point: &Path, size: u64) -> io::Result<()> {
+    leave_the_mount_namespace()?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    let with_options = |options: String| {
+        let options = CString::new(options)?;
+        mount("nil", mount_point, "tmpfs", flags, options.as_c_str()).map_err(io::Error::from)
+    };
+    // A kernel without transparent huge pages refuses the option, and then does without.
+    with_options(format!("size={size},mode=0700,huge=advise"))
+        .or_else(|_| with_options(format!("size={size},mode=0700")))
+}
+
+#[allow(unsafe_code)]
+fn leave_the_mount_namespace() -> io::Result<()> {
+    // SAFETY: the call is unsafe for the sake of CLONE_FILES, which would give this thread a file descriptor table of its
+    // own. CLONE_NEWNS leaves descriptors alone; other threads keep seeing the old mounts, and none of them opens files of
+    // the rack by path.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEMAND: Demand = Demand { guest: 2 << 20, pool: 4 << 20 };
+
+    #[test]
+    fn a_fleeting_ground_leaves_nothing_behind() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let ground = Ground::fleeting(directory.path(), DEMAND).expect("ground");
+        let pool = ground.pool().to_path_buf();
+        fs::write(&pool, b"a pool").expect("room for a file");
+        drop(ground);
+        assert!(!pool.exists(), "{} is still there", pool.display());
+    }
+
+    #[test]
+    fn a_kept_ground_stays_and_says_where() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let ground = Ground::kept(directory.path(), DEMAND).expect("ground");
+        let pool = ground.pool().to_path_buf();
+        fs::write(&pool, b"a pool").expect("room for a file");
+        assert!(ground.describe().contains(&pool.display().to_string()));
+        drop(ground);
+        assert!(pool.exists());
+        fs::remove_file(&pool).expect("removed");
+    }
+
+    #[test]
+    fn a_demand_beyond_the_machine_is_refused_before_anything_is_made() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let demand = Demand { guest: 1 << 50, pool: 1 << 50 };
+        let refusal = Ground::fleeting(directory.path(), demand).expect_err("a petabyte");
+        assert!(refusal.to_string().contains("--memory"), "{refusal}");
+        assert_eq!(fs::read_dir(directory.path()).expect("a listing").count(), 0);
+    }
+}

@@ -1,0 +1,207 @@
+//! The keeper: a process that ends everything a rack consists of, whatever happened to the process that built it.
+//!
+//! ```text
+//! nil demo ──pipe──▶ nil lab-keeper        its standard input; its end is the order to clear up
+//!                      ├─ nil host run --name A ─ workers …
+//!                      └─ nil host run --name B ─ workers …
+//! ```
+//!
+//! Workers outlive their agents by design, so ending the agents is not enough, and after SIGKILL of `nil demo` nobody would
+//! be left to end anything. The keeper is the *subreaper* of all of them: whatever loses its parent becomes the keeper's
+//! child, so that "kill my children until there are none" ends them all, and no pid is ever guessed.
+
+use anyhow::Context;
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, wait};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::fs;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// The hidden subcommand that runs [`run`].
+pub(crate) const SUBCOMMAND: &str = "lab-keeper";
+/// How long clearing up may take: gigabytes of mappings take a moment to unmap.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the keeper is told on its command line.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The rack's directory: run directory, logs, mount point. Removed at the end.
+    #[arg(long)]
+    directory: PathBuf,
+    /// The pool that the hosts join.
+    #[arg(long)]
+    pool: PathBuf,
+    /// Leave the pool's file in place.
+    #[arg(long)]
+    keep_pool: bool,
+    /// A host to run; may be repeated.
+    #[arg(long = "host")]
+    hosts: Vec<String>,
+}
+
+/// The keeper, as seen by the process that started it. Dropping it ends the keeper, and with it all that it keeps.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    process: Child,
+}
+
+impl Keeper {
+    /// Starts a keeper, which starts the hosts.
+    pub(crate) fn start(directory: &Path, pool: &Path, keep_pool: bool, hosts: &[&str]) -> anyhow::Result<Self> {
+        let log = fs::File::create(directory.join("keeper.log")).context("cannot write into the rack's directory")?;
+        let mut command = Command::new(own_binary());
+        command.arg(SUBCOMMAND).arg("--directory").arg(directory).arg("--pool").arg(pool);
+        command.args(hosts.iter().flat_map(|host| ["--host", host]));
+        if keep_pool {
+            command.arg("--keep-pool");
+        }
+        // In a process group of its own, so that Ctrl-C reaches only us, and we end it in order.
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
+        let process = command.spawn().context("cannot start the process that looks after the hosts")?;
+        Ok(Self { process })
+    }
+
+    /// Whether it is still there.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        let begin = Instant::now();
+        while self.is_alive() && begin.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        if self.is_alive() {
+            eprintln!("nil: the processes of the rack have not ended within {PATIENCE:?}; look for `nil worker`");
+        }
+    }
+}
+
+/// The keeper's life.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    set_child_subreaper(Some(getpid())).context("cannot become the subreaper")?;
+    let started = args.hosts.iter().try_for_each(|host| start_host(args, host));
+    if started.is_ok() {
+        wait_for_the_end()?;
+    }
+    end_all_children();
+    clear_up(args);
+    started
+}
+
+fn start_host(args: &Args, name: &str) -> anyhow::Result<()> {
+    let log = fs::File::create(host_log(&args.directory, name))?;
+    Command::new(own_binary())
+        .args(["host", "run", "--name", name, "--pool"])
+        .arg(&args.pool)
+        .env("NIL_RUN_DIR", run_directory(&args.directory))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .with_context(|| format!("cannot start host {name}"))?;
+    Ok(())
+}
+
+/// Where the hosts of a rack meet.
+pub(crate) fn run_directory(directory: &Path) -> PathBuf {
+    directory.join("run")
+}
+
+/// What the agent of a host said.
+pub(crate) fn host_log(directory: &Path, name: &str) -> PathBuf {
+    directory.join(name).with_extension("log")
+}
+
+/// Ourselves, even if the file has been replaced since.
+fn own_binary() -> &'static str {
+    "/proc/self/exe"
+}
+
+/// Returns when standard input ends or a signal asks for it.
+fn wait_for_the_end() -> anyhow::Result<()> {
+    let (tell, told) = mpsc::channel();
+    let by_signal = tell.clone();
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    std::thread::spawn(move || {
+        // The receiver goes away only when the process ends.
+        signals.forever().next().map(|_| by_signal.send(()))
+    });
+    std::thread::spawn(move || {
+        // Nobody writes; the read returns when the last writer is gone.
+        let _ = std::io::stdin().lock().read_to_end(&mut Vec::new());
+        tell.send(())
+    });
+    told.recv()?;
+    Ok(())
+}
+
+/// Kills all children, and what they leave behind, which become children in turn, until there is none.
+fn end_all_children() {
+    loop {
+        for child in children() {
+            // It fails only when the child has ended by itself.
+            let _ = kill_process(child, Signal::KILL);
+        }
+        match wait(WaitOptions::empty()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// The direct children of this process, by field 4 of `/proc/PID/stat`.
+fn children() -> Vec<Pid> {
+    let me = getpid().as_raw_nonzero().get();
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    let pid_of_child = |entry: fs::DirEntry| {
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        (parent(&stat)? == me).then(|| Pid::from_raw(pid))?
+    };
+    processes.flatten().filter_map(pid_of_child).collect()
+}
+
+/// Field 4 of a `/proc/PID/stat` line. Field 2, the name, may hold spaces and parentheses, so count from its end.
+fn parent(stat: &str) -> Option<i32> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// Removes what the rack has put into the file system. Most of it is gone already if its builder ended in order.
+fn clear_up(args: &Args) {
+    if !args.keep_pool {
+        let _ = fs::remove_file(&args.pool);
+    }
+    if let Some(mount_point) = args.pool.parent().filter(|parent| parent.starts_with(&args.directory)) {
+        let _ = rustix::mount::unmount(mount_point, rustix::mount::UnmountFlags::DETACH);
+    }
+    let _ = fs::remove_dir_all(&args.directory);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parent_is_found_behind_a_hostile_name() {
+        assert_eq!(parent("7 (a) R (b) S 41 7 7 0 -1"), Some(41));
+        assert_eq!(parent("7 (cut"), None);
+    }
+
+    #[test]
+    fn a_started_process_is_among_the_children() {
+        let mut sleeper = Command::new("sleep").arg("60").spawn().expect("sleep starts");
+        let pid = i32::try_from(sleeper.id()).ok().and_then(Pid::from_raw).expect("a pid");
+        assert!(children().contains(&pid));
+        sleeper.kill().expect("killed");
+        sleeper.wait().expect("reaped");
+        assert!(!children().contains(&pid));
+    }
+}

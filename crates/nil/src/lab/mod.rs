@@ -1,0 +1,36 @@
+//! A rack of two hosts on this machine, for the demo, the benchmark and tests; and the instruments to measure with.
+//!
+//! ```text
+//! Rack                  a pool on fleeting ground, a keeper, two agents
+//!   ├ ground, memory    where the pool lies, whether there is room for it
+//!   └ keeper            ends all processes of the rack, whatever happens
+//! Shuttle               a guest on that rack, moved to and fro through the real agents and workers
+//!   ├ observe, gaps     the blackout as the guest recorded it
+//!   ├ backing           bytes copied, as the kernel sees it
+//!   ├ verdict           what the guest says of its own memory and registers
+//!   └ phases, figures   samples, medians, percentiles
+//! canary                whether the machine itself stood still meanwhile
+//! ```
+//!
+//! Nothing here takes part in a handoff. The hosts of a rack run the same agents and workers as any other host.
+
+pub(crate) mod backing;
+pub(crate) mod canary;
+pub(crate) mod figures;
+pub(crate) mod frequency;
+mod gaps;
+mod ground;
+pub(crate) mod interrupt;
+pub(crate) mod keeper;
+mod memory;
+pub(crate) mod observe;
+pub(crate) mod phases;
+pub(crate) mod progress;
+mod rack;
+pub(crate) mod shuttle;
+pub(crate) mod surroundings;
+pub(crate) mod tally;
+pub(crate) mod verdict;
+
+pub(crate) use rack::{PoolFate, Rack, RackPlan};
+pub(crate) use shuttle::{GuestPlan, Shuttle};
