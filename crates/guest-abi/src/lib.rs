@@ -6,6 +6,7 @@
 //!
 //! - [`layout`]: where things lie in guest-physical memory, and the port numbers.
 //! - [`control`]: the control block, the gap ring, the commands.
+//! - [`blackout`]: which gap is the one in which the guest changed hands.
 //! - [`page`]: what a page under test holds, so that a lost, stale, misplaced or torn one shows.
 //! - [`options`]: the guest's command line.
 //! - [`start_info`]: the PVH boot information that RDI points to at the entry.
@@ -14,6 +15,7 @@
 
 #![no_std]
 
+pub mod blackout;
 pub mod control;
 pub mod layout;
 pub mod options;

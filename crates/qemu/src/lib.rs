@@ -23,7 +23,7 @@ mod process;
 mod qmp;
 
 pub use error::{Error, Result};
-pub use migration::Mode;
+pub use migration::Transfer;
 pub use peer::{Acceleration, Peer, PeerOptions, PeerSample, Stage, peer_sample};
 pub use process::{Machine, Qemu};
 pub use qmp::{Event, Qmp};

@@ -18,7 +18,7 @@ const RESUME: Duration = Duration::from_secs(20);
 
 /// How the memory comes to the destination.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mode {
+pub enum Transfer {
     /// Both processes map the same file (`x-ignore-shared`): no page is copied.
     ByReference,
     /// The destination has memory of its own, and pages are copied while the guest runs.
@@ -46,10 +46,15 @@ pub(crate) struct Migrated {
 
 /// Moves the guest of `source`, which runs, to `destination`, which waits for one. If that fails, the guest still runs at
 /// the source.
-pub(crate) fn migrate(source: &mut Qemu, destination: &mut Qemu, mode: Mode, patience: Duration) -> Result<Migrated> {
+pub(crate) fn migrate(
+    source: &mut Qemu,
+    destination: &mut Qemu,
+    transfer: Transfer,
+    patience: Duration,
+) -> Result<Migrated> {
     let uri = format!("unix:{}", destination.runtime().join("migration").display());
     for side in [&mut *destination, &mut *source] {
-        set_up(side, mode)?;
+        set_up(side, transfer)?;
     }
     destination.qmp().execute("migrate-incoming", &json!({ "uri": uri }))?;
     let (stops, resumes) = (source.qmp().events().len(), destination.qmp().events().len());
@@ -70,10 +75,10 @@ pub(crate) fn migrate(source: &mut Qemu, destination: &mut Qemu, mode: Mode, pat
     })
 }
 
-fn set_up(side: &mut Qemu, mode: Mode) -> Result<()> {
-    let capabilities = json!([{ "capability": "x-ignore-shared", "state": mode == Mode::ByReference }]);
+fn set_up(side: &mut Qemu, transfer: Transfer) -> Result<()> {
+    let capabilities = json!([{ "capability": "x-ignore-shared", "state": transfer == Transfer::ByReference }]);
     side.qmp().execute("migrate-set-capabilities", &json!({ "capabilities": capabilities }))?;
-    if let Mode::PreCopy { bandwidth: Some(bytes) } = mode {
+    if let Transfer::PreCopy { bandwidth: Some(bytes) } = transfer {
         side.qmp().execute("migrate-set-parameters", &json!({ "max-bandwidth": bytes }))?;
     }
     Ok(())

@@ -6,7 +6,7 @@
 
 use crate::clock::Instants;
 use crate::error::{Error, Result};
-use crate::migration::{Migrated, Mode, migrate};
+use crate::migration::{Migrated, Transfer, migrate};
 use crate::process::{Begin, Machine, Qemu};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -148,7 +148,7 @@ impl Peer {
             Acceleration::Kvm => peer.await_stage(Stage::Started, SILENCE, stage)?,
             Acceleration::KvmAfterTcg => {
                 peer.await_stage(Stage::Started, peer.patience, stage)?;
-                peer.hand_on(Mode::ByReference)?;
+                peer.hand_on(Transfer::ByReference)?;
             }
         }
         peer.await_stage(Stage::Ready, peer.patience, stage)?;
@@ -172,9 +172,9 @@ impl Peer {
     ///
     /// # Errors
     /// When the migration fails, or is cancelled because it does not converge; the guest then runs on where it was.
-    pub fn handoff(&mut self, mode: Mode, clock: fn() -> u64) -> Result<PeerSample> {
+    pub fn handoff(&mut self, transfer: Transfer, clock: fn() -> u64) -> Result<PeerSample> {
         let before = Instants::now(clock);
-        let migrated = self.hand_on(mode)?;
+        let migrated = self.hand_on(transfer)?;
         let after = Instants::now(clock);
         let ticks = |wall| {
             before.ticks_at(after, wall).ok_or_else(|| Error::Protocol {
@@ -191,13 +191,13 @@ impl Peer {
         })
     }
 
-    fn hand_on(&mut self, mode: Mode) -> Result<Migrated> {
-        let memory = match mode {
-            Mode::ByReference => self.memory.clone(),
-            Mode::PreCopy { .. } => self.directory.path().join(format!("memory-{}", self.files)),
+    fn hand_on(&mut self, transfer: Transfer) -> Result<Migrated> {
+        let memory = match transfer {
+            Transfer::ByReference => self.memory.clone(),
+            Transfer::PreCopy { .. } => self.directory.path().join(format!("memory-{}", self.files)),
         };
         let mut destination = Qemu::start(&self.machine, "kvm", &memory, Begin::Incoming)?;
-        let migrated = migrate(&mut self.qemu, &mut destination, mode, self.patience);
+        let migrated = migrate(&mut self.qemu, &mut destination, transfer, self.patience);
         if memory != self.memory {
             self.files += 1;
             let unused = if migrated.is_ok() { &self.memory } else { &memory };
@@ -230,11 +230,11 @@ impl Peer {
 /// As [`Peer::boot`] and [`Peer::handoff`].
 pub fn peer_sample(
     options: &PeerOptions,
-    mode: Mode,
+    transfer: Transfer,
     clock: fn() -> u64,
     stage: impl FnMut(&Path) -> Stage,
 ) -> Result<(Peer, PeerSample)> {
     let mut peer = Peer::boot(options, stage)?;
-    let sample = peer.handoff(mode, clock)?;
+    let sample = peer.handoff(transfer, clock)?;
     Ok((peer, sample))
 }
