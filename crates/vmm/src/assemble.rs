@@ -12,7 +12,7 @@ use crate::vcpu::Vcpu;
 use crate::vm::BootRequest;
 use kvm_ioctls::VmFd;
 use nil_migrate::Part;
-use nil_pool::{Epoch, GuestControl, StateArea};
+use nil_pool::{Area, Epoch, GuestControl, StateArea};
 use std::sync::Arc;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -81,15 +81,9 @@ impl Assembled {
     /// Writes the state that the guest boots with as that of epoch 0, so that its first target can load it ahead.
     pub(crate) fn write_boot_state(&mut self, state: &StateArea) -> Result<()> {
         let epoch = Epoch(0);
-        let mut out = state.machine(epoch.slot()).writer(epoch);
-        self.machine.save(&mut out)?;
-        out.finish();
-        for (index, vcpu) in self.vcpus.iter_mut().enumerate() {
-            let mut out = state.vcpu(epoch.slot(), index).writer(epoch);
-            vcpu.save(&mut out)?;
-            out.finish();
-        }
-        Ok(())
+        write(&state.machine(epoch.slot()), epoch, &mut self.machine)?;
+        let slot = |index| state.vcpu(epoch.slot(), index);
+        self.vcpus.iter_mut().enumerate().try_for_each(|(index, vcpu)| write(&slot(index), epoch, vcpu))
     }
 }
 
@@ -100,4 +94,11 @@ fn serial_interrupt(vm: &VmFd, irqchip: bool) -> Result<Option<EventFd>> {
     let line = EventFd::new(0).map_err(|source| Error::Kvm { ioctl: "eventfd", source })?;
     vm.register_irqfd(&line, COM1_GSI).map_err(Error::kvm("KVM_IRQFD"))?;
     Ok(Some(line))
+}
+
+fn write(area: &Area, epoch: Epoch, part: &mut impl Part<Error = Error>) -> Result<()> {
+    let mut out = area.writer(epoch);
+    part.save(&mut out)?;
+    out.finish();
+    Ok(())
 }

@@ -83,7 +83,8 @@ impl Config {
     fn from_sections(sections: &Sections<'_>) -> Result<Self> {
         let area = "configuration area";
         let machine = state::parse(Kind::Machine, state::bytes(sections, area, Kind::Machine, 0)?)?;
-        let entries: Vec<kvm_cpuid_entry2> = state::parse_all(Kind::Cpuid, state::bytes(sections, area, Kind::Cpuid, 0)?)?;
+        let entries: Vec<kvm_cpuid_entry2> =
+            state::parse_all(Kind::Cpuid, state::bytes(sections, area, Kind::Cpuid, 0)?)?;
         let cpuid = CpuId::from_entries(&entries).map_err(|_| Error::CpuidTooLong { entries: entries.len() })?;
         let msr_indices = state::parse_all(Kind::MsrIndices, state::bytes(sections, area, Kind::MsrIndices, 0)?)?;
         Ok(Self { machine, cpuid, msr_indices })

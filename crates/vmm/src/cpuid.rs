@@ -110,9 +110,7 @@ pub fn missing_features(guest: &CpuId, host: &CpuId) -> Vec<String> {
     for entry in guest.as_slice() {
         let words: &[(&str, u32, fn(&kvm_cpuid_entry2) -> u32)] = match (entry.function, entry.index) {
             (1, _) => &[("ECX", entry.ecx, |e| e.ecx), ("EDX", entry.edx, |e| e.edx)],
-            (7, 0) => {
-                &[("EBX", entry.ebx, |e| e.ebx), ("ECX", entry.ecx, |e| e.ecx), ("EDX", entry.edx, |e| e.edx)]
-            }
+            (7, 0) => &[("EBX", entry.ebx, |e| e.ebx), ("ECX", entry.ecx, |e| e.ecx), ("EDX", entry.edx, |e| e.edx)],
             (0xD, 0) => &[("EAX", entry.eax, |e| e.eax)],
             (0x8000_0001, _) => &[("ECX", entry.ecx, |e| e.ecx), ("EDX", entry.edx, |e| e.edx)],
             _ => continue,

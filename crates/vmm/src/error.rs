@@ -70,7 +70,9 @@ pub enum Error {
         section: &'static str,
     },
     /// A section of the guest's state is malformed.
-    #[error("the {section} section of the guest's state has {found} bytes in version {version}; expected {expected} in version 1")]
+    #[error(
+        "the {section} section of the guest's state has {found} bytes in version {version}; expected {expected} in version 1"
+    )]
     BadSection {
         /// What.
         section: &'static str,
@@ -97,7 +99,9 @@ pub enum Error {
     #[error(transparent)]
     Boot(#[from] crate::boot::Error),
     /// The guest's memory could not be brought in.
-    #[error("cannot bring in the guest's memory from the pool: {source}. Is there enough free memory on the pool's device or file system?")]
+    #[error(
+        "cannot bring in the guest's memory from the pool: {source}. Is there enough free memory on the pool's device or file system?"
+    )]
     Populate {
         /// Why not.
         source: io::Error,

@@ -58,7 +58,8 @@ impl KvmHost {
                 return Err(Error::MissingCapability { name });
             }
         }
-        let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))?;
+        let supported =
+            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))?;
         let cpuid = cpuid::for_guests(&supported)?;
         Ok(Self { kvm, cpuid, paging: detect_paging() })
     }
@@ -87,7 +88,12 @@ impl KvmHost {
     /// [`Error::Kvm`] when the list cannot be read.
     pub fn carried_msrs(&self, vcpu: &VcpuFd) -> Result<Vec<u32>> {
         let list = self.kvm.get_msr_index_list().map_err(Error::kvm("KVM_GET_MSR_INDEX_LIST"))?;
-        Ok(list.as_slice().iter().copied().filter(|index| !NOT_CARRIED.contains(index) && restorable(vcpu, *index)).collect())
+        Ok(list
+            .as_slice()
+            .iter()
+            .copied()
+            .filter(|index| !NOT_CARRIED.contains(index) && restorable(vcpu, *index))
+            .collect())
     }
 }
 

@@ -6,7 +6,10 @@ use crate::devices::Devices;
 use crate::error::{Error, Result};
 use crate::memory::GuestRam;
 use crate::state::{self, Kind};
-use kvm_bindings::{KVM_CLOCK_REALTIME, KVM_IRQCHIP_IOAPIC, KVM_PIT_SPEAKER_DUMMY, kvm_clock_data, kvm_irqchip, kvm_pit_config, kvm_pit_state2};
+use kvm_bindings::{
+    KVM_CLOCK_REALTIME, KVM_IRQCHIP_IOAPIC, KVM_PIT_SPEAKER_DUMMY, kvm_clock_data, kvm_irqchip, kvm_pit_config,
+    kvm_pit_state2,
+};
 use kvm_ioctls::VmFd;
 use nil_migrate::Part;
 use nil_pool::{SectionWriter, Sections};
@@ -64,8 +67,7 @@ impl Machine {
     fn load_irqchip(&self, sections: &Sections<'_>) -> Result<()> {
         let area = "machine area";
         for chip_id in 0..=KVM_IRQCHIP_IOAPIC {
-            let chip: kvm_irqchip =
-                state::parse(Kind::Irqchip, state::bytes(sections, area, Kind::Irqchip, chip_id)?)?;
+            let chip: kvm_irqchip = state::parse(Kind::Irqchip, state::bytes(sections, area, Kind::Irqchip, chip_id)?)?;
             self.vm.set_irqchip(&chip).map_err(Error::kvm("KVM_SET_IRQCHIP"))?;
         }
         let pit: kvm_pit_state2 = state::parse(Kind::Pit, state::bytes(sections, area, Kind::Pit, 0)?)?;

@@ -33,9 +33,8 @@ impl GuestRam {
     /// Has the kernel establish every page of the mapping, so that neither KVM nor the guest faults on it later.
     pub(crate) fn populate(&self) -> Result<()> {
         // SAFETY: the range is exactly the live mapping; populating changes no contents.
-        let result = unsafe {
-            libc::madvise(self.mapping.as_ptr().cast(), self.mapping.len(), libc::MADV_POPULATE_WRITE)
-        };
+        let result =
+            unsafe { libc::madvise(self.mapping.as_ptr().cast(), self.mapping.len(), libc::MADV_POPULATE_WRITE) };
         if result == 0 { Ok(()) } else { Err(Error::Populate { source: std::io::Error::last_os_error() }) }
     }
 
@@ -68,7 +67,8 @@ impl GuestRam {
     pub(crate) fn by_guest_address(&self) -> Result<GuestMemoryMmap> {
         let mut regions = Vec::new();
         for slot in &self.slots {
-            let bytes = usize::try_from(slot.memory_size).map_err(|_| Error::NotMappable { bytes: slot.memory_size })?;
+            let bytes =
+                usize::try_from(slot.memory_size).map_err(|_| Error::NotMappable { bytes: slot.memory_size })?;
             let not_mappable = || Error::NotMappable { bytes: slot.memory_size };
             let host = slot.userspace_addr as *mut u8;
             // SAFETY: `host..host + bytes` lies in `self.mapping`; vm-memory does not unmap raw pointers, and the

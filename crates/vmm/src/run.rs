@@ -48,10 +48,11 @@ enum Next {
 
 impl Runner {
     /// Prepares for the guest, waits for it, and runs it if it comes. Says on `ready` whether it is prepared.
-    pub(crate) fn land(mut self, mut seat: Seat, ready: &Sender<Result<()>>) {
+    pub(crate) fn land(mut self, mut seat: Seat, ready: Sender<Result<()>>) {
         let prepared = seat.preload(&mut self.vcpu).map(|_| ());
         let fit = prepared.is_ok();
         ready.send(prepared).ok();
+        drop(ready);
         // Every thread takes part in the landing, so that none waits for another; one that is not fit refuses there too.
         match seat.land(&mut self.vcpu, &self.machine) {
             Landing::Landed { .. } if fit => self.run(),

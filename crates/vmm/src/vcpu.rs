@@ -11,16 +11,20 @@ use crate::kick::Kickable;
 use crate::kvm::KvmHost;
 use crate::state::{self, Kind};
 use kvm_bindings::{
-    CpuId, KVM_MP_STATE_RUNNABLE, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Msrs, kvm_debugregs, kvm_device_attr, kvm_lapic_state, kvm_mp_state,
-    kvm_msr_entry, kvm_regs, kvm_sregs, kvm_sync_regs, kvm_vcpu_events, kvm_xcr, kvm_xcrs, kvm_xsave,
+    CpuId, KVM_MP_STATE_RUNNABLE, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Msrs, kvm_debugregs, kvm_device_attr,
+    kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_sync_regs, kvm_vcpu_events, kvm_xcr,
+    kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd, VmFd};
 use nil_migrate::Part;
 use nil_pool::{SectionWriter, Sections};
+use std::io;
 use std::os::fd::AsRawFd;
 use zerocopy::IntoBytes;
 
-/// `KVM_GET_DEVICE_ATTR` = `_IOW(KVMIO, 0xe2, struct kvm_device_attr)`; kvm-ioctls has it for device fds only.
+/// `_IOW(KVMIO, 0xe1, struct kvm_device_attr)`; kvm-ioctls has the pair for device fds only.
+const KVM_SET_DEVICE_ATTR: libc::c_ulong = 0x4018_AEE1;
+/// `_IOW(KVMIO, 0xe2, struct kvm_device_attr)`
 const KVM_GET_DEVICE_ATTR: libc::c_ulong = 0x4018_AEE2;
 const _: () = assert!(size_of::<kvm_device_attr>() == 0x18);
 
@@ -42,7 +46,6 @@ struct Held {
 
 /// A vCPU with all that is needed to freeze and thaw it without allocating.
 pub(crate) struct Vcpu {
-    index: u32,
     fd: VcpuFd,
     irqchip: bool,
     /// What is read into on save: entries in the order of the guest's MSR list.
@@ -63,7 +66,7 @@ impl Vcpu {
         }
         let msrs = Msrs::new(0).map_err(|_| Error::IncompatibleMsr { index: 0 })?;
         let differing = msrs.clone();
-        Ok(Self { index, fd, irqchip, msrs, held_msrs: Vec::new(), differing, held: Held::default() })
+        Ok(Self { fd, irqchip, msrs, held_msrs: Vec::new(), differing, held: Held::default() })
     }
 
     /// Fixes which MSRs travel with this vCPU (the guest's list), and checks that KVM gives and takes each of them.
@@ -142,12 +145,22 @@ impl Vcpu {
     }
 
     fn tsc_offset(&self) -> Option<i64> {
-        let mut offset = 0i64;
-        let attr = tsc_offset_attr(&mut offset);
-        // SAFETY: the fd is a vCPU's, and the attribute's address points at a live i64, which is what
-        // KVM_VCPU_TSC_OFFSET writes (Documentation/virt/kvm/devices/vcpu.rst).
-        let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_GET_DEVICE_ATTR, &raw const attr) };
-        (result == 0).then_some(offset)
+        let mut offset = 0;
+        self.tsc_offset_ioctl(KVM_GET_DEVICE_ATTR, &mut offset).ok().map(|()| offset)
+    }
+
+    /// Gets or sets `KVM_VCPU_TSC_OFFSET` (Documentation/virt/kvm/devices/vcpu.rst).
+    fn tsc_offset_ioctl(&self, request: libc::c_ulong, offset: &mut i64) -> io::Result<()> {
+        let attr = kvm_device_attr {
+            group: KVM_VCPU_TSC_CTRL,
+            attr: u64::from(KVM_VCPU_TSC_OFFSET),
+            addr: std::ptr::from_mut(offset) as u64,
+            flags: 0,
+        };
+        // SAFETY: the fd is a vCPU's, `attr` is alive, and its address points at a live i64, which is what this
+        // attribute reads or writes.
+        let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), request, &raw const attr) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     fn load_sync_regs(&mut self, sections: &Sections<'_>) -> Result<()> {
@@ -256,10 +269,9 @@ impl Vcpu {
         let Some(payload) = state::find(sections, Kind::TscOffset, 0)? else { return Ok(()) };
         let offset: i64 = state::parse(Kind::TscOffset, payload)?;
         if self.held.tsc_offset != Some(offset) {
+            let ioctl = "KVM_SET_DEVICE_ATTR(KVM_VCPU_TSC_OFFSET)";
             let mut value = offset;
-            self.fd
-                .set_device_attr(&tsc_offset_attr(&mut value))
-                .map_err(Error::kvm("KVM_SET_DEVICE_ATTR(KVM_VCPU_TSC_OFFSET)"))?;
+            self.tsc_offset_ioctl(KVM_SET_DEVICE_ATTR, &mut value).map_err(|source| Error::Kvm { ioctl, source })?;
             self.held.tsc_offset = Some(offset);
         }
         Ok(())
@@ -306,13 +318,4 @@ impl Part for Vcpu {
 
 fn required<T: zerocopy::FromBytes>(sections: &Sections<'_>, kind: Kind) -> Result<T> {
     state::parse(kind, state::bytes(sections, "vCPU area", kind, 0)?)
-}
-
-fn tsc_offset_attr(offset: &mut i64) -> kvm_device_attr {
-    kvm_device_attr {
-        group: KVM_VCPU_TSC_CTRL,
-        attr: u64::from(KVM_VCPU_TSC_OFFSET),
-        addr: std::ptr::from_mut(offset) as u64,
-        flags: 0,
-    }
 }

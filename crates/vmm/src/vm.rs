@@ -49,11 +49,7 @@ pub struct Deadlines {
 
 impl Default for Deadlines {
     fn default() -> Self {
-        Self {
-            armed: Duration::from_secs(30),
-            poised: Duration::from_millis(500),
-            claimed: Duration::from_millis(500),
-        }
+        Self { armed: Duration::from_secs(30), poised: Duration::from_millis(500), claimed: Duration::from_millis(500) }
     }
 }
 
@@ -157,8 +153,8 @@ impl Shared {
 enum Role {
     /// Booted, and not yet started.
     Ready(Vec<Runner>),
-    /// Armed or thawing; whether the landing has been reported.
-    Landing { target: Arc<Target>, reported: bool },
+    /// Armed or thawing.
+    Landing(Arc<Target>),
     /// Started.
     Running,
     /// Released, stopped, or taken from this worker.
@@ -265,12 +261,12 @@ impl Vm {
         target.preload_machine(&mut assembled.machine)?;
         let epoch = target.handoff().next_epoch();
         let source = Source::new(control.clone(), Arc::clone(state), me, epoch, assembled.vcpus.len())?;
-        let role = Role::Landing { target: Arc::clone(target), reported: false };
+        let role = Role::Landing(Arc::clone(target));
         let vm = Self::around(control, me, source, &assembled, role);
         let (ready, all_ready) = channel();
         for runner in vm.runners(assembled) {
             let (seat, ready) = (target.seat(runner.index), ready.clone());
-            vm.spawn(runner.index, move || runner.land(seat, &ready))?;
+            vm.spawn(runner.index, move || runner.land(seat, ready))?;
         }
         drop(ready);
         all_ready.iter().collect::<Result<()>>()?;
@@ -313,6 +309,11 @@ impl Vm {
         let thread = thread::Builder::new().name(format!("vcpu{index}")).spawn(body).map_err(Error::Thread)?;
         lock(&self.threads).push(thread);
         Ok(())
+    }
+
+    /// Makes place for a new target in the arm word. To be called by the owner before it has a target armed.
+    pub fn clear_arm(&self) {
+        self.shared.source.clear_arm();
     }
 
     /// Hands the guest over to `to`, which is armed or about to be, and returns when it runs there, or here again.
@@ -375,7 +376,7 @@ impl Vm {
                 return Some(event);
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            let landing = matches!(*lock(&self.role), Role::Landing { .. });
+            let landing = matches!(*lock(&self.role), Role::Landing(_));
             let patience = if landing { left.min(Duration::from_millis(1)) } else { left };
             match lock(&self.events).recv_timeout(patience) {
                 Ok(event) => return Some(event),
@@ -388,7 +389,7 @@ impl Vm {
     /// Notices, once, that the guest has landed.
     fn report_landing(&self) -> Option<VmEvent> {
         let mut role = lock(&self.role);
-        let Role::Landing { target, .. } = &*role else { return None };
+        let Role::Landing(target) = &*role else { return None };
         let epoch = target.landed()?;
         *role = Role::Running;
         Some(VmEvent::Landed { epoch })
@@ -409,7 +410,7 @@ impl Vm {
     /// Stops the vCPUs for good. The ownership word stays as it is.
     pub fn halt(&self) {
         self.shared.ask(Request::Stop);
-        if let Role::Landing { target, .. } = &*lock(&self.role) {
+        if let Role::Landing(target) = &*lock(&self.role) {
             target.abort();
         }
         let threads = std::mem::take(&mut *lock(&self.threads));

@@ -1,7 +1,9 @@
 //! A guest of a few instructions goes back and forth between two hosts of one process.
 
 use nil_migrate::WaitStyle;
-use nil_pool::{CreateOptions, GuestControl, GuestKind, GuestRequest, HostId, HostIdentity, HostKind, Membership, Pool};
+use nil_pool::{
+    CreateOptions, GuestControl, GuestKind, GuestRequest, HostId, HostIdentity, HostKind, Membership, Pool,
+};
 use nil_vmm::{BootRequest, Deadlines, HandoffOutcome, Vm, VmEvent};
 use std::time::Duration;
 
@@ -10,8 +12,7 @@ const COUNTER: usize = 0x1_0000;
 
 /// Counts in RBX and writes every count to memory, for ever:
 /// `mov rdi, 0x10000; next: inc rbx; mov [rdi], rbx; jmp next`
-const COUNTING: [u8; 15] =
-    [0x48, 0xC7, 0xC7, 0x00, 0x00, 0x01, 0x00, 0x48, 0xFF, 0xC3, 0x48, 0x89, 0x1F, 0xEB, 0xF8];
+const COUNTING: [u8; 15] = [0x48, 0xC7, 0xC7, 0x00, 0x00, 0x01, 0x00, 0x48, 0xFF, 0xC3, 0x48, 0x89, 0x1F, 0xEB, 0xF8];
 
 struct Rack {
     hosts: [Membership; 2],
@@ -32,7 +33,8 @@ impl Rack {
     }
 
     fn boot(&self, image: &[u8], irqchip: bool) -> (GuestControl, Vm) {
-        let request = GuestRequest { name: "counter".into(), kind: GuestKind::Vm, memory_bytes: 8 << 20, vcpus: 1, features: 0 };
+        let request =
+            GuestRequest { name: "counter".into(), kind: GuestKind::Vm, memory_bytes: 8 << 20, vcpus: 1, features: 0 };
         let control = self.hosts[0].create_guest(&request).expect("room for a guest");
         let boot = BootRequest { image: image.to_vec(), command_line: String::new(), irqchip };
         let vm = Vm::boot(&control, self.hosts[0].slot(), &boot).expect("a machine");
@@ -78,6 +80,7 @@ fn there_and_back(irqchip: bool, times: usize) {
     let mut count = await_progress(&control, 0);
     for turn in 0..times {
         let to = rack.hosts[(turn + 1) % 2].slot();
+        running.clear_arm();
         let target = Vm::arm(&control, to, WaitStyle::Auto).expect("the target arms");
         let outcome = running.handoff(to, Deadlines::default()).expect("the handoff begins");
         assert!(matches!(outcome, HandoffOutcome::Released { .. }), "{outcome:?}");
