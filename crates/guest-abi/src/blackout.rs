@@ -6,8 +6,10 @@
 //! the destination (a hypervisor that restores the TSC makes the guest miss the time between). So the gap's beginning is
 //! converted by the source's offset and its end by the destination's.
 //!
-//! An offset is estimated from live readings and may be wrong by as long as the guest was not running just then. So the
-//! gap that *covers most* of the standstill is taken, and it must cover at least half.
+//! An offset is estimated from live readings, each of them a little old, so the estimate is too small by as long as the
+//! guest was not running just then. Hence two precautions. The gap that *covers most* of the standstill is taken, and it
+//! must cover at least half. And a guest that itself counted at least the standstill has a clock that ran through it: then
+//! its own count is the length, and the offsets serve only to find the gap.
 
 use crate::Gap;
 
@@ -29,6 +31,14 @@ pub struct Offsets {
     pub destination: i64,
 }
 
+impl Offsets {
+    /// Both are estimates of one offset: the larger one is nearer to it.
+    fn as_one(self) -> Self {
+        let offset = self.source.max(self.destination);
+        Self { source: offset, destination: offset }
+    }
+}
+
 /// The pause in which a guest changed hands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Blackout {
@@ -45,14 +55,17 @@ impl Blackout {
     #[must_use]
     pub fn find(gaps: impl IntoIterator<Item = Gap>, standstill: Standstill, offsets: Offsets) -> Option<Self> {
         let Standstill { stopped, resumed } = standstill;
+        let still = resumed.checked_sub(stopped)?;
         let host = |gap: Gap| {
-            let begin = gap.before.wrapping_sub(offsets.source.cast_unsigned());
-            let end = gap.after.wrapping_sub(offsets.destination.cast_unsigned());
+            let one_clock = gap.cycles() >= still;
+            let Offsets { source, destination } = if one_clock { offsets.as_one() } else { offsets };
+            let begin = gap.before.wrapping_sub(source.cast_unsigned());
+            let end = gap.after.wrapping_sub(destination.cast_unsigned());
             Self { gap, begin, end }
         };
         let covered = |blackout: &Self| blackout.end.min(resumed).saturating_sub(blackout.begin.max(stopped));
         let best = gaps.into_iter().map(host).max_by_key(covered)?;
-        (covered(&best) > resumed.checked_sub(stopped)? / 2).then_some(best)
+        (covered(&best) > still / 2).then_some(best)
     }
 
     /// Its length in host ticks.
@@ -81,8 +94,10 @@ mod tests {
 
     #[test]
     fn an_offset_that_is_a_little_wrong_does_no_harm() {
-        let wrong = Offsets { source: 600, destination: 600 };
-        assert_eq!(find(&[(1_000, 9_000), (9_900, 12_300), (12_900, 90_000)], wrong), Some((1, 2_400)));
+        for (source, destination) in [(-600, -600), (-600, 0), (0, -600)] {
+            let wrong = Offsets { source, destination };
+            assert_eq!(find(&[(1_000, 9_000), (9_900, 12_300), (12_900, 90_000)], wrong), Some((1, 2_400)));
+        }
     }
 
     #[test]

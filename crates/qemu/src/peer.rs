@@ -161,6 +161,12 @@ impl Peer {
         &self.memory
     }
 
+    /// The operating system's number of the QEMU process that runs the guest.
+    #[must_use]
+    pub fn process_id(&self) -> u32 {
+        self.qemu.process_id()
+    }
+
     /// How the guest came to run under KVM.
     #[must_use]
     pub fn acceleration(&self) -> Acceleration {
