@@ -194,7 +194,7 @@ pub enum Error {
         host: HostSlot,
     },
     /// A capacity of no or of a crooked size.
-    #[error("a capacity of {bytes} bytes: it must be a positive multiple of 2 MiB")]
+    #[error("a capacity of {}: its size must be a positive multiple of 2 MiB", Bytes(*bytes))]
     CapacitySize {
         /// What was asked for.
         bytes: u64,
@@ -271,7 +271,7 @@ pub enum Error {
         largest: Bytes,
     },
     /// A guest of no or of a crooked size.
-    #[error("a guest with {bytes} bytes of memory: it must be a positive multiple of 2 MiB")]
+    #[error("a guest with {} of memory: it must be a positive multiple of 2 MiB", Bytes(*bytes))]
     GuestMemory {
         /// What was asked for.
         bytes: u64,

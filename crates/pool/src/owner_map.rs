@@ -133,7 +133,7 @@ impl OwnerMap<'_> {
                 return Ok(claimed);
             }
             self.release(owner, &claimed.extents);
-            std::thread::yield_now();
+            crate::sync::yield_now();
         }
     }
 

@@ -83,12 +83,7 @@ impl Checker<'_> {
             if word == reference.encode() {
                 continue;
             }
-            let nobody = match Reference::decode(word) {
-                _ if word == RESERVED => true,
-                None => true,
-                Some(owner) => owners.capacities.is_over(owner),
-            };
-            if nobody { missing.push((granule, word)) } else { foreign.push(granule) }
+            if self.contests(word, granule) { foreign.push(granule) } else { missing.push((granule, word)) }
         }
         if let Some(granule) = foreign.first() {
             let what = format!("{} of its granules, the first {granule}, belong to another capacity", foreign.len());
@@ -105,6 +100,21 @@ impl Checker<'_> {
                 };
                 missing.iter().all(mark)
             });
+        }
+    }
+
+    /// Whether the capacity that an owner word names has a claim to the granule: it is not over, and its record lists it
+    /// or cannot be read.
+    fn contests(&self, word: u64, granule: usize) -> bool {
+        let tables = self.pool.tables();
+        let Some(owner) = Reference::decode(word).filter(|_| word != RESERVED) else { return false };
+        if !tables.capacity_slots().is_current(owner) {
+            return tables.capacity_slots().load(owner.slot.into()).is_err()
+                && usize::from(owner.slot) < tables.capacity_slots().count();
+        }
+        match tables.capacity_of(owner) {
+            Some(record) => record.extents.iter().any(|extent| extent.granules().contains(&granule)),
+            None => true,
         }
     }
 

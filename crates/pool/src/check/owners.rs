@@ -37,8 +37,12 @@ impl Checker<'_> {
                 faults.entry(fault).or_default().push((granule, value));
             }
         }
-        // A capacity whose record cannot be read might own what is in doubt.
-        let all_readable = self.all_capacities_readable();
+        // Whether a capacity that lists a granule has lost it is said where that capacity is checked.
+        let (listed, all_readable) = self.listed_granules();
+        for granules in faults.values_mut() {
+            granules.retain(|(granule, _)| !listed[*granule]);
+        }
+        faults.retain(|_, granules| !granules.is_empty());
         for fault in [Fault::Unreserved, Fault::Impossible, Fault::LeftBehind, Fault::Unlisted] {
             if let Some(granules) = faults.get(&fault) {
                 self.report_fault(fault, granules, all_readable);
@@ -72,13 +76,24 @@ impl Checker<'_> {
         unlisted.then_some(Fault::Unlisted)
     }
 
-    fn all_capacities_readable(&self) -> bool {
+    /// Which granules are in the record of some capacity; and whether all records can be read, because one that cannot
+    /// might list what is in doubt.
+    fn listed_granules(&self) -> (Vec<bool>, bool) {
         let tables = self.pool.tables();
-        (0..tables.capacity_slots().count()).all(|slot| match tables.capacity(slot) {
-            Seen::Free => true,
-            Seen::Used(_, record) => record.is_ok(),
-            Seen::BadWord(_) => false,
-        })
+        let mut listed = vec![false; tables.owners().words.len()];
+        let mut all_readable = true;
+        for slot in 0..tables.capacity_slots().count() {
+            match tables.capacity(slot) {
+                Seen::Free => {}
+                Seen::Used(state, Ok(record)) if state.current() == Some(record.generation) => {
+                    record.extents.iter().for_each(|extent| listed[extent.granules()].fill(true));
+                }
+                // Not written yet.
+                Seen::Used(SlotState::Making { .. }, _) => {}
+                Seen::Used(..) | Seen::BadWord(_) => all_readable = false,
+            }
+        }
+        (listed, all_readable)
     }
 
     fn report_fault(&mut self, fault: Fault, granules: &[(usize, u64)], all_readable: bool) {
@@ -89,13 +104,13 @@ impl Checker<'_> {
             Fault::LeftBehind => {
                 (Wrong::note(place, some + "were left behind by a capacity that is over; they count as free"), 0)
             }
-            Fault::Impossible if !all_readable => {
-                let remedy = "mend or release the damaged capacities first; one of them might own these granules";
-                return self.report(Wrong::error(place, some + "have an impossible owner", remedy));
-            }
             Fault::Impossible => (Wrong::mendable(place, some + "have an impossible owner and are in no capacity"), 0),
             Fault::Unlisted => (Wrong::mendable(place, some + "belong to a capacity that does not list them"), 0),
         };
+        if right == 0 && !all_readable {
+            let remedy = "see to the damaged capacities first; one of them might own these granules";
+            return self.report(Wrong { remedy, ..wrong });
+        }
         let pool = self.pool;
         self.mend(wrong, || {
             let words = pool.tables().owners().words;

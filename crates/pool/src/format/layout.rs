@@ -8,6 +8,7 @@
 //! ```
 
 use super::GRANULE;
+use crate::bytes::Bytes;
 
 /// Tables and headers begin at multiples of this.
 pub const PAGE: u64 = 4096;
@@ -96,7 +97,7 @@ pub struct Layout {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum BadLayout {
     /// The size is no multiple of the granule, or too small, or too large.
-    #[error("a pool of {0} bytes: it must be a multiple of 2 MiB between 8 MiB and 1 PiB")]
+    #[error("a pool of {}: its size must be a multiple of 2 MiB between 8 MiB and 1 PiB", Bytes(*.0))]
     Size(u64),
     /// A table has a count or an entry size that this version cannot use.
     #[error("the {0} table has a count or an entry size that this version cannot use")]
