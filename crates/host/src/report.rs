@@ -49,6 +49,8 @@ pub enum GuestState {
     Migrating,
     /// It has stopped by itself; its memory is kept until `nil vm stop`.
     Stopped,
+    /// It is being stopped.
+    Stopping,
     /// Its worker died while it ran. Its memory is kept until `nil vm stop`.
     Lost,
     /// The pool says one thing, the processes another, and nobody has cleared it up yet.
@@ -138,6 +140,7 @@ impl GuestState {
             Self::Running => "running",
             Self::Migrating => "migrating",
             Self::Stopped => "stopped",
+            Self::Stopping => "stopping",
             Self::Lost => "lost",
             Self::Unclear => "unclear",
         }

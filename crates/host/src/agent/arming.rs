@@ -17,7 +17,7 @@ const PATIENCE_WITH_ARMING: Duration = Duration::from_secs(120);
 /// How often to look whether the source has hung up. The guest's landing is noticed at once.
 const LOOK_FOR_HANGUP: Duration = Duration::from_millis(50);
 /// How long a worker stays armed when the agent that wanted it is no more.
-const PATIENCE_WITH_ORPHANS: Duration = Duration::from_secs(5);
+const PATIENCE_WITH_ORPHANS: Duration = Duration::from_secs(2);
 
 impl Host {
     /// Gets ready for a guest, tells its source so, and then tells it that the guest has landed. When the source hangs
@@ -62,11 +62,25 @@ impl Host {
         }
     }
 
-    /// Sends an armed worker home that an earlier agent has left, unless the guest lands after all.
-    pub(super) fn disarm_orphan(&self, name: &GuestName, worker: ProcessId) {
-        let phase = self.table.wait(name, worker, PATIENCE_WITH_ORPHANS, |phase| phase != Phase::Armed);
-        if phase == Some(Phase::Armed) {
-            self.disarm(name);
+    /// Sees to a worker that an earlier agent had started and not brought to run its guest: the order that was to follow
+    /// may never come. It is given time for the guest to start or land all the same, and is then sent home.
+    pub(super) fn see_off_orphan(&self, name: &GuestName, worker: ProcessId) {
+        loop {
+            let undecided = |phase| matches!(phase, Phase::Empty | Phase::Starting | Phase::Armed);
+            match self.table.wait(name, worker, PATIENCE_WITH_ORPHANS, |phase| !undecided(phase)) {
+                Some(Phase::Starting) => {}
+                Some(Phase::Armed) => return self.disarm(name),
+                Some(Phase::Empty) => return self.dismiss(name),
+                _ => return,
+            }
+        }
+    }
+
+    /// Ends a worker that has never been told what to do.
+    fn dismiss(&self, name: &GuestName) {
+        match self.order(name, &WorkerRequest::Stop, PATIENCE_WITH_LEAVING) {
+            Ok(_) => tracing::info!("guest {name}: an earlier agent had not come to start it; its worker is dismissed"),
+            Err(error) => tracing::warn!("guest {name}: its worker cannot be dismissed: {}", error.story()),
         }
     }
 }

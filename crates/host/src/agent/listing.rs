@@ -87,7 +87,8 @@ fn state_of_phase(phase: Phase) -> GuestState {
         Phase::Empty | Phase::Starting | Phase::Armed => GuestState::Starting,
         Phase::Running => GuestState::Running,
         Phase::Leaving | Phase::Released | Phase::TornDown => GuestState::Migrating,
-        Phase::Halted | Phase::Ended => GuestState::Stopped,
+        Phase::Halted => GuestState::Stopped,
+        Phase::Ended => GuestState::Stopping,
     }
 }
 

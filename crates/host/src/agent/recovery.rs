@@ -22,7 +22,10 @@ impl Host {
         for membership in self.pools.all() {
             let me = membership.slot();
             for guest in membership.pool().guests() {
-                let ours = guest.ownership.is_some_and(|word| word.responsible() == Some(me));
+                let ours = match guest.ownership {
+                    Some(Ownership::Vacant) | None => true,
+                    Some(word) => word.responsible() == Some(me),
+                };
                 if !ours || self.table.find_id(guest.id).is_some() {
                     continue;
                 }
@@ -66,6 +69,10 @@ impl Host {
             };
             match recover(word, liveness) {
                 Resolution::LeaveTo(_) if frozen_by(word, me) && !waited => std::thread::sleep(LOOK_FOR_CLAIM),
+                Resolution::Nothing if word == Ownership::Vacant => {
+                    self.discard_unstarted(name, control);
+                    return Ok(());
+                }
                 Resolution::Nothing | Resolution::LeaveTo(_) => {
                     tracing::info!("guest {name}: {word}; nothing is left to do for it here");
                     return Ok(());
@@ -92,6 +99,22 @@ impl Host {
                     return Ok(());
                 }
             }
+        }
+    }
+
+    /// Frees what a guest has left in the pool that this host created and never ran.
+    pub(super) fn discard_unstarted(&self, name: &GuestName, control: &GuestControl) {
+        let unstarted = control.ownership().load() == Ok(Ownership::Vacant)
+            && control.config().is_ok_and(|config| config.creator == self.id);
+        let Ok(membership) = self.pools.get(control.pool().id()) else { return };
+        if !unstarted {
+            return;
+        }
+        match membership.destroy_guest(control) {
+            Ok(()) => tracing::info!("guest {name}: it never ran; what it had in the pool is free again"),
+            // Whoever had ordered it was quicker.
+            Err(nil_pool::Error::GuestGone { .. }) => {}
+            Err(error) => tracing::error!("guest {name}: its memory cannot be freed: {}", story(&error)),
         }
     }
 

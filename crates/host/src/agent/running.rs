@@ -2,7 +2,7 @@
 
 use super::Host;
 use super::table::{Entry, Reservation};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, story};
 use crate::message::{Phase, RunVm, WorkerRequest};
 use crate::name::GuestName;
 use crate::process::ProcessId;
@@ -37,7 +37,7 @@ impl Host {
             if let Some(entry) = self.table.find(&order.name) {
                 self.clear_away(&order.name, entry.worker.id());
             }
-            discard(&membership, &control);
+            discard(&membership, &control, &order.name);
             return Err(error);
         }
         let entry = self.table.find(&order.name);
@@ -127,9 +127,11 @@ impl Host {
 }
 
 /// Frees what a guest that did not start has left in the pool.
-fn discard(membership: &Membership, control: &GuestControl) {
-    if let Err(error) = membership.destroy_guest(control) {
-        tracing::error!("guest {}: its memory cannot be freed: {}", control.id(), crate::error::story(&error));
+fn discard(membership: &Membership, control: &GuestControl, name: &GuestName) {
+    match membership.destroy_guest(control) {
+        // Its worker's end may have been noticed, and seen to, before.
+        Ok(()) | Err(nil_pool::Error::GuestGone { .. }) => {}
+        Err(error) => tracing::error!("guest {name}: its memory cannot be freed: {}", story(&error)),
     }
 }
 

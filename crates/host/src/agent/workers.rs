@@ -131,12 +131,9 @@ impl Host {
             departing: false,
         });
         self.watch(name.clone(), process, connection)?;
-        if status.phase == Phase::Armed {
-            // The agent that wanted it cannot call it off any more.
-            self.spawn("armed orphan", {
-                let name = name.clone();
-                move |host| host.disarm_orphan(&name, status.process)
-            })?;
+        if matches!(status.phase, Phase::Empty | Phase::Starting | Phase::Armed) {
+            let name = name.clone();
+            self.spawn("orphan", move |host| host.see_off_orphan(&name, status.process))?;
         }
         Ok(())
     }
@@ -181,7 +178,9 @@ impl Host {
         // A guest that has left is not in the table any more, or is there again with another worker.
         let Some(entry) = self.table.remove(name, worker) else { return };
         match entry.phase {
-            Phase::Ended | Phase::Released | Phase::TornDown => {}
+            Phase::Released | Phase::TornDown => {}
+            // If it never ran, and whoever ordered it is gone with an earlier agent, nobody else clears up.
+            Phase::Ended => self.discard_unstarted(name, &entry.control),
             Phase::Empty | Phase::Starting | Phase::Armed | Phase::Running | Phase::Leaving | Phase::Halted => {
                 let socket = self.dir.worker_socket(name);
                 // If it is gone already, all the better.

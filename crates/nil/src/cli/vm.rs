@@ -15,6 +15,12 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// How long a guest whose console has ended may be on its way to another host.
+const PATIENCE_WITH_MOVES: Duration = Duration::from_secs(5);
+/// How often to look whether it has arrived.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -137,28 +143,39 @@ fn stop(run_dir: &RunDir, guest: &str, output: Output) -> Result<()> {
 
 /// Shows a guest's console, and goes along when it moves.
 fn follow_console(run_dir: &RunDir, guest: &str, output: Output) -> Result<()> {
-    let mut shown = None;
+    let mut report = Survey::take(run_dir)?.guest(guest)?.clone();
     loop {
-        let survey = Survey::take(run_dir)?;
-        let Ok(report) = survey.guest(guest) else {
-            if shown.is_some() {
-                output.progress(format!("guest {guest} is gone"));
-                return Ok(());
-            }
-            survey.guest(guest)?;
-            continue;
-        };
-        let host = survey.host_of(report)?;
-        if report.state != GuestState::Running && shown.is_some() {
-            let why = report.detail.as_deref().unwrap_or("no reason given");
-            output.progress(format!("guest {guest} is {}: {why}", report.state));
-            return Ok(());
-        }
+        let host = Survey::take(run_dir)?.host_of(&report)?;
         output.progress(format!("console of guest {} on host {host}; Ctrl-C detaches, the guest runs on", report.name));
         let mut console = ConsoleStream::attach(&run_dir.host(&host), &report.name.parse()?)?;
         io::copy(&mut console, &mut io::stdout().lock()).context("cannot show the console")?;
         io::stdout().flush()?;
-        shown = Some(host);
+        match whereabouts(run_dir, &report)? {
+            Some(now) if now.state == GuestState::Running => report = now,
+            Some(now) => {
+                let why = now.detail.as_deref().unwrap_or("no reason given");
+                output.progress(format!("guest {} is {}: {why}", now.name, now.state));
+                return Ok(());
+            }
+            None => {
+                output.progress(format!("guest {} is gone", report.name));
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Where a guest is now whose console has ended. `None`: nowhere, it was stopped.
+fn whereabouts(run_dir: &RunDir, guest: &GuestReport) -> Result<Option<GuestReport>> {
+    let deadline = Instant::now() + PATIENCE_WITH_MOVES;
+    loop {
+        let found = Survey::take(run_dir)?.guest(&guest.id.to_string()).ok().cloned();
+        let settled =
+            |now: &GuestReport| matches!(now.state, GuestState::Running | GuestState::Stopped | GuestState::Lost);
+        match &found {
+            Some(now) if !settled(now) && Instant::now() < deadline => std::thread::sleep(LOOK_AGAIN),
+            _ => return Ok(found),
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 use crate::playground::Playground;
 use rustix::process::Signal;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 
 #[test]
 fn an_agent_that_is_stopped_in_order_leaves_no_socket_and_no_host_in_the_pool() {
@@ -15,8 +17,7 @@ fn an_agent_that_is_stopped_in_order_leaves_no_socket_and_no_host_in_the_pool() 
     let status = agent.end(Signal::INT);
     assert!(status.success(), "{status}");
     assert!(!socket.exists());
-    let pool = nil_pool::Pool::open(playground.pool().as_ref(), nil_pool::Access::ReadOnly).expect("the pool");
-    assert!(pool.find_host("A").is_none(), "{:?}", pool.hosts());
+    assert!(playground.open_pool().find_host("A").is_none());
 }
 
 #[test]
@@ -76,4 +77,16 @@ fn a_stale_worker_socket_is_removed() {
     drop(std::os::unix::net::UnixListener::bind(&socket).expect("a socket"));
     let _agent = playground.agent("A");
     assert!(!socket.exists());
+}
+
+#[test]
+fn a_confused_client_does_an_agent_no_harm() {
+    let playground = Playground::new();
+    let agent = playground.agent("A");
+    let socket = playground.host_dir("A").join("agent.sock");
+    for line in ["GET / HTTP/1.1\r\n", "{\"run\":{}}\n", "[[[[\n", "\0\0\n", "\"list\""] {
+        let mut stream = UnixStream::connect(&socket).expect("the agent's socket");
+        stream.write_all(line.as_bytes()).expect("written");
+    }
+    assert_eq!(playground.json(&["host", "list"])["hosts"][0]["agent_pid"], agent.pid());
 }

@@ -112,11 +112,29 @@ fn a_source_worker_that_has_handed_its_guest_over_ends() {
     let (_a, _b) = (playground.agent("A"), playground.agent("B"));
     playground.run_vm("g", "A");
     playground.json(&["migrate", "g", "--to", "B"]);
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while playground.workers().len() > 1 {
-        assert!(Instant::now() < deadline, "the source's worker lives on");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    playground.await_that("the end of the source's worker", || playground.workers().len() == 1);
+}
+
+#[test]
+fn the_console_shows_what_the_guest_writes_and_goes_along_when_it_moves() {
+    let playground = Playground::new();
+    let (_a, _b) = (playground.agent("A"), playground.agent("B"));
+    playground.run_vm("g", "A");
+    let log = playground.path("console");
+    let file = std::fs::File::create(&log).expect("a file");
+    let mut console = playground
+        .command(&["vm", "console", "g"])
+        .stdout(file.try_clone().expect("a file"))
+        .stderr(file)
+        .spawn()
+        .expect("nil");
+    let shown = |text: &str| std::fs::read_to_string(&log).expect("the log").contains(text);
+    playground.await_that("the guest's first line", || shown("nil guest pages: 1 vCPUs"));
+    playground.json(&["migrate", "g", "--to", "B"]);
+    playground.await_that("the move of the console", || shown("on host B"));
+    assert!(playground.nil(&["vm", "stop", "g"]).status.success());
+    assert!(console.wait().expect("its status").success());
+    assert!(shown("guest g is gone"));
 }
 
 #[test]

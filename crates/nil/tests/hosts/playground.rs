@@ -3,7 +3,7 @@
 //! Whatever happens in a test, no process of it is left: agents are children, and workers are found by the run directory
 //! on their command lines, which no other process has.
 
-use nil_pool::{CreateOptions, Pool};
+use nil_pool::{Access, CreateOptions, Pool};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -120,14 +120,37 @@ impl Playground {
         self.json(&[&image[..], &["--pool", &pool, "--host", host]].concat())
     }
 
+    /// The pool, opened by the test itself.
+    pub(crate) fn open_pool(&self) -> Pool {
+        Pool::open(Path::new(&self.pool()), Access::ReadWrite).expect("the pool")
+    }
+
     /// Bytes that the pool could still give.
     pub(crate) fn free_bytes(&self) -> u64 {
-        let pool = Pool::open(Path::new(&self.pool()), nil_pool::Access::ReadOnly).expect("the pool");
-        pool.usage().free
+        self.open_pool().usage().free
+    }
+
+    /// Waits until `happened` is true.
+    #[track_caller]
+    pub(crate) fn await_that(&self, what: &str, happened: impl Fn() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !happened() {
+            assert!(Instant::now() < deadline, "{what} did not happen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// The workers that live.
     pub(crate) fn workers(&self) -> Vec<i32> {
+        self.workers_where(|_| true)
+    }
+
+    /// The workers of one host that live.
+    pub(crate) fn workers_of(&self, host: &str) -> Vec<i32> {
+        self.workers_where(|args| args.windows(2).any(|pair| pair == [&b"--host"[..], host.as_bytes()]))
+    }
+
+    fn workers_where(&self, chosen: impl Fn(&[&[u8]]) -> bool) -> Vec<i32> {
         let run_dir = self.run_dir();
         let run_dir = run_dir.to_str().expect("a path in UTF-8").as_bytes();
         let processes = fs::read_dir("/proc").expect("/proc");
@@ -135,7 +158,7 @@ impl Playground {
         let is_worker = |pid: &i32| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let args: Vec<&[u8]> = line.split(|&byte| byte == 0).collect();
-            args.get(1) == Some(&&b"worker"[..]) && args.contains(&run_dir)
+            args.get(1) == Some(&&b"worker"[..]) && args.contains(&run_dir) && chosen(&args)
         };
         pids.filter(is_worker).collect()
     }
