@@ -6,6 +6,7 @@ use crate::serial::Serial;
 use core::fmt::Write;
 use core::panic::PanicInfo;
 use core::sync::atomic::Ordering;
+use nil_guest_abi::layout::EXIT_PANICKED;
 use nil_guest_abi::{ErrorKind, GuestState};
 
 /// Says so, records it as an error of vCPU 0 and stops. Which vCPU it was does not matter: no guest panics on purpose.
@@ -16,5 +17,5 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     control().state.store(GuestState::Panicked as u32, Ordering::Release);
     // The serial port never fails.
     let _ = writeln!(Serial, "nil guest: {info}");
-    halt(0)
+    halt(EXIT_PANICKED)
 }

@@ -7,7 +7,7 @@ use crate::pages::Pages;
 use crate::registers::Registers;
 use crate::tickets::Tickets;
 use core::sync::atomic::Ordering;
-use nil_guest_abi::layout::STOP_PORT;
+use nil_guest_abi::layout::{EXIT_PORT, EXIT_REFUSED, EXIT_STOPPED};
 use nil_guest_abi::{Command, CommandWord, ControlBlock, GuestState, Program, VcpuBlock};
 
 /// What a program does in its loop; what it does not do is `None`.
@@ -19,7 +19,7 @@ struct Work {
 
 /// Runs a program on this vCPU.
 pub fn run(program: Program, entry: Entry) -> ! {
-    let Some(guest) = boot(program, entry) else { halt(entry.index as u8) };
+    let Some(guest) = boot(program, entry) else { halt(EXIT_REFUSED) };
     let control = control();
     let vcpu = &control.vcpu[guest.index];
     let mut gaps = GapRecorder::new(vcpu, guest.options.effective_threshold());
@@ -98,7 +98,9 @@ fn obey(word: u64, control: &'static ControlBlock, guest: &Guest, work: &mut Wor
         Some(Command::Stop) => {
             control.state.store(GuestState::Stopped as u32, Ordering::Release);
             vcpu.acknowledged.store(word, Ordering::Release);
-            halt(guest.index as u8);
+            // The machine may end with the first write to the port: let every vCPU come to this point.
+            wait_for_all(word, control, gaps, |vcpu| vcpu.acknowledged.load(Ordering::Acquire) == word);
+            halt(EXIT_STOPPED);
         }
         None => {}
     }
@@ -145,9 +147,9 @@ fn wait_for_all(
 }
 
 /// Does nothing more, and tells the host so every now and then.
-pub fn halt(index: u8) -> ! {
+pub fn halt(code: u8) -> ! {
     loop {
-        out(STOP_PORT, index);
+        out(EXIT_PORT, code);
         for _ in 0..1_000_000 {
             core::hint::spin_loop();
         }

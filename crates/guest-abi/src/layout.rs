@@ -58,8 +58,14 @@ pub const HIGH_RAM: u64 = 4 << 30;
 
 /// First serial port: the guest's one line of greeting goes there.
 pub const SERIAL_PORT: u16 = 0x3F8;
-/// A guest that has stopped writes its vCPU's index to this port, again and again.
-pub const STOP_PORT: u16 = 0xF4;
+/// A guest that has ended writes one of the `EXIT_…` codes to this port, again and again.
+pub const EXIT_PORT: u16 = 0xF4;
+/// It was told to stop, and every vCPU has.
+pub const EXIT_STOPPED: u8 = 0;
+/// It was refused; see [`GuestState::Refused`](crate::GuestState::Refused).
+pub const EXIT_REFUSED: u8 = 1;
+/// It found a bug in itself.
+pub const EXIT_PANICKED: u8 = 2;
 /// The prewarm stub writes here when it has read everything it was told to.
 pub const PREWARM_PORT: u16 = 0xF5;
 

@@ -5,7 +5,7 @@
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_userspace_memory_region, kvm_xcr, kvm_xcrs};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
-use nil_guest_abi::layout::{PREWARM_PORT, SERIAL_PORT, STOP_PORT};
+use nil_guest_abi::layout::{EXIT_PORT, PREWARM_PORT, SERIAL_PORT};
 use nil_guest_abi::{Command, CommandWord, ControlBlock, GuestState};
 use nil_vmm::boot::{self, BootOptions, BootState};
 use std::arch::x86_64::__cpuid_count;
@@ -219,7 +219,7 @@ fn run(mut fd: VcpuFd, orders: &Receiver<Intervention>, serial: &Mutex<Vec<u8>>,
         orders.try_iter().for_each(|intervention| intervention(&mut fd));
         match fd.run() {
             Ok(VcpuExit::IoOut(SERIAL_PORT, bytes)) => serial.lock().expect("no thread panics with it").extend(bytes),
-            Ok(VcpuExit::IoOut(STOP_PORT, _)) => std::thread::sleep(Duration::from_millis(1)),
+            Ok(VcpuExit::IoOut(EXIT_PORT, _)) => std::thread::sleep(Duration::from_millis(1)),
             Err(error) if error.errno() == libc::EINTR => {}
             exit => {
                 let exit = format!("{exit:?}");
