@@ -27,6 +27,12 @@ pub enum BadRecord {
     Field(&'static str),
 }
 
+/// CRC-32C (Castagnoli; reflected, initial value and final XOR all ones), the checksum of everything in a pool.
+#[must_use]
+pub fn checksum(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes)
+}
+
 /// CRC-32C of a record's bytes up to its checksum, which are its last four.
 pub(crate) fn record_sum(bytes: &[u8]) -> u32 {
     crc32c::crc32c(&bytes[..bytes.len() - 4])

@@ -1,0 +1,103 @@
+//! A whole pool with the fuzzer's bytes written over its tables: opening, listing, checking and repairing it may refuse
+//! and complain, but never panic, and never reach outside the pool.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use nil_pool::format::layout::Layout;
+use nil_pool::{Access, CapacityRequest, Class, CreateOptions, GuestKind, GuestRequest, HostIdentity, Pool, Tag};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+struct Image {
+    path: PathBuf,
+    metadata: Vec<u8>,
+    layout: Layout,
+}
+
+static IMAGE: OnceLock<Image> = OnceLock::new();
+
+fn image() -> Image {
+    let path = tempfile::Builder::new().tempdir_in("/dev/shm").expect("a directory on tmpfs").keep().join("pool");
+    let pool =
+        Pool::create(&path, &CreateOptions { size: Some(16 << 20), ..CreateOptions::default() }).expect("a pool");
+    let host = HostIdentity { kind: nil_pool::HostKind::Agent, ..HostIdentity::tool() };
+    let member = pool.join(&host).expect("membership");
+    let tag = Some(Tag::from_bytes([1; 16]));
+    let request = CapacityRequest { tag, class: Class::Shared, bytes: 4 << 20, access: vec![], label: String::new() };
+    member.add_capacity(&request).expect("capacity");
+    let vm = GuestRequest { name: "g".into(), kind: GuestKind::Vm, memory_bytes: 2 << 20, vcpus: 1, features: 0 };
+    member.create_guest(&vm).expect("a guest");
+    let layout = pool.header().layout;
+    let mut metadata = vec![0; usize::try_from(layout.data).expect("small")];
+    File::open(&path).and_then(|file| file.read_exact_at(&mut metadata, 0)).expect("the tables");
+    Image { path, metadata, layout }
+}
+
+/// Where the input's next bytes go: a table and an entry near its start, where there is something.
+fn places(layout: &Layout) -> [(u64, u64); 11] {
+    let guests = layout.guests.offset;
+    [
+        (0, 300),
+        ((2 << 20) - 4096, 300),
+        (layout.hosts.offset, 512),
+        (layout.journals.offset, 256),
+        (layout.capacity_words.offset, 64),
+        (layout.tags.offset, 4096),
+        (layout.guest_words.offset, 64),
+        (layout.owners.offset, 64),
+        (guests, 64),
+        (guests + 4096, 512),
+        (layout.capacities.offset, 2048),
+    ]
+}
+
+fuzz_target!(|data: &[u8]| {
+    let image = IMAGE.get_or_init(image);
+    let file = File::options().write(true).open(&image.path).expect("the pool");
+    file.write_all_at(&image.metadata, 0).expect("the tables");
+    let places = places(&image.layout);
+    for change in data.chunks_exact(12) {
+        let (start, length) = places[usize::from(change[0]) % places.len()];
+        let at = u64::from(u16::from_le_bytes([change[1], change[2]])) % length;
+        let count = usize::from(change[3] % 8) + 1;
+        file.write_all_at(&change[4..4 + count], start + at).expect("the change");
+    }
+    seal_records(&file, image, data);
+    let Ok(pool) = Pool::open(&image.path, Access::ReadWrite) else { return };
+    let _ = (pool.usage(), pool.hosts(), pool.capacities(), pool.guests());
+    if let Some(info) = pool.find_guest("g") {
+        if let Ok(control) = pool.guest(info.slot, info.id) {
+            let _ = (control.map_memory().is_ok(), control.map_state().is_ok(), control.ownership().load());
+        }
+    }
+    let _ = pool.check(false);
+    let _ = pool.check(true);
+});
+
+/// Half of the inputs get right checksums on their records, so that the fuzzer gets past those.
+fn seal_records(file: &File, image: &Image, data: &[u8]) {
+    if data.len() % 2 == 0 {
+        return;
+    }
+    let mut current = vec![0; image.metadata.len()];
+    let reader = File::open(&image.path).expect("the pool");
+    reader.read_exact_at(&mut current, 0).expect("the tables");
+    let layout = &image.layout;
+    let (hosts, journals) = (layout.hosts.offset + 64, layout.journals.offset);
+    let (guests, capacities) = (layout.guests.offset + 4096, layout.capacities.offset);
+    let records = [
+        (hosts, 192),
+        (journals, 64),
+        (journals + 64, 64),
+        (guests, 4096),
+        (capacities, 960),
+        (capacities + 1024, 960),
+    ];
+    for (at, length) in records {
+        let start = usize::try_from(at).expect("small");
+        let sum = nil_pool::format::checksum(&current[start..start + length - 4]);
+        file.write_all_at(&sum.to_le_bytes(), at + length as u64 - 4).expect("the checksum");
+    }
+}
