@@ -35,7 +35,7 @@ const STEPS: &[Step] = &[
         proves: "licenses, sources and advisories of all dependencies are in order",
         check: deny::check,
     },
-    Step { name: "tidy", proves: "the run left no file, mount, process or change behind", check: tidy::check },
+    Step { name: "tidy", proves: "nothing was left behind, and no source is hidden from git", check: tidy::check },
 ];
 
 /// Names every step.

@@ -37,6 +37,7 @@ pub(crate) fn check(this: &Run) -> Result<Outcome> {
     left.extend(names_in(&this.temporary()).into_iter().map(|name| format!("temporary file {name}")));
     left.extend(shared_memory_left(&this.before));
     left.extend(mounts().difference(&this.before.mounts).map(|mount| format!("mount {mount}")));
+    left.extend(sources_ignored(this));
     let status = git_status(&this.root);
     if status != this.before.status {
         left.push(format!("the checkout changed; git status now says: {}", status.as_deref().unwrap_or("nothing")));
@@ -105,6 +106,21 @@ fn git_status(root: &Path) -> Option<String> {
     read(Command::new("git").args(["status", "--porcelain"]).current_dir(root)).ok()
 }
 
+/// Source files that a rule in `.gitignore` hides, so that nobody else would ever get them.
+fn sources_ignored(this: &Run) -> Vec<String> {
+    let mut command = this.command("git");
+    command.args(["ls-files", "--others", "--ignored", "--exclude-standard", "--", "*.rs", "*.toml", "*.md"]);
+    let ignored = read(&mut command).unwrap_or_default();
+    let sources = ignored.lines().filter(|path| !is_built(&this.root, path));
+    sources.map(|path| format!("source {path}, which .gitignore hides from git")).collect()
+}
+
+/// Whether `path`, relative to `root`, lies in a folder that cargo or cargo-fuzz fills.
+fn is_built(root: &Path, path: &str) -> bool {
+    let built = |folder: &Path| folder.join("CACHEDIR.TAG").exists() || folder == root.join("target");
+    root.join(path).ancestors().take_while(|folder| *folder != root).any(built)
+}
+
 fn names_in(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
@@ -127,6 +143,13 @@ mod tests {
         child.kill().expect("sleep is ours to kill");
         child.wait().expect("sleep ends");
         assert_eq!(marked_processes(), [""; 0]);
+    }
+
+    #[test]
+    fn only_what_cargo_builds_may_be_ignored() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository");
+        assert!(is_built(root, "target/debug/build/generated.rs"));
+        assert!(!is_built(root, "crates/migrate/src/target/wait.rs"));
     }
 
     #[test]
