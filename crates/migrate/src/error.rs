@@ -65,6 +65,9 @@ pub enum Error {
         /// What the word says.
         found: Ownership,
     },
+    /// A vCPU thread is not yet through with the last handoff, which was taken back.
+    #[error("a vCPU is still saving its state for the last handoff, which was taken back; try again in a moment")]
+    StillSaving,
     /// A guest has at least one vCPU.
     #[error("a guest with {0} vCPUs cannot be handed over; it needs 1 to 65535")]
     VcpuCount(usize),

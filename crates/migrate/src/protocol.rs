@@ -34,7 +34,7 @@
 //!
 //! | the last thing done                     | word         | S's worker dies                                  | T's worker dies                               |
 //! |-----------------------------------------|--------------|--------------------------------------------------|-----------------------------------------------|
-//! | T wrote `Arming` or `Armed`             | Owned(S,e)   | lost: it ran outside the pool                    | never offered to; the guest notices nothing   |
+//! | T wrote `Arming` or `Armed`             | Owned(S,e)   | lost: its CPU state was in the worker only       | never offered to; the guest notices nothing   |
 //! | S offered, nothing saved                | Offered      | lost                                             | S withdraws: `Poised` never comes             |
 //! | T wrote `Poised`                        | Offered      | lost                                             | S freezes, waits its time, cancels            |
 //! | S kicked, some parts saved              | Offered      | lost: some CPU state was in the worker only      | as above                                      |
@@ -42,7 +42,7 @@
 //! | S froze                                 | Frozen       | T claims as if nothing had been                  | S cancels when its time is over               |
 //! | T loaded some or all parts              | Frozen       | T claims                                         | S cancels; T had not become the owner         |
 //! | S froze, then died; T refused or died   | Frozen       | S's agent thaws the guest at home (cancel)       | T's agent, if S's host is gone (claim)        |
-//! | T claimed                               | Owned(T,e+1) | the guest is at T                                | lost: it ran outside the pool                 |
+//! | T claimed                               | Owned(T,e+1) | the guest is at T                                | lost: its CPU state was in the worker only    |
 //! | S cancelled or withdrew                 | Owned(S,e+1) | lost                                             | T had nothing; a late claim fails             |
 
 mod arming;

@@ -40,5 +40,6 @@ fn change(control: &GuestControl, word: Ownership, by: HostSlot, event: Event) -
 fn is_whole(state: &StateArea, epoch: Epoch) -> bool {
     let mut copy = Vec::new();
     let mut whole = |area: Area| area.read_into(&mut copy).is_ok() && decode(&copy, epoch).is_ok();
-    whole(state.machine(epoch.slot())) && (0..state.vcpus() as usize).all(|index| whole(state.vcpu(epoch.slot(), index)))
+    whole(state.machine(epoch.slot()))
+        && (0..state.vcpus() as usize).all(|index| whole(state.vcpu(epoch.slot(), index)))
 }

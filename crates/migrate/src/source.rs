@@ -12,9 +12,9 @@
 //! Invariants: only the coordinator takes the guest back, and only by a compare-and-swap that it won; a vCPU thread that
 //! has frozen does nothing to the guest before it knows the outcome; a round (one epoch) is published only after every
 //! vCPU thread has arrived in that very round, so a thread that comes late for a round that was withdrawn writes into a
-//! slot that nobody can publish without it.
+//! slot that nobody can publish without it; and no round begins while such a thread still writes.
 
-use crate::countdown::Countdown;
+use crate::countdown::{Countdown, Occupancy};
 use crate::error::{Error, Result};
 use crate::gate::Gate;
 use crate::part::Part;
@@ -107,6 +107,8 @@ pub struct Source {
     /// The `Offered` word of the round that the vCPU threads freeze for.
     offered: AtomicU64,
     countdown: Countdown,
+    /// vCPU threads that are saving, perhaps for a round that is over already.
+    saving: Occupancy,
     /// The last round that is over, and how it ended ([`Settled`]).
     settled: AtomicU64,
     gate: Gate,
@@ -127,6 +129,7 @@ impl Source {
             epoch: AtomicU64::new(epoch.0.into()),
             offered: AtomicU64::new(Ownership::Vacant.encode()),
             countdown: Countdown::new(Tally::closed(epoch)),
+            saving: Occupancy::new(),
             settled: AtomicU64::new(Settled::NEVER),
             gate: Gate::new(),
         })
@@ -173,7 +176,7 @@ impl Source {
     /// runs all the while. Afterwards: [`Source::kick`], then [`Source::settle`].
     ///
     /// # Errors
-    /// [`Error::NotArmed`], [`Error::NotOwner`]: nothing has been changed. [`Error::Withdrawn`]: the target did not get
+    /// [`Error::NotArmed`], [`Error::NotOwner`], [`Error::StillSaving`]: nothing has been changed. [`Error::Withdrawn`]: the target did not get
     /// poised; the guest runs on here at a new epoch. [`Error::Displaced`]: the guest must not run here any more.
     pub fn offer(&self, target: HostSlot, patience: Duration) -> Result<Handoff> {
         let handoff = Handoff::new(self.me, target, self.epoch())?;
@@ -181,10 +184,19 @@ impl Source {
         if found != handoff.armed() {
             return Err(Error::NotArmed { target, epoch: handoff.epoch(), found });
         }
-        self.control.timeline().clear();
         let word = self.control.ownership();
+        let not_owner = |found| Error::NotOwner { me: self.me, epoch: handoff.epoch(), found };
+        let found = word.load()?;
+        if found != handoff.owned() {
+            return Err(not_owner(found));
+        }
+        if !self.saving.is_empty() {
+            return Err(Error::StillSaving);
+        }
+        self.forget_old_state(&handoff);
+        self.restart_timeline();
         if !word.transition(handoff.owned(), handoff.offered()) {
-            return Err(Error::NotOwner { me: self.me, epoch: handoff.epoch(), found: word.load()? });
+            return Err(not_owner(word.load()?));
         }
         self.stamp(Stamp::Offered);
         self.control.bell(Side::Target).ring();
@@ -213,6 +225,7 @@ impl Source {
         P: Part,
         M: Part<Error = P::Error>,
     {
+        let _saving = self.saving.enter();
         let Some(handoff) = self.round() else { return Freeze::NoOffer };
         self.stamp(Stamp::Exited);
         let round = handoff.epoch();
@@ -275,6 +288,24 @@ impl Source {
                 SourceTurn::Displaced => return self.end(handoff, Settled::Displaced),
             }
         }
+    }
+
+    /// Makes whatever lies in the slot of this handoff unreadable, before it is offered: what recovery finds whole there
+    /// afterwards was saved for this handoff, and is not left from an earlier guest in the same memory.
+    fn forget_old_state(&self, handoff: &Handoff) {
+        let round = handoff.epoch();
+        drop(self.state.machine(round.slot()).writer(round));
+        for index in 0..usize::from(self.vcpus) {
+            drop(self.state.vcpu(round.slot(), index).writer(round));
+        }
+    }
+
+    /// Forgets the stamps of the last handoff. The target has armed for this one already.
+    fn restart_timeline(&self) {
+        let timeline = self.control.timeline();
+        let armed = timeline.get(Stamp::Armed);
+        timeline.clear();
+        timeline.set(Stamp::Armed, armed);
     }
 
     /// The handoff for which vCPU threads are to freeze now.

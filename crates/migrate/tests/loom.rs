@@ -7,7 +7,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 use nil_migrate::Handoff;
-use nil_migrate::countdown::Countdown;
+use nil_migrate::countdown::{Countdown, Occupancy};
 use nil_migrate::gate::Gate;
 use nil_migrate::protocol::{Arrival, Tally};
 use nil_pool::sync::{AtomicU32, Ordering};
@@ -85,6 +85,27 @@ fn loom_a_thread_that_comes_late_is_not_counted_into_the_next_round() {
         let arrival = thread.join().expect("no panic");
         assert!(matches!(arrival, Arrival::LastOfAll | Arrival::TooLate));
         assert_eq!(countdown.read(), Tally::open(Epoch(EPOCH.0 + 1), 1));
+    });
+}
+
+#[test]
+fn loom_nobody_writes_for_a_round_that_is_over_once_the_place_is_empty() {
+    loom::model(|| {
+        let shared = Arc::new((Countdown::new(Tally::open(EPOCH, 1)), Occupancy::new(), Area::new()));
+        let late = Arc::clone(&shared);
+        let thread = thread::spawn(move || {
+            let (countdown, occupancy, area) = &*late;
+            let _occupied = occupancy.enter();
+            if countdown.read().is_open() {
+                area.write(1);
+            }
+        });
+        let (countdown, occupancy, area) = &*shared;
+        countdown.set(Tally::closed(EPOCH));
+        if occupancy.is_empty() {
+            area.write(2);
+        }
+        thread.join().expect("no panic");
     });
 }
 

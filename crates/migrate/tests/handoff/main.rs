@@ -3,7 +3,7 @@
 
 mod lab;
 
-use lab::{Body, Lab, Loads, LONG, SHORT, arm, freeze_and_die, hand_over, land, landed};
+use lab::{Body, LONG, Lab, Loads, SHORT, arm, freeze_and_die, hand_over, land, landed};
 use nil_migrate::protocol::{ArmEvent, Handoff, arm_step};
 use nil_migrate::{Error, HandoffReport, Landing, Outcome, Reason, Target, TornDown, WaitStyle, recover, rescue};
 use nil_migrate::{Liveness, Resolution};
@@ -161,7 +161,8 @@ fn a_guest_that_its_target_cannot_load_goes_on_at_its_source_at_once() {
             let outcome = hand_over(&source, leaving, lab.hosts[1].slot, LONG);
             assert_eq!(outcome, Outcome::TakenBack { epoch: Epoch(2), reason: Reason::Refused });
             let landings = lands.join().expect("the target's threads end");
-            let refused = |landing: &Option<Landing<_>>| matches!(landing, Some(Landing::TornDown(TornDown::Refused(_))));
+            let refused =
+                |landing: &Option<Landing<_>>| matches!(landing, Some(Landing::TornDown(TornDown::Refused(_))));
             assert_eq!(landings.iter().filter(|landing| refused(landing)).count(), 1, "{landings:?}");
         });
         assert_eq!(lab.word(), lab.owned(0, Epoch(2)));
@@ -357,6 +358,15 @@ fn a_guest_that_is_not_on_its_way_to_a_host_is_not_to_be_had_by_it() {
 }
 
 #[test]
+fn whoever_does_not_own_the_guest_leaves_its_state_alone() {
+    let lab = Lab::new(1);
+    frozen_by_a_dead_worker(&lab);
+    lab.hosts[1].control.arm().store(Arm::Armed { host: lab.hosts[1].slot, epoch: Epoch(1) });
+    assert!(matches!(lab.source(0, Epoch(1)).offer(lab.hosts[1].slot, SHORT), Err(Error::NotOwner { .. })));
+    assert_eq!(landed(&land(&lab.home(0), &mut Body::new(1), false)), Some(Epoch(2)));
+}
+
+#[test]
 fn a_vcpu_that_is_kicked_without_an_offer_runs_on() {
     let lab = Lab::new(1);
     let mut body = Body::new(1);
@@ -391,6 +401,21 @@ fn a_state_that_is_not_whole_is_reported_as_lost() {
         let word = rescue::salvage_or_bury(&agent.control, &agent.state, agent.slot, dead);
         assert_eq!(word.expect("the offer was the dead host's"), Ownership::Lost { host: dead, epoch: Epoch(1) });
     }
+}
+
+#[test]
+fn what_an_earlier_guest_left_in_the_same_memory_is_not_salvaged() {
+    let lab = Lab::new(2);
+    lab.write_state(0, &mut Body::new(2), Epoch(1), 3);
+    let source = lab.source(0, Epoch(1));
+    thread::scope(|scope| {
+        scope.spawn(|| poise_and_die(&lab, 1, Epoch(1)));
+        source.await_armed(lab.hosts[1].slot, LONG).expect("the target arms");
+        source.offer(lab.hosts[1].slot, LONG).expect("the target is poised");
+    });
+    let (agent, dead) = (&lab.hosts[1], lab.hosts[0].slot);
+    let word = rescue::salvage_or_bury(&agent.control, &agent.state, agent.slot, dead);
+    assert_eq!(word.expect("the offer was the dead host's"), Ownership::Lost { host: dead, epoch: Epoch(1) });
 }
 
 #[test]

@@ -36,6 +36,8 @@ enum Rule {
     RunOnUnasked,
     /// The source waits for its target for ever.
     NeverGiveUp,
+    /// A source offers without making the old state in its slot unreadable.
+    LeaveOldState,
     /// Recovery does not look whether the state of a dead source is whole.
     BuryWithoutLooking,
 }
@@ -142,9 +144,9 @@ fn is_settled(world: &World) -> bool {
     let everybody_is_gone = world.hosts.iter().all(|host| !host.up);
     match world.word {
         Ownership::Owned { host, .. } => {
-            let runs = world.owner(host.index()).is_some_and(|owner| {
-                owner.plan == Plan::None && owner.vcpus.iter().all(|&vcpu| vcpu == Vcpu::Running)
-            });
+            let runs = world
+                .owner(host.index())
+                .is_some_and(|owner| owner.plan == Plan::None && owner.vcpus.iter().all(|&vcpu| vcpu == Vcpu::Running));
             everybody_is_gone || runs && owns(world, host.index())
         }
         Ownership::Offered { .. } | Ownership::Frozen { .. } => everybody_is_gone,
@@ -218,4 +220,9 @@ fn the_model_finds_a_source_that_never_gives_up() {
 #[test]
 fn the_model_finds_a_burial_without_looking() {
     assert_found(Rule::BuryWithoutLooking, SMALL, NOT_BURIED_ALIVE);
+}
+
+#[test]
+fn the_model_finds_the_state_of_an_earlier_guest_that_was_not_forgotten() {
+    assert_found(Rule::LeaveOldState, SMALL, WHOLE_COMMIT);
 }

@@ -47,7 +47,7 @@ impl Handoffs {
         match action {
             Action::Plan(host) => plan(&mut next, host),
             Action::Ready(host) => ready(&mut next, host),
-            Action::Offer(host) => offer(&mut next, host),
+            Action::Offer(host) => self.offer(&mut next, host),
             Action::Look(host, expired) => self.look(&mut next, host, expired),
             Action::Swap(host) => self.swap(&mut next, host),
             Action::Stop(host, vcpu) => stop(&mut next, host, vcpu),
@@ -83,19 +83,22 @@ fn fail(world: &mut World) -> Option<()> {
 
 // The source.
 
-fn offer(world: &mut World, host: usize) -> Option<()> {
-    let target = slot_of(1 - host);
-    let arm = world.arm;
-    let owner = world.owner_mut(host)?;
-    let handoff = Handoff::new(slot_of(host), target, owner.epoch).ok()?;
-    if owner.plan != Plan::None || arm != handoff.armed() {
-        return None;
-    }
-    owner.plan = Plan::AwaitingPoise(handoff);
-    world.swap(handoff.owned(), handoff.offered()).then_some(())
-}
-
 impl Handoffs {
+    fn offer(&self, world: &mut World, host: usize) -> Option<()> {
+        let target = slot_of(1 - host);
+        let arm = world.arm;
+        let owner = world.owner_mut(host)?;
+        let handoff = Handoff::new(slot_of(host), target, owner.epoch).ok()?;
+        if owner.plan != Plan::None || arm != handoff.armed() {
+            return None;
+        }
+        owner.plan = Plan::AwaitingPoise(handoff);
+        if self.rule != Rule::LeaveOldState {
+            world.slots[handoff.epoch().slot()] = [Content::Torn; PARTS];
+        }
+        world.swap(handoff.owned(), handoff.offered()).then_some(())
+    }
+
     fn look(&self, world: &mut World, host: usize, expired: bool) -> Option<()> {
         if expired && self.rule == Rule::NeverGiveUp {
             return None;

@@ -29,7 +29,10 @@ pub(crate) enum Content {
     /// Somebody writes it, or died while writing.
     Torn,
     /// `of`: which freeze of the guest's life it belongs to. (Known to the model only.)
-    Whole { epoch: Epoch, of: u8 },
+    Whole {
+        epoch: Epoch,
+        of: u8,
+    },
 }
 
 /// Where a vCPU thread of the guest's owner stands.
@@ -182,14 +185,16 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Host 0 has booted the guest: its boot state lies in slot 0 as epoch 0.
+    /// Host 0 has booted the guest: its boot state lies in slot 0 as epoch 0. In slot 1 lies what an earlier guest in the
+    /// same memory left there when it was at epoch 1.
     pub(crate) fn booted(budget: Budget) -> Self {
         let boot = [Content::Whole { epoch: Epoch(0), of: 0 }; PARTS];
+        let left = [Content::Whole { epoch: Epoch(1), of: u8::MAX }; PARTS];
         let host = |worker| Host { up: true, worker, errand: None };
         Self {
             word: Ownership::Owned { host: slot_of(0), epoch: Epoch(1) },
             arm: Arm::Idle,
-            slots: [boot, [Content::Nothing; PARTS]],
+            slots: [boot, left],
             hosts: [host(Worker::Owner(Owner::new(Epoch(1)))), host(Worker::None)],
             budget,
             freezes: 0,
