@@ -1,0 +1,130 @@
+//! The bytes of every record, as the worked example of docs/pool-format.md shows them: code and specification agree.
+#![cfg(not(loom))]
+
+use nil_pool::format::capacity::CapacityRecord;
+use nil_pool::format::guest::GuestRecord;
+use nil_pool::format::header::{Coherence, Header};
+use nil_pool::format::host::HostRecord;
+use nil_pool::format::journal::{Entry, Intent};
+use nil_pool::format::layout::Layout;
+use nil_pool::format::slot_word::Reference;
+use nil_pool::{
+    Class, Epoch, Extent, GRANULE, GuestId, GuestKind, HostId, HostKind, PoolId, Region, SectionWriter, Tag,
+};
+
+const SPECIFICATION: &str = include_str!("../../../docs/pool-format.md");
+
+/// Lines of sixteen bytes with their offset; lines of zeros are left out.
+fn dump(bytes: &[u8]) -> String {
+    let line = |(index, bytes): (usize, &[u8])| {
+        let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        bytes.iter().any(|byte| *byte != 0).then(|| format!("{:04x}  {}\n", index * 16, hex.join(" ")))
+    };
+    bytes.chunks(16).enumerate().filter_map(line).collect()
+}
+
+/// The specification holds a block of this name, and it shows these bytes.
+fn assert_specified(name: &str, bytes: &[u8]) {
+    let expected = format!("```hexdump {name}\n{}```\n", dump(bytes));
+    assert!(SPECIFICATION.contains(&expected), "docs/pool-format.md should have this block:\n{expected}");
+}
+
+fn uuid(digit: u8) -> [u8; 16] {
+    std::array::from_fn(|index| digit << 4 | u8::try_from(index).expect("small"))
+}
+
+fn header() -> Header {
+    Header {
+        id: PoolId::from_bytes(uuid(1)),
+        version: 1,
+        coherence: Coherence::Hardware,
+        compat: 0,
+        ro_compat: 0,
+        incompat: 0,
+        size: 16 << 20,
+        created: 1_800_000_000_000_000_000,
+        generation: 1,
+        layout: Layout::for_size(16 << 20).expect("a small pool"),
+        label: "example".to_owned(),
+    }
+}
+
+#[test]
+fn the_header_is_the_specified_one() {
+    assert_specified("header", &header().encode());
+    assert_eq!(Header::decode(&header().encode()), Ok(header()));
+}
+
+#[test]
+fn a_host_record_is_the_specified_one() {
+    let host = HostRecord {
+        id: HostId::from_bytes(uuid(2)),
+        name: "a".to_owned(),
+        kind: HostKind::Agent,
+        kernel: uuid(3),
+        incarnation: 1,
+        started: 0x0012_3456,
+        joined: 1_800_000_000_000_000_001,
+        pid: 4711,
+    };
+    assert_specified("host", &host.encode());
+    assert_eq!(HostRecord::decode(&host.encode()), Ok(host));
+}
+
+#[test]
+fn a_capacity_record_is_the_specified_one() {
+    let capacity = CapacityRecord {
+        tag: Tag::from_bytes(uuid(4)),
+        generation: 1,
+        bytes: 3 * GRANULE,
+        created: 1_800_000_000_000_000_002,
+        class: Class::Shared,
+        access: vec![HostId::from_bytes(uuid(2))],
+        extents: vec![Extent { first: 2, count: 1 }, Extent { first: 5, count: 2 }],
+        label: "memory of g".to_owned(),
+    };
+    assert_specified("capacity", &capacity.encode());
+    assert_eq!(CapacityRecord::decode(&capacity.encode()), Ok(capacity));
+}
+
+#[test]
+fn a_guest_record_is_the_specified_one() {
+    let guest = GuestRecord {
+        id: GuestId::from_bytes(uuid(5)),
+        generation: 1,
+        name: "g".to_owned(),
+        kind: GuestKind::Vm,
+        memory_bytes: 3 * GRANULE,
+        vcpus: 2,
+        features: 0,
+        created: 1_800_000_000_000_000_003,
+        creator: HostId::from_bytes(uuid(2)),
+        state: Tag::from_bytes(uuid(6)),
+        placement: vec![Region {
+            guest_address: 0,
+            bytes: 3 * GRANULE,
+            capacity: Tag::from_bytes(uuid(4)),
+            capacity_offset: 0,
+        }],
+    };
+    assert_specified("guest", &guest.encode());
+    assert_eq!(GuestRecord::decode(&guest.encode()), Ok(guest));
+}
+
+#[test]
+fn a_journal_entry_is_the_specified_one() {
+    let reference = |slot| Reference { slot, generation: 1 };
+    let intent = Intent::CreateGuest { guest: reference(0), memory: Some(reference(7)), state: None };
+    let entry = Entry { sequence: 3, incarnation: 1, intent };
+    assert_specified("journal", &entry.encode());
+    assert_eq!(Entry::decode(&entry.encode()), Ok(entry));
+}
+
+#[test]
+fn an_area_is_the_specified_one() {
+    let mut bytes = [0; 72];
+    let mut writer = SectionWriter::over(&mut bytes, Epoch(7));
+    writer.put(1, 1, 0, b"registers").expect("it fits");
+    writer.finish();
+    assert_specified("area", &bytes);
+}
