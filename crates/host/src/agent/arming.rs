@@ -8,7 +8,7 @@ use crate::name::GuestName;
 use crate::process::ProcessId;
 use crate::wire::Connection;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a guest that is leaving may take until it may come back: its source is told a moment after its target.
 const PATIENCE_WITH_LEAVING: Duration = Duration::from_secs(1);
@@ -26,13 +26,16 @@ impl Host {
         let membership = self.pools.get(order.pool)?;
         let control = membership.pool().guest(order.slot, order.id)?;
         let reservation = self.table.reserve(&order.name, self.dir.name(), PATIENCE_WITH_LEAVING)?;
+        let begun = Instant::now();
         let worker = self.start_worker(&reservation, &control, membership.slot())?.id();
+        tracing::debug!("guest {}: its worker is up after {:?}", order.name, begun.elapsed());
         let armed = self.order(&order.name, &WorkerRequest::Arm, PATIENCE_WITH_ARMING);
         if let Err(error) = armed {
             tracing::warn!("guest {}: it cannot be taken over from {}: {}", order.name, order.from, error.story());
             self.clear_away(&order.name, worker);
             return Err(error);
         }
+        tracing::debug!("guest {}: armed after {:?}", order.name, begun.elapsed());
         if source.send(&AgentReply::Armed(slot_number(membership.slot()))).is_err() {
             self.disarm(&order.name);
         }

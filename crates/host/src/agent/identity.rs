@@ -51,8 +51,15 @@ struct Identity {
     id: HostId,
 }
 
+/// Whether there was such a host before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Novelty {
+    New,
+    Known,
+}
+
 /// The host's identity: the one of last time, or a new one. Needs the lock, so that two agents do not write at once.
-pub(super) fn load_or_create(dir: &HostDir, _lock: &AgentLock) -> Result<HostId> {
+pub(super) fn load_or_create(dir: &HostDir, _lock: &AgentLock) -> Result<(HostId, Novelty)> {
     let path = dir.identity();
     match fs::read(&path) {
         Ok(bytes) => {
@@ -63,7 +70,7 @@ pub(super) fn load_or_create(dir: &HostDir, _lock: &AgentLock) -> Result<HostId>
                     dir.name()
                 ))
             })?;
-            Ok(identity.id)
+            Ok((identity.id, Novelty::Known))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let identity = Identity { name: dir.name().clone(), id: HostId::random() };
@@ -71,10 +78,19 @@ pub(super) fn load_or_create(dir: &HostDir, _lock: &AgentLock) -> Result<HostId>
             let draft = path.with_extension("json.new");
             fs::write(&draft, text).map_err(|error| Error::io("write", &draft, error))?;
             fs::rename(&draft, &path).map_err(|error| Error::io("write", &path, error))?;
-            Ok(identity.id)
+            Ok((identity.id, Novelty::New))
         }
         Err(error) => Err(Error::io("read", &path, error)),
     }
+}
+
+/// Removes what a host that never came to be has left in the run directory, and nothing else.
+pub(super) fn forget(dir: &HostDir, _lock: &AgentLock) {
+    // What cannot be removed does no harm.
+    let _ = fs::remove_file(dir.identity());
+    let _ = fs::remove_dir(dir.workers());
+    let _ = fs::remove_file(dir.lock());
+    let _ = fs::remove_dir(dir.path());
 }
 
 #[cfg(test)]
@@ -104,8 +120,19 @@ mod tests {
         let run = tempfile::tempdir().expect("a directory");
         let dir = host_dir(&run);
         let lock = AgentLock::take(&dir).expect("the lock is free");
-        let id = load_or_create(&dir, &lock).expect("an identity");
-        assert_eq!(load_or_create(&dir, &lock).expect("an identity"), id);
+        let (id, novelty) = load_or_create(&dir, &lock).expect("an identity");
+        assert_eq!(novelty, Novelty::New);
+        assert_eq!(load_or_create(&dir, &lock).expect("an identity"), (id, Novelty::Known));
+    }
+
+    #[test]
+    fn a_host_that_never_came_to_be_leaves_nothing() {
+        let run = tempfile::tempdir().expect("a directory");
+        let dir = host_dir(&run);
+        let lock = AgentLock::take(&dir).expect("the lock is free");
+        load_or_create(&dir, &lock).expect("an identity");
+        forget(&dir, &lock);
+        assert!(!dir.path().exists());
     }
 
     #[test]

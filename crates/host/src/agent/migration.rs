@@ -45,7 +45,9 @@ impl Host {
         let reply = self.order(guest, &WorkerRequest::Handoff { to: slot, deadline_us: *deadline_us }, patience)?;
         let (outcome, handoff) = match reply {
             WorkerReply::Released(report) => {
+                tracing::debug!("guest {guest}: released after {:?}", begun.elapsed());
                 await_landing(&mut target);
+                tracing::debug!("guest {guest}: known to have landed after {:?}", begun.elapsed());
                 (MigrationOutcome::Moved, report)
             }
             WorkerReply::TakenBack(why) => (MigrationOutcome::TakenBack { why }, None),

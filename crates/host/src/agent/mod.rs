@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::name::GuestName;
 use crate::run_dir::HostDir;
 use crate::wire::{self, Stale};
-use identity::AgentLock;
+use identity::{AgentLock, Novelty};
 use nil_pool::HostId;
 use pools::Pools;
 use serde::Serialize;
@@ -94,8 +94,12 @@ impl Agent {
         let dir = options.dir.clone();
         dir.prepare()?;
         let lock = AgentLock::take(&dir)?;
-        let id = identity::load_or_create(&dir, &lock)?;
-        let pools = Pools::join(&options.pools, id, dir.name())?;
+        let (id, novelty) = identity::load_or_create(&dir, &lock)?;
+        let pools = Pools::join(&options.pools, id, dir.name()).inspect_err(|_| {
+            if novelty == Novelty::New {
+                identity::forget(&dir, &lock);
+            }
+        })?;
         let host = Arc::new(Host { dir, id, pools, table: Table::default(), orders: OrderCount::default() });
         host.spawn("lease", Host::beat)?;
         host.adopt_workers()?;
@@ -213,5 +217,32 @@ impl Drop for OrderGuard<'_> {
     fn drop(&mut self) {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner).in_progress -= 1;
         self.0.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stopping_agent_waits_for_the_orders_in_progress_and_takes_no_others() {
+        let orders = OrderCount::default();
+        let order = orders.begin().expect("orders are taken");
+        std::thread::scope(|scope| {
+            let closing = scope.spawn(|| orders.close(Duration::from_secs(60)));
+            while orders.begin().is_some() {
+                std::thread::yield_now();
+            }
+            assert!(!closing.is_finished());
+            drop(order);
+            assert!(closing.join().expect("no panic"));
+        });
+    }
+
+    #[test]
+    fn an_order_that_does_not_end_is_given_up() {
+        let orders = OrderCount::default();
+        let _order = orders.begin().expect("orders are taken");
+        assert!(!orders.close(Duration::from_millis(1)));
     }
 }

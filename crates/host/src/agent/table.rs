@@ -164,3 +164,42 @@ impl Drop for Departure<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> (GuestName, HostName) {
+        ("g".parse().expect("a good name"), "A".parse().expect("a good name"))
+    }
+
+    #[test]
+    fn a_reserved_name_is_not_given_to_another_until_it_is_given_back() {
+        let (table, (guest, host)) = (Table::default(), names());
+        let reservation = table.reserve(&guest, &host, Duration::ZERO).expect("the name is free");
+        let error = table.reserve(&guest, &host, Duration::ZERO).expect_err("the name is taken");
+        assert!(matches!(error, Error::GuestNameTaken { .. }), "{error}");
+        drop(reservation);
+        table.reserve(&guest, &host, Duration::ZERO).expect("the name is free again");
+    }
+
+    #[test]
+    fn whoever_has_patience_gets_the_name_when_it_is_given_back() {
+        let (table, (guest, host)) = (Table::default(), names());
+        let reservation = table.reserve(&guest, &host, Duration::ZERO).expect("the name is free");
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| table.reserve(&guest, &host, Duration::from_secs(60)).is_ok());
+            drop(reservation);
+            assert!(waiting.join().expect("no panic"));
+        });
+    }
+
+    #[test]
+    fn a_reservation_is_no_guest_yet() {
+        let (table, (guest, host)) = (Table::default(), names());
+        let _reservation = table.reserve(&guest, &host, Duration::ZERO).expect("the name is free");
+        assert!(table.find(&guest).is_none());
+        assert!(table.depart(&guest).is_none());
+        assert!(table.entries().is_empty());
+    }
+}

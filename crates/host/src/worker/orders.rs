@@ -13,7 +13,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often to look for new console output.
 const LOOK_FOR_OUTPUT: Duration = Duration::from_millis(5);
@@ -139,7 +139,10 @@ impl Orders {
         let vm = self.vm()?;
         let _handing_over = self.handing_over.lock().unwrap_or_else(PoisonError::into_inner);
         self.enter(&[Phase::Running], Phase::Leaving, None)?;
-        match vm.handoff(to, Deadlines { claimed: deadline, ..Deadlines::default() }) {
+        let begun = Instant::now();
+        let handoff = vm.handoff(to, Deadlines { claimed: deadline, ..Deadlines::default() });
+        tracing::debug!("the handoff took {:?}", begun.elapsed());
+        match handoff {
             Ok(HandoffOutcome::Released { report, .. }) => {
                 self.end(Phase::Released, None);
                 Ok(WorkerReply::Released(report))

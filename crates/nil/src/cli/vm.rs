@@ -145,13 +145,15 @@ fn stop(run_dir: &RunDir, guest: &str, output: Output) -> Result<()> {
 fn follow_console(run_dir: &RunDir, guest: &str, output: Output) -> Result<()> {
     let mut report = Survey::take(run_dir)?.guest(guest)?.clone();
     loop {
-        let host = Survey::take(run_dir)?.host_of(&report)?;
-        output.progress(format!("console of guest {} on host {host}; Ctrl-C detaches, the guest runs on", report.name));
-        let mut console = ConsoleStream::attach(&run_dir.host(&host), &report.name.parse()?)?;
-        io::copy(&mut console, &mut io::stdout().lock()).context("cannot show the console")?;
-        io::stdout().flush()?;
+        let shown = show_console(run_dir, &report, output);
         match whereabouts(run_dir, &report)? {
-            Some(now) if now.state == GuestState::Running => report = now,
+            Some(now) if now.state == GuestState::Running => {
+                // Where nothing has changed, the console is missing for another reason.
+                if (&now.host, now.epoch) == (&report.host, report.epoch) {
+                    shown?;
+                }
+                report = now;
+            }
             Some(now) => {
                 let why = now.detail.as_deref().unwrap_or("no reason given");
                 output.progress(format!("guest {} is {}: {why}", now.name, now.state));
@@ -163,6 +165,15 @@ fn follow_console(run_dir: &RunDir, guest: &str, output: Output) -> Result<()> {
             }
         }
     }
+}
+
+/// Shows a guest's console until the guest leaves its host or ends.
+fn show_console(run_dir: &RunDir, guest: &GuestReport, output: Output) -> Result<()> {
+    let host: HostName = guest.host.as_deref().context("no host is responsible for the guest")?.parse()?;
+    let mut console = ConsoleStream::attach(&run_dir.host(&host), &guest.name.parse()?)?;
+    output.progress(format!("console of guest {} on host {host}; Ctrl-C detaches, the guest runs on", guest.name));
+    io::copy(&mut console, &mut io::stdout().lock()).context("cannot show the console")?;
+    Ok(io::stdout().flush()?)
 }
 
 /// Where a guest is now whose console has ended. `None`: nowhere, it was stopped.

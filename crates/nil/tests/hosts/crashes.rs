@@ -1,6 +1,6 @@
 //! Agents and workers are killed in the middle of migrations.
 
-use crate::playground::{Agent, Playground, kill};
+use crate::playground::{Agent, Playground, await_that, kill};
 use nil_pool::{Epoch, GuestControl, HostSlot, Ownership};
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Write};
@@ -37,7 +37,7 @@ fn a_target_goes_home_when_its_source_hangs_up() {
     let source = arm(&playground, "B", &control(&playground));
     assert_eq!(playground.workers_of("B").len(), 1);
     drop(source);
-    playground.await_that("the end of the target's worker", || playground.workers_of("B").is_empty());
+    await_that("the end of the target's worker", || playground.workers_of("B").is_empty());
     assert_eq!(playground.json(&["migrate", "g", "--to", "B"])["outcome"], "moved");
 }
 
@@ -50,7 +50,7 @@ fn a_target_whose_agent_is_killed_goes_home_when_the_agent_returns() {
     b.end(Signal::KILL);
     assert_eq!(playground.workers_of("B").len(), 1);
     let _b = playground.agent("B");
-    playground.await_that("the end of the target's worker", || playground.workers_of("B").is_empty());
+    await_that("the end of the target's worker", || playground.workers_of("B").is_empty());
     assert_eq!(playground.json(&["migrate", "g", "--to", "B"])["outcome"], "moved");
 }
 
@@ -74,7 +74,7 @@ fn a_target_that_stands_still_does_not_get_the_guest() {
     assert_eq!((&guest["host"], &guest["epoch"]), (&"A".into(), &2.into()));
     assert!(guest["detail"].as_str().expect("a reason").contains("target"), "{guest}");
     kill(target, Signal::CONT);
-    playground.await_that("the end of the target's worker", || playground.workers_of("B").is_empty());
+    await_that("the end of the target's worker", || playground.workers_of("B").is_empty());
     assert_eq!(playground.json(&["migrate", "g", "--to", "B"])["outcome"], "moved");
 }
 
@@ -91,7 +91,7 @@ fn a_guest_whose_agent_was_killed_before_it_started_leaves_nothing() {
         agent.take().expect("it runs").end(Signal::KILL);
         client.wait().expect("its status");
         agent = Some(playground.agent("A"));
-        playground.await_that("the guest's running or its end", || match playground.guest("g") {
+        await_that("the guest's running or its end", || match playground.guest("g") {
             Some(guest) if guest["state"] == "running" => playground.nil(&["vm", "stop", "g"]).status.success(),
             Some(_) => false,
             None => playground.workers().is_empty() && playground.free_bytes() == free,
@@ -113,7 +113,7 @@ fn abandoned(playground: &Playground, word: impl Fn(HostSlot, HostSlot) -> Owner
     for worker in playground.workers() {
         kill(worker, Signal::KILL);
     }
-    playground.await_that("the end of the workers", || playground.workers().is_empty());
+    await_that("the end of the workers", || playground.workers().is_empty());
     let now = control.ownership().load().expect("a valid word");
     assert!(control.ownership().transition(now, word));
     control
@@ -177,7 +177,7 @@ fn settle(playground: &Playground) -> String {
         let workers = playground.workers().len();
         matches!((state.as_str(), workers), ("running", 1) | ("lost", 0)).then_some(state)
     };
-    playground.await_that("the guest's settling", || seen().is_some());
+    await_that("the guest's settling", || seen().is_some());
     let state = seen().expect("it has settled");
     let stopped = playground.nil(&["vm", "stop", "g"]);
     assert!(stopped.status.success(), "{}", stopped.stderr);
@@ -199,7 +199,7 @@ fn an_agent_killed_in_the_middle_of_a_migration_leaves_a_guest_that_runs() {
         agents[victim].take().expect("it runs").end(Signal::KILL);
         client.wait().expect("its status");
         agents[victim] = Some(playground.agent(["A", "B"][victim]));
-        playground.await_that("the guest's running on in one worker", || {
+        await_that("the guest's running on in one worker", || {
             let guest = playground.guest("g").expect("the guest");
             assert_ne!(guest["state"], "lost");
             guest["state"] == "running" && playground.workers().len() == 1

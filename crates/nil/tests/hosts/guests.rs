@@ -1,6 +1,6 @@
 //! Guests start, move, stop and die, while agents come and go.
 
-use crate::playground::{Playground, kill};
+use crate::playground::{Playground, await_that, kill};
 use rustix::process::Signal;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -112,7 +112,7 @@ fn a_source_worker_that_has_handed_its_guest_over_ends() {
     let (_a, _b) = (playground.agent("A"), playground.agent("B"));
     playground.run_vm("g", "A");
     playground.json(&["migrate", "g", "--to", "B"]);
-    playground.await_that("the end of the source's worker", || playground.workers().len() == 1);
+    await_that("the end of the source's worker", || playground.workers().len() == 1);
 }
 
 #[test]
@@ -129,9 +129,9 @@ fn the_console_shows_what_the_guest_writes_and_goes_along_when_it_moves() {
         .spawn()
         .expect("nil");
     let shown = |text: &str| std::fs::read_to_string(&log).expect("the log").contains(text);
-    playground.await_that("the guest's first line", || shown("nil guest pages: 1 vCPUs"));
+    await_that("the guest's first line", || shown("nil guest pages: 1 vCPUs"));
     playground.json(&["migrate", "g", "--to", "B"]);
-    playground.await_that("the move of the console", || shown("on host B"));
+    await_that("the move of the console", || shown("on host B"));
     assert!(playground.nil(&["vm", "stop", "g"]).status.success());
     assert!(console.wait().expect("its status").success());
     assert!(shown("guest g is gone"));

@@ -130,16 +130,6 @@ impl Playground {
         self.open_pool().usage().free
     }
 
-    /// Waits until `happened` is true.
-    #[track_caller]
-    pub(crate) fn await_that(&self, what: &str, happened: impl Fn() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !happened() {
-            assert!(Instant::now() < deadline, "{what} did not happen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
     /// The workers that live.
     pub(crate) fn workers(&self) -> Vec<i32> {
         self.workers_where(|_| true)
@@ -233,6 +223,16 @@ impl Answer {
         for word in words {
             assert!(self.stderr.contains(word), "`{word}` is missing in: {}", self.stderr);
         }
+    }
+}
+
+/// Waits until `happened` is true.
+#[track_caller]
+pub(crate) fn await_that(what: &str, happened: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !happened() {
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -63,7 +63,7 @@ fn a_pool_that_is_none_is_refused_and_not_written_to() {
         playground.nil(&["host", "run", "--name", "A", "--pool", pool]).refuses(1, &[pool.trim_end_matches('/')]);
     }
     assert_eq!(fs::read_to_string(&path).expect("the file"), "not a pool");
-    assert!(!playground.host_dir("A").join("agent.sock").exists());
+    assert!(!playground.host_dir("A").exists());
 }
 
 #[test]
