@@ -30,7 +30,7 @@
 //! # Crash points
 //!
 //! What is left when a worker dies at each step of a handoff S → T at epoch e, and what comes of it
-//! ([`crate::recovery::recover`] decides; `tests/model.rs` walks through all of it):
+//! ([`crate::recovery::recover`] decides; `tests/model` walks through all of it):
 //!
 //! | the last thing done                     | word         | S's worker dies                                  | T's worker dies                               |
 //! |-----------------------------------------|--------------|--------------------------------------------------|-----------------------------------------------|

@@ -176,7 +176,7 @@ fn the_model_of_the_protocol_holds() {
 }
 
 #[test]
-#[ignore = "15 million states: minutes, and gigabytes of memory"]
+#[ignore = "eight million states: minutes, and gigabytes of memory"]
 fn the_model_of_the_protocol_holds_when_more_goes_wrong() {
     let budget = Budget { plans: 3, crashes: 2, failures: 2, returns: 1 };
     search(Rule::Kept, budget, HasDiscoveries::All).assert_properties();
