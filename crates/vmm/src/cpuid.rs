@@ -102,13 +102,16 @@ pub(crate) fn for_vcpu(guest: &CpuId, index: u32) -> Result<CpuId> {
     CpuId::from_entries(&entries).map_err(|_| Error::CpuidTooLong { entries: entries.len() })
 }
 
+/// Picks one of an entry's four registers.
+type Register = fn(&kvm_cpuid_entry2) -> u32;
+
 /// Every feature bit that `guest` was promised and that `host` lacks, as "leaf 0x7.0 EBX bit 5". Empty: it can run here.
 #[must_use]
 pub fn missing_features(guest: &CpuId, host: &CpuId) -> Vec<String> {
     let find = |function, index| host.as_slice().iter().find(|e| e.function == function && e.index == index);
     let mut missing = Vec::new();
     for entry in guest.as_slice() {
-        let words: &[(&str, u32, fn(&kvm_cpuid_entry2) -> u32)] = match (entry.function, entry.index) {
+        let words: &[(&str, u32, Register)] = match (entry.function, entry.index) {
             (1, _) => &[("ECX", entry.ecx, |e| e.ecx), ("EDX", entry.edx, |e| e.edx)],
             (7, 0) => &[("EBX", entry.ebx, |e| e.ebx), ("ECX", entry.ecx, |e| e.ecx), ("EDX", entry.edx, |e| e.edx)],
             (0xD, 0) => &[("EAX", entry.eax, |e| e.eax)],

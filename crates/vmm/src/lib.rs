@@ -24,6 +24,7 @@ mod kick;
 mod kvm;
 mod machine;
 mod memory;
+mod placement;
 mod run;
 mod state;
 mod vcpu;

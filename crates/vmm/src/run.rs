@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::vcpu::Vcpu;
 use crate::vm::{Request, Shared, VmEvent};
+use crate::warm::WarmUp;
 use kvm_ioctls::VcpuExit;
 use nil_migrate::{Freeze, Landing, Outcome, Seat, TornDown};
 use std::sync::mpsc::Sender;
@@ -48,8 +49,9 @@ enum Next {
 
 impl Runner {
     /// Prepares for the guest, waits for it, and runs it if it comes. Says on `ready` whether it is prepared.
-    pub(crate) fn land(mut self, mut seat: Seat, ready: Sender<Result<()>>) {
-        let prepared = seat.preload(&mut self.vcpu).map(|_| ());
+    pub(crate) fn land(mut self, mut seat: Seat, warm_up: &WarmUp, ready: Sender<Result<()>>) {
+        let warmed = warm_up.run(&mut self.vcpu, self.index);
+        let prepared = warmed.and_then(|()| seat.preload(&mut self.vcpu).map(|_| ()));
         let fit = prepared.is_ok();
         ready.send(prepared).ok();
         drop(ready);
@@ -65,6 +67,7 @@ impl Runner {
     /// Runs the guest until it is released to another host, ends or is stopped.
     pub(crate) fn run(mut self) {
         let _kickable = self.vcpu.kickable();
+        self.shared.register_thread(self.index);
         loop {
             match self.run_guest() {
                 Left::Kicked => match self.shared.request() {

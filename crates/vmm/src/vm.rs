@@ -13,17 +13,23 @@ use crate::error::{Error, Result};
 use crate::kick;
 use crate::kvm::{KvmHost, Paging};
 use crate::memory::GuestRam;
+use crate::placement::KeptOff;
 use crate::run::Runner;
-use crate::warm;
+use crate::warm::WarmUp;
 use kvm_ioctls::VmFd;
 use nil_migrate::{Handoff, HandoffReport, Outcome, Reason, Source, Target, WaitStyle};
 use nil_pool::{Epoch, GuestControl, HostSlot, Ownership, Stamp, StateArea};
+use rustix::process::Pid;
 use std::os::unix::thread::JoinHandleExt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+/// How long a guest runs on between the offer and the kick. The offer wakes threads on both sides, which take a CPU from
+/// the guest where CPUs are scarce; without a breath, that would lengthen the blackout instead of preceding it.
+const BREATH: Duration = Duration::from_micros(150);
 
 /// What to boot.
 #[derive(Clone, Debug)]
@@ -117,6 +123,8 @@ pub(crate) struct Shared {
     events: Sender<VmEvent>,
     /// Why a part could not be saved, the last time that happened.
     failure: Mutex<Option<String>>,
+    /// Kernel ids of the vCPU threads; 0 until one runs.
+    thread_ids: Vec<AtomicI32>,
 }
 
 impl Shared {
@@ -136,6 +144,15 @@ impl Shared {
             Request::Stop => 2,
         };
         self.request.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| (now != 2).then_some(code)).ok();
+    }
+
+    /// Says which thread runs a vCPU.
+    pub(crate) fn register_thread(&self, index: usize) {
+        self.thread_ids[index].store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
+    }
+
+    fn vcpu_threads(&self) -> impl Iterator<Item = Pid> {
+        self.thread_ids.iter().filter_map(|id| Pid::from_raw(id.load(Ordering::Relaxed)))
     }
 
     /// Remembers why a part could not be saved.
@@ -254,7 +271,6 @@ impl Vm {
         config.check_runs_on(&host)?;
         let mut assembled = Assembled::new(&host, control, config)?;
         assembled.carry(&config.msr_indices)?;
-        warm::second_level(&assembled.vm, &host, config, &assembled.ram)?;
         if !config.machine.static_page_tables() && host.paging() == Paging::Shadow {
             assembled.machine.replug_before_landing(Arc::clone(&assembled.ram));
         }
@@ -263,10 +279,11 @@ impl Vm {
         let source = Source::new(control.clone(), Arc::clone(state), me, epoch, assembled.vcpus.len())?;
         let role = Role::Landing(Arc::clone(target));
         let vm = Self::around(control, me, source, &assembled, role);
+        let warm_up = WarmUp::new(config.machine, assembled.ram.regions());
         let (ready, all_ready) = channel();
         for runner in vm.runners(assembled) {
-            let (seat, ready) = (target.seat(runner.index), ready.clone());
-            vm.spawn(runner.index, move || runner.land(seat, ready))?;
+            let (seat, warm_up, ready) = (target.seat(runner.index), warm_up.clone(), ready.clone());
+            vm.spawn(runner.index, move || runner.land(seat, &warm_up, ready))?;
         }
         drop(ready);
         all_ready.iter().collect::<Result<()>>()?;
@@ -278,7 +295,13 @@ impl Vm {
         let (sender, events) = channel();
         Self {
             role: Mutex::new(role),
-            shared: Arc::new(Shared { source, request: AtomicU32::new(0), events: sender, failure: Mutex::default() }),
+            shared: Arc::new(Shared {
+                source,
+                request: AtomicU32::new(0),
+                events: sender,
+                failure: Mutex::default(),
+                thread_ids: parts.vcpus.iter().map(|_| AtomicI32::new(0)).collect(),
+            }),
             threads: Mutex::default(),
             events: Mutex::new(events),
             control: control.clone(),
@@ -336,6 +359,8 @@ impl Vm {
             Err(error) => return Err(error.into()),
         };
         let threads = lock(&self.threads);
+        let _kept_off = KeptOff::from(self.shared.vcpu_threads());
+        thread::sleep(BREATH);
         self.shared.ask(Request::Freeze);
         source.kick(|| threads.iter().for_each(|thread| kick::kick(thread.as_pthread_t())));
         let outcome = source.settle(&handoff, deadlines.claimed);
