@@ -34,6 +34,37 @@ fn a_guest_moves_there_and_back_again() {
 }
 
 #[test]
+fn a_guest_with_two_vcpus_moves_too() {
+    let playground = Playground::new();
+    let (_a, _b) = (playground.agent("A"), playground.agent("B"));
+    let pool = playground.pool();
+    let run = ["vm", "run", "builtin:xadd", "--vcpus", "2", "--memory", "64M", "--host", "A", "--name", "g"];
+    playground.json(&[&run[..], &["--pool", &pool]].concat());
+    for to in ["B", "A"] {
+        assert_eq!(playground.json(&["migrate", "g", "--to", to])["outcome"], "moved");
+    }
+    assert_eq!(playground.guest("g").expect("it is listed")["vcpus"], 2);
+}
+
+#[test]
+fn two_migrations_at_once_leave_a_guest_that_runs_once() {
+    let playground = Playground::new();
+    let (_a, _b, _c) = (playground.agent("A"), playground.agent("B"), playground.agent("C"));
+    playground.run_vm("g", "A");
+    let migrate = |to: &str| {
+        let mut command = playground.command(&["migrate", "g", "--to", to]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("nil")
+    };
+    let clients = [migrate("B"), migrate("C")];
+    let outputs = clients.map(|client| client.wait_with_output().expect("its output"));
+    assert!(outputs.iter().any(|output| output.status.success()), "{outputs:?}");
+    await_that("the guest's running once", || {
+        let guest = playground.guest("g").expect("the guest");
+        guest["state"] == "running" && playground.workers().len() == 1
+    });
+}
+
+#[test]
 fn a_guest_outlives_its_agent_and_is_found_again() {
     let playground = Playground::new();
     let agent = playground.agent("A");

@@ -113,11 +113,14 @@ impl Playground {
         }
     }
 
-    /// Starts a small VM.
+    /// Starts a small VM that runs until it is stopped.
     pub(crate) fn run_vm(&self, name: &str, host: &str) -> serde_json::Value {
+        self.run_image(name, host, "builtin:pages")
+    }
+
+    pub(crate) fn run_image(&self, name: &str, host: &str, image: &str) -> serde_json::Value {
         let pool = self.pool();
-        let image = ["vm", "run", IMAGE, "--memory", "64M", "--name", name];
-        self.json(&[&image[..], &["--pool", &pool, "--host", host]].concat())
+        self.json(&["vm", "run", image, "--memory", "64M", "--name", name, "--pool", &pool, "--host", host])
     }
 
     /// The pool, opened by the test itself.
@@ -153,9 +156,6 @@ impl Playground {
         pids.filter(is_worker).collect()
     }
 }
-
-/// A guest that runs until it is stopped.
-const IMAGE: &str = "builtin:pages";
 
 impl Drop for Playground {
     fn drop(&mut self) {
