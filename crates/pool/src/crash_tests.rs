@@ -8,7 +8,7 @@ use crate::format::host::HostKind;
 use crate::recovery::Actor;
 use crate::{
     Access, CapacityRequest, CreateOptions, Epoch, GuestRequest, HostId, HostIdentity, HostSlot, Membership, Pool,
-    Severity, Tag,
+    Severity, Tag, Usage,
 };
 use std::path::PathBuf;
 
@@ -66,13 +66,13 @@ impl Scene {
     }
 }
 
-/// What a pool holds, without what differs from run to run.
-fn contents(pool: &Pool) -> (u64, Vec<u64>, Vec<String>) {
+/// What a pool holds, without what differs from run to run. The usage counts slots that are half made, too.
+fn contents(pool: &Pool) -> (Usage, Vec<u64>, Vec<String>) {
     let mut capacities: Vec<u64> = pool.capacities().iter().map(|capacity| capacity.bytes).collect();
     capacities.sort_unstable();
     let mut guests: Vec<String> = pool.guests().into_iter().map(|guest| guest.name).collect();
     guests.sort();
-    (pool.usage().free, capacities, guests)
+    (pool.usage(), capacities, guests)
 }
 
 fn assert_sound(pool: &Pool, when: &str) {

@@ -5,7 +5,7 @@
 //! byte. Processes attach, allocate and free at once and may die between any two writes: everything that hosts race on
 //! is one 64-bit word changed by compare-and-swap, and everything longer is written before the word that publishes it.
 //!
-//! - [`format`]: the bytes; pure encoders and decoders.
+//! - [`mod@format`]: the bytes; pure encoders and decoders.
 //! - [`Pool`]: create, open, look.
 //! - [`Membership`]: a host's right to change the pool.
 //! - [`GuestControl`], [`StateArea`]: what a worker needs of one guest.

@@ -93,3 +93,16 @@ fn mix(tag: Tag) -> u64 {
     hash = (hash ^ hash >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
     hash ^ hash >> 31
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_has_the_two_buckets_that_the_specification_gives_it() {
+        let words: Vec<AtomicU64> = (0..64 * BUCKET).map(|_| AtomicU64::new(0)).collect();
+        let index = TagIndex { words: &words, capacities: Slots::dense(&[]) };
+        let tag = Tag::from_bytes(std::array::from_fn(|byte| 0x40 | u8::try_from(byte).expect("small")));
+        assert_eq!(index.buckets(tag), [32, 34]);
+    }
+}

@@ -47,7 +47,7 @@ pub struct HostRecord {
     pub name: String,
     /// What it is.
     pub kind: HostKind,
-    /// The kernel that it runs on (see [`crate::liveness`]).
+    /// The kernel that it runs on: boot id XOR pid namespace.
     pub kernel: [u8; 16],
     /// Generation of the slot that this record belongs to.
     pub incarnation: u64,
