@@ -5,8 +5,10 @@ use crate::outcome::Outcome;
 use crate::run::Run;
 use anyhow::Result;
 
-/// The workspaces of this repository: the crates, the guests that run in a VM, the fuzz targets.
-const WORKSPACES: [&str; 3] = ["Cargo.toml", "guests/Cargo.toml", "fuzz/Cargo.toml"];
+/// How to format each workspace of this repository: the crates, the guests that run in a VM, the fuzz targets. The last
+/// two are one package each; with `--all` the crates that they use would be formatted along.
+const WORKSPACES: [&str; 3] =
+    ["fmt --all", "fmt --manifest-path guests/Cargo.toml", "fmt --manifest-path fuzz/Cargo.toml"];
 
 /// The step `fmt`.
 pub(crate) fn format(this: &Run) -> Result<Outcome> {
@@ -14,9 +16,9 @@ pub(crate) fn format(this: &Run) -> Result<Outcome> {
         return Ok(Outcome::skipped(reason));
     }
     let mut wrong = Vec::new();
-    for manifest in WORKSPACES {
-        if run(this.cargo("fmt --check --all --manifest-path").arg(manifest)).is_err() {
-            wrong.push(format!("not formatted; run: cargo fmt --all --manifest-path {manifest}"));
+    for format in WORKSPACES {
+        if run(this.cargo(format).arg("--check")).is_err() {
+            wrong.push(format!("not formatted; run: cargo {format}"));
         }
     }
     Outcome::of_findings(&wrong, format!("{} workspaces", WORKSPACES.len()))

@@ -35,7 +35,10 @@ pub(crate) fn tests(this: &Run) -> Result<Outcome> {
 /// The step `doctests`.
 pub(crate) fn doctests(this: &Run) -> Result<Outcome> {
     let output = run_recorded(&mut this.cargo("test --locked --workspace --doc"))?;
-    Ok(Outcome::passed(format!("{} examples", Tally::of_cargo_test(&output).passed)))
+    match Tally::of_cargo_test(&output).passed {
+        0 => Ok(Outcome::skipped("the documentation has no examples")),
+        examples => Ok(Outcome::passed(format!("{examples} examples"))),
+    }
 }
 
 /// The step `model`: every test of `nil-migrate` with `model` in its name, optimised, since they search large spaces.

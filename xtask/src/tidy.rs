@@ -1,8 +1,8 @@
 //! The step `tidy`: what a run left behind on the machine and in the repository.
 //!
 //! Processes are known by the marker that [`Run`] puts into their environment; temporary files by lying in the run's
-//! own folder; shared memory and mounts by bearing nil's name, not having been there before, and not being in use by
-//! a process of somebody else.
+//! own folder; shared memory and mounts by bearing nil's name (or that of the crate `tempfile`), not having been there
+//! before, and not being in use by a process of somebody else.
 
 use crate::command::read;
 use crate::outcome::Outcome;
@@ -93,7 +93,8 @@ fn shared_memory_left(before: &Before) -> Vec<String> {
 }
 
 fn shared_memory() -> BTreeSet<String> {
-    names_in(Path::new("/dev/shm")).into_iter().filter(|name| name.contains("nil")).collect()
+    let is_ours = |name: &String| name.contains("nil") || name.starts_with(".tmp");
+    names_in(Path::new("/dev/shm")).into_iter().filter(is_ours).collect()
 }
 
 fn mounts() -> BTreeSet<String> {
