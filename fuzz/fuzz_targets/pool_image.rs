@@ -6,6 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use nil_pool::format::layout::Layout;
 use nil_pool::{Access, CapacityRequest, Class, CreateOptions, GuestKind, GuestRequest, HostIdentity, Pool, Tag};
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -14,12 +15,14 @@ struct Image {
     path: PathBuf,
     metadata: Vec<u8>,
     layout: Layout,
+    _file: File,
 }
 
 static IMAGE: OnceLock<Image> = OnceLock::new();
 
 fn image() -> Image {
-    let path = tempfile::Builder::new().tempdir_in("/dev/shm").expect("a directory on tmpfs").keep().join("pool");
+    let directory = tempfile::tempdir_in("/dev/shm").expect("a directory on tmpfs");
+    let path = directory.path().join("pool");
     let pool =
         Pool::create(&path, &CreateOptions { size: Some(16 << 20), ..CreateOptions::default() }).expect("a pool");
     let host = HostIdentity { kind: nil_pool::HostKind::Agent, ..HostIdentity::tool() };
@@ -37,7 +40,10 @@ fn image() -> Image {
     metadata[record + 104] ^= 1;
     let sum = nil_pool::format::checksum(&metadata[record..record + 188]);
     metadata[record + 188..record + 192].copy_from_slice(&sum.to_le_bytes());
-    Image { path, metadata, layout }
+    // The file stays reachable through its descriptor when the directory goes, so nothing is left behind.
+    let file = File::options().read(true).write(true).open(&path).expect("the pool");
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    Image { path, metadata, layout, _file: file }
 }
 
 /// Where the input's next bytes go: a table and an entry near its start, where there is something.
