@@ -75,7 +75,7 @@ impl Orders {
 
     /// Builds the machine and waits for the guest, which lands by itself when it is handed over.
     pub(super) fn arm(self: &Arc<Self>) -> Result<()> {
-        self.build(Phase::Armed, || Ok(Vm::arm(&self.control, self.me, WaitStyle::Doorbell)?))
+        self.build(Phase::Armed, || Ok(Vm::arm(&self.control, self.me, WaitStyle::Auto)?))
     }
 
     /// Runs the guest that an earlier worker had frozen when it died.
