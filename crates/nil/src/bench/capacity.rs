@@ -124,7 +124,9 @@ fn churn(membership: &Membership, span: Duration) -> Result<Counts> {
                     counts.adds += 1;
                     continue;
                 }
-                Err(Error::NoRoom { .. } | Error::Fragmented { .. } | Error::CapacityTableFull { .. }) => counts.refused += 1,
+                Err(Error::NoRoom { .. } | Error::Fragmented { .. } | Error::CapacityTableFull { .. }) => {
+                    counts.refused += 1
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -159,7 +161,7 @@ struct Worker {
 impl Worker {
     fn start(pool: &Path, seconds: u32) -> Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
-            .arg(WORKER)
+            .args(["bench", WORKER])
             .arg(pool)
             .arg(seconds.to_string())
             .stdin(Stdio::piped())
@@ -223,10 +225,23 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "capacity added and released by {} processes in a pool of {}", self.processes, Bytes(self.pool_bytes))?;
-        writeln!(f, "  {:.0} operations per second ({} in {:.1} s)", self.operations_per_second, self.operations, self.seconds)?;
+        writeln!(
+            f,
+            "capacity added and released by {} processes in a pool of {}",
+            self.processes,
+            Bytes(self.pool_bytes)
+        )?;
+        writeln!(
+            f,
+            "  {:.0} operations per second ({} in {:.1} s)",
+            self.operations_per_second, self.operations, self.seconds
+        )?;
         let (slowest, fastest) = (self.slowest_process_operations, self.fastest_process_operations);
-        writeln!(f, "  the slowest process did {slowest}, the fastest {fastest}; {} refused for want of room", self.refused)?;
+        writeln!(
+            f,
+            "  the slowest process did {slowest}, the fastest {fastest}; {} refused for want of room",
+            self.refused
+        )?;
         writeln!(f, "  afterwards the pool is {}", if self.pool_sound { "empty and sound" } else { "NOT sound" })
     }
 }

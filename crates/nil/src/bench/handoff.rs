@@ -1,6 +1,7 @@
 //! `nil bench handoff`: one rack per case, one guest on it, many handoffs; then the same guest between two processes of
 //! a peer. A case that cannot run here says why, and the others run.
 
+use super::peers;
 use super::report::{Case, CaseFigures, Dirty, Outcome, Peer, Report, Shape};
 use crate::cli::Output;
 use crate::lab::canary::Canary;
@@ -132,7 +133,7 @@ fn measure_case(
         phases_us: tally.phases.medians(),
         copied_bytes: tally.copied_bytes,
         lost_first_ms_pct: tally.lost_first_ms(),
-        state_bytes: tally.state_bytes(),
+        state_bytes: tally.state_bytes,
         huge_page_bytes: shuttle.huge_bytes()?,
         canary,
     };
@@ -140,14 +141,16 @@ fn measure_case(
     Ok((figures, rack.ground()))
 }
 
-fn measure_peers(args: &Args, _frequency: Frequency, _output: Output) -> anyhow::Result<Vec<Peer>> {
-    let mut peers = Vec::new();
+fn measure_peers(args: &Args, frequency: Frequency, output: Output) -> anyhow::Result<Vec<Peer>> {
+    let mut measured = Vec::new();
     for peer in &args.peer {
-        match peer {
-            PeerName::Qemu => peers.extend(Vec::<Peer>::new()),
+        for shape in args.shapes() {
+            match peer {
+                PeerName::Qemu => measured.extend(peers::qemu(shape, args.peer_samples, frequency, output)?),
+            }
         }
     }
-    Ok(peers)
+    Ok(measured)
 }
 
 #[cfg(test)]

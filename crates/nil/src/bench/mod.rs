@@ -1,6 +1,9 @@
 //! `nil bench`: what nil can do, measured on this machine.
 
+mod capacity;
 mod handoff;
+mod peers;
+mod pool;
 mod report;
 
 use crate::cli::Output;
@@ -14,11 +17,21 @@ pub(crate) enum Command {
   nil bench handoff --memory 64M,1G,4G --vcpus 1,2 --dirty idle,hot --samples 500
   nil bench handoff --memory 1G --peer qemu --json")]
     Handoff(handoff::Args),
+    /// How fast several processes at once add and release capacity in one pool.
+    Capacity(capacity::Args),
+    /// How long a large pool takes to be made, attached and checked.
+    Pool(pool::Args),
+    /// One of the processes of the capacity benchmark, which starts it.
+    #[command(hide = true, name = capacity::WORKER)]
+    CapacityWorker(capacity::WorkerArgs),
 }
 
 /// Runs a benchmark and prints what it found.
 pub(crate) fn run(command: &Command, output: Output) -> anyhow::Result<ExitCode> {
     match command {
         Command::Handoff(args) => handoff::run(args, output),
+        Command::Capacity(args) => capacity::run(args, output),
+        Command::Pool(args) => pool::run(args, output),
+        Command::CapacityWorker(args) => capacity::worker(args),
     }
 }

@@ -170,9 +170,7 @@ mod tests {
 
     #[test]
     fn one_sample_is_one_row() {
-        insta::assert_snapshot!(render(&samples([117])), @r"
-        112 –   125 µs  ████████████████████████████████████████ 1  ← p50, p90, p99
-        ");
+        insta::assert_snapshot!(render(&samples([117])), @"112 –   125 µs  ████████████████████████████████████████ 1  ← p50, p90, p99");
     }
 
     #[test]

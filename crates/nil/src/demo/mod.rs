@@ -100,8 +100,8 @@ fn shuttle_to_and_fro(shuttle: &mut Shuttle<'_>, handoffs: u64, progress: &Progr
         let sample = shuttle.handoff().with_context(|| format!("handoff {} failed", tally.handoffs + 1))?;
         tally.add(&sample);
         progress.reached(tally.handoffs, || match &sample.observed {
-            Ok(observation) => format!("on {} again after {}", shuttle.host(), observation.blackout().human()),
-            Err(_) => format!("on {}", shuttle.host()),
+            Some(observation) => format!("on {} again after {}", shuttle.host(), observation.blackout().human()),
+            None => format!("on {}", shuttle.host()),
         });
     }
     Ok(tally)

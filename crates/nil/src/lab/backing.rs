@@ -53,20 +53,21 @@ impl Backing {
         Ok(self.missing_from(&maps))
     }
 
-    /// Bytes of the file that the process `pid` maps by huge pages.
+    /// Bytes of guest memory that the process `pid` maps by huge pages.
     pub(crate) fn huge_bytes(&self, pid: i32) -> anyhow::Result<u64> {
         let path = format!("/proc/{pid}/smaps");
         let smaps = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         Ok(self.huge_in(&smaps))
     }
 
-    /// Every mapping is a line of `/proc/PID/maps` and many `Name: number kB` behind it.
+    /// Every mapping is a line of `/proc/PID/maps` and many `Name: number kB` behind it. Only mappings that lie wholly
+    /// in the guest's memory count.
     fn huge_in(&self, smaps: &str) -> u64 {
         let (mut ours, mut bytes) = (false, 0);
         for line in smaps.lines() {
             let value = |name| line.strip_prefix(name)?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok();
             match Line::parse(line) {
-                Some(mapping) => ours = mapping.shared && mapping.inode == self.inode,
+                Some(mapping) => ours = self.holds(&mapping),
                 None if ours => {
                     let huge = value("ShmemPmdMapped:").or_else(|| value("FilePmdMapped:")).unwrap_or(0);
                     bytes += huge.saturating_mul(1024);
@@ -75,6 +76,12 @@ impl Backing {
             }
         }
         bytes
+    }
+
+    fn holds(&self, mapping: &Line) -> bool {
+        let shown = mapping.file_range(&(0..u64::MAX)).unwrap_or_default();
+        let ours = mapping.shared && mapping.inode == self.inode;
+        ours && self.ranges.iter().any(|range| range.start <= shown.start && shown.end <= range.end)
     }
 
     fn missing_from(&self, maps: &str) -> u64 {
@@ -171,7 +178,8 @@ FilePmdMapped:         0 kB
 7f0000c00000-7f0000e00000 rw-s 00600000 00:2a 78                         /mnt/other
 ShmemPmdMapped:     2048 kB
 ";
-        assert_eq!(backing([]).huge_in(smaps), 2 << 20);
+        assert_eq!(backing([(0x20_0000, 0x60_0000)]).huge_in(smaps), 2 << 20);
+        assert_eq!(backing([(0x60_0000, 0x80_0000)]).huge_in(smaps), 0);
     }
 
     #[test]

@@ -143,7 +143,7 @@ fn watch(shared: &Shared, frequency: Frequency) {
 
 /// Gives the calling thread the lowest real-time priority, if this process may have it.
 #[allow(unsafe_code)]
-fn become_real_time() -> bool {
+pub(super) fn become_real_time() -> bool {
     let parameters = libc::sched_param { sched_priority: 1 };
     // SAFETY: the call reads the structure, which lives until it returns, and changes nothing but the scheduling of the
     // calling thread (pid 0).

@@ -2,7 +2,6 @@
 
 use hdrhistogram::Histogram;
 use serde::{Serialize, Serializer};
-use std::time::Duration;
 
 /// An hour in nanoseconds: what is longer is counted as this.
 const LONGEST: u64 = 3_600_000_000_000;
@@ -57,11 +56,6 @@ impl Samples {
         self.figures().map(|figures| figures.p50)
     }
 
-    /// The median as it was recorded, 0 without samples. For samples that are no durations.
-    pub(crate) fn median_value(&self) -> u64 {
-        self.0.value_at_quantile(0.5)
-    }
-
     /// How many samples lie in `from .. to` nanoseconds, to the histogram's precision.
     pub(crate) fn count_between(&self, from: u64, to: u64) -> u64 {
         self.0
@@ -77,11 +71,6 @@ impl Microseconds {
     #[expect(clippy::cast_precision_loss, reason = "durations of less than three months are exact")]
     pub(crate) fn from_nanoseconds(nanoseconds: u64) -> Self {
         Self(nanoseconds as f64 / 1000.0)
-    }
-
-    /// Converts.
-    pub(crate) fn from_duration(duration: Duration) -> Self {
-        Self(duration.as_secs_f64() * 1e6)
     }
 
     /// In a unit in which a person can say it.

@@ -17,6 +17,7 @@
 pub(crate) mod backing;
 pub(crate) mod canary;
 pub(crate) mod figures;
+mod file_view;
 pub(crate) mod frequency;
 mod gaps;
 mod ground;
@@ -27,10 +28,11 @@ pub(crate) mod observe;
 pub(crate) mod phases;
 pub(crate) mod progress;
 mod rack;
+pub(crate) mod recorder;
 pub(crate) mod shuttle;
 pub(crate) mod surroundings;
 pub(crate) mod tally;
 pub(crate) mod verdict;
 
-pub(crate) use rack::{PoolFate, Rack, RackPlan};
+pub(crate) use rack::{PoolFate, Rack, RackPlan, Side};
 pub(crate) use shuttle::{GuestPlan, Shuttle};

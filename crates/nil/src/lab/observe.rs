@@ -9,15 +9,18 @@
 
 use super::canary::Span;
 use super::figures::Microseconds;
+use super::file_view::FileView;
 use super::frequency::Frequency;
-use super::gaps::{self, Standstill};
+use super::gaps::{self, Unknown};
 use super::interrupt;
 use super::verdict::Verdict;
 use anyhow::{Context, bail, ensure};
+use nil_guest_abi::blackout::{Blackout, Standstill};
 use nil_guest_abi::layout::CONTROL_OFFSET;
-use nil_guest_abi::{Command, ControlBlock, Gap, GuestState, VcpuBlock};
+use nil_guest_abi::{Command, ControlBlock, GuestState, VcpuBlock};
 use nil_migrate::tsc;
 use nil_pool::{CapacityMapping, GuestControl, Stamp};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -29,16 +32,27 @@ const SETTLED: Duration = Duration::from_micros(50);
 const LANDING_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the guest's clock is compared with the host's.
 const COMPARISON: Duration = Duration::from_millis(2);
+/// A vCPU that has made so many turns of its loop runs.
+const SOME_TURNS: u64 = 100;
+/// How much of the guest's memory must be there to watch it.
+const NEEDED: usize = CONTROL_OFFSET + size_of::<ControlBlock>();
 /// What any guest must manage: filling or verifying this many bytes per second.
 const SLOWEST: u64 = 64 << 20;
 
 /// A view on a running guest.
 #[derive(Debug)]
 pub(crate) struct Observer {
-    memory: CapacityMapping,
+    memory: Memory,
     frequency: Frequency,
     /// Guest TSC minus host TSC, per vCPU; known once the guest runs.
     offsets: Vec<i64>,
+}
+
+/// What the guest's memory is read through.
+#[derive(Debug)]
+enum Memory {
+    Pool(CapacityMapping),
+    File(FileView),
 }
 
 /// How many gaps each vCPU had recorded at some instant.
@@ -56,53 +70,75 @@ pub(crate) struct Observation {
     pub(crate) lost_first_ms_ns: u64,
 }
 
-/// A vCPU's ring did not keep the blackout until it was looked at.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("vCPU {vcpu} recorded so many gaps that the one of this handoff was overwritten before it could be read")]
-pub(crate) struct Overwritten {
-    pub(crate) vcpu: usize,
-}
-
 impl Observer {
-    /// Maps the guest's memory.
+    /// Watches a guest in a pool.
     pub(crate) fn attach(guest: &GuestControl, frequency: Frequency) -> anyhow::Result<Self> {
         let memory = guest.map_memory().context("cannot map the guest's memory to watch it")?;
-        let needed = CONTROL_OFFSET + size_of::<ControlBlock>();
         ensure!(
-            memory.len() >= needed,
+            memory.len() >= NEEDED,
             "the guest's memory is too small for its control block: {} bytes",
             memory.len()
         );
-        Ok(Self { memory, frequency, offsets: Vec::new() })
+        Ok(Self { memory: Memory::Pool(memory), frequency, offsets: Vec::new() })
+    }
+
+    /// Watches a guest whose memory is a file.
+    pub(crate) fn attach_file(path: &Path, frequency: Frequency) -> anyhow::Result<Self> {
+        let view = FileView::open(path, NEEDED).with_context(|| format!("cannot map {}", path.display()))?;
+        Ok(Self { memory: Memory::File(view), frequency, offsets: Vec::new() })
     }
 
     /// The guest's control block.
     #[allow(unsafe_code)]
     pub(crate) fn block(&self) -> &ControlBlock {
-        // SAFETY: `attach` has checked that the mapping is long enough for the block; `CapacityMapping` is page aligned,
-        // writable in a pool that is open for writing, and stays mapped as long as `self`. Nobody in this process touches
-        // these bytes other than through the block's atomics.
-        unsafe { ControlBlock::in_memory(self.memory.as_ptr()) }
+        let start = match &self.memory {
+            Memory::Pool(mapping) => mapping.as_ptr(),
+            Memory::File(view) => view.as_ptr(),
+        };
+        // SAFETY: `attach` and `attach_file` have checked that the mapping is long enough for the block. Both kinds of
+        // mapping are page aligned and writable, and stay mapped as long as `self`. Nobody in this process touches these
+        // bytes other than through the block's atomics.
+        unsafe { ControlBlock::in_memory(start) }
     }
 
     /// The mapping of the guest's memory, as an address range of this process.
     pub(crate) fn mapping(&self) -> std::ops::Range<usize> {
-        let start = self.memory.as_ptr().addr();
-        start..start + self.memory.len()
+        let (start, length) = match &self.memory {
+            Memory::Pool(mapping) => (mapping.as_ptr().addr(), mapping.len()),
+            Memory::File(view) => (view.as_ptr().addr(), view.len()),
+        };
+        start..start + length
     }
 
-    /// Waits until the guest has filled its memory and runs, and learns its clock.
+    /// Waits until the guest has filled its memory and runs, and learns its clocks.
     pub(crate) fn await_running(&mut self) -> anyhow::Result<()> {
-        let patience = self.patience();
-        interrupt::wait_for("the guest has not filled its memory", patience, || match self.block().guest_state() {
-            Some(GuestState::Running) => Ok(Some(())),
-            Some(GuestState::Refused) => bail!("the guest refuses its command line"),
-            Some(GuestState::Panicked) => bail!("the guest found a bug in itself while it booted"),
-            Some(GuestState::Booting | GuestState::Filling | GuestState::Stopped) | None => Ok(None),
+        interrupt::wait_for("the guest has not filled its memory", self.patience(), || {
+            match self.block().guest_state() {
+                Some(GuestState::Running) => Ok(Some(())),
+                Some(GuestState::Refused) => bail!("the guest refuses its command line"),
+                Some(GuestState::Panicked) => bail!("the guest found a bug in itself while it booted"),
+                Some(GuestState::Booting | GuestState::Filling | GuestState::Stopped) | None => Ok(None),
+            }
+        })?;
+        self.learn_clocks()
+    }
+
+    /// Waits until every vCPU is seen running, and learns its clock.
+    pub(crate) fn learn_clocks(&mut self) -> anyhow::Result<()> {
+        let turns = || self.block().vcpus().map(|vcpu| vcpu.counter.load(Ordering::Relaxed)).collect::<Vec<_>>();
+        let before = turns();
+        interrupt::wait_for("the guest does not run", LANDING_PATIENCE, || {
+            let all_run = turns().iter().zip(&before).all(|(now, before)| now.wrapping_sub(*before) > SOME_TURNS);
+            Ok(all_run.then_some(()))
         })?;
         self.offsets = self.block().vcpus().map(|vcpu| self.clock_offset(vcpu)).collect();
         ensure!(!self.offsets.is_empty(), "the guest says that it has no vCPU");
         Ok(())
+    }
+
+    /// The TSC of the guest's first vCPU minus that of the host, as it was last learnt.
+    pub(crate) fn clock_offset_of_first(&self) -> i64 {
+        self.offsets.first().copied().unwrap_or(0)
     }
 
     /// How many gaps there are now.
@@ -114,33 +150,28 @@ impl Observer {
     pub(crate) fn standstill(guest: &GuestControl) -> anyhow::Result<Standstill> {
         let stamp = |stamp| Some(guest.timeline().get(stamp)).filter(|&tsc| tsc != 0);
         match (stamp(Stamp::Published), stamp(Stamp::Claimed)) {
-            (Some(published), Some(claimed)) => Ok(Standstill { published, claimed }),
+            (Some(stopped), Some(resumed)) => Ok(Standstill { stopped, resumed }),
             _ => bail!("the workers left no time stamps of the handoff in the pool"),
         }
     }
 
-    /// Waits until the guest has run for a millisecond after the handoff, and reads what it recorded of it.
+    /// Waits until the guest has run for a millisecond after the handoff, and reads what it recorded of it. An
+    /// [`Unknown::Overwritten`] among the errors means that this handoff was not observed, nothing worse.
     pub(crate) fn await_landing(&self, marks: &Marks, standstill: Standstill) -> anyhow::Result<Observation> {
         let mut worst = Observation { blackout_ns: 0, span: Span { begin: 0, end: 0 }, lost_first_ms_ns: 0 };
         let mut lost = 0;
         let window = self.frequency.ticks(FIRST);
         for (index, vcpu) in self.block().vcpus().enumerate() {
-            let (offset, mark) = match (self.offsets.get(index), marks.0.get(index)) {
-                (Some(&offset), Some(&mark)) => (offset, mark),
-                _ => bail!("the guest's number of vCPUs has changed"),
+            let (Some(&mark), Some(&offset)) = (marks.0.get(index), self.offsets.get(index)) else {
+                bail!("the guest's number of vCPUs has changed");
             };
-            let in_guest = Standstill {
-                published: standstill.published.wrapping_add_signed(offset),
-                claimed: standstill.claimed.wrapping_add_signed(offset),
-            };
-            let gap = self.await_blackout(index, vcpu, mark, in_guest)?;
-            let lost_ticks = gaps::lost_after(vcpu.gaps(gap.index + 1), gap.after, window);
-            lost += self.frequency.nanoseconds(lost_ticks);
-            let blackout_ns = self.frequency.nanoseconds(gap.cycles());
+            let blackout = self.await_blackout(vcpu, mark, standstill, offset)?;
+            let Blackout { gap, begin, end } = blackout;
+            lost += self.frequency.nanoseconds(gaps::lost_after(vcpu.gaps(gap.index + 1), gap.after, window));
+            let blackout_ns = self.frequency.nanoseconds(blackout.ticks());
             if blackout_ns >= worst.blackout_ns {
-                let to_host = |tsc: u64| tsc.wrapping_sub(offset.cast_unsigned());
                 worst.blackout_ns = blackout_ns;
-                worst.span = Span { begin: to_host(gap.before), end: to_host(gap.after) };
+                worst.span = Span { begin, end };
             }
         }
         worst.lost_first_ms_ns = lost / u64::try_from(self.offsets.len())?;
@@ -148,29 +179,26 @@ impl Observer {
     }
 
     /// Waits for the blackout of one vCPU to be recorded, and for the window after it to pass.
-    fn await_blackout(&self, index: usize, vcpu: &VcpuBlock, mark: u64, standstill: Standstill) -> anyhow::Result<Gap> {
+    fn await_blackout(
+        &self,
+        vcpu: &VcpuBlock,
+        mark: u64,
+        standstill: Standstill,
+        offset: i64,
+    ) -> anyhow::Result<Blackout> {
         let settled = self.frequency.ticks(FIRST + SETTLED);
-        let mut found = None;
+        let resumed = standstill.resumed.wrapping_add_signed(offset);
+        let read = || gaps::blackout(vcpu.gaps(mark).collect::<Vec<_>>().into_iter(), mark, standstill, offset);
+        let mut found: Result<Blackout, Unknown> = Err(Unknown::Unrecorded);
         interrupt::wait_for("the guest has not run for a millisecond after it landed", LANDING_PATIENCE, || {
             let last = vcpu.last_tsc.load(Ordering::Acquire);
-            if found.is_none() && last > standstill.claimed {
-                found = gaps::blackout(vcpu.gaps(mark), standstill);
+            if found.is_err() && last > resumed {
+                found = read();
             }
-            let awaited = found.map_or(standstill.claimed, |gap| gap.after).saturating_add(settled);
+            let awaited = found.as_ref().map_or(resumed, |blackout| blackout.gap.after).saturating_add(settled);
             Ok((last > awaited).then_some(()))
         })?;
-        if let Some(gap) = found.or_else(|| gaps::blackout(vcpu.gaps(mark), standstill)) {
-            return Ok(gap);
-        }
-        match vcpu.gaps(mark).next() {
-            Some(oldest) if oldest.index > mark && oldest.before > standstill.published => {
-                Err(Overwritten { vcpu: index }.into())
-            }
-            _ => bail!(
-                "vCPU {index} recorded no gap that contains the handoff, so its blackout cannot be told (its clock may \
-                 differ from the host's)"
-            ),
-        }
+        Ok(found.or_else(|_| read())?)
     }
 
     /// Has the guest verify everything it owns, and waits for its verdict.
@@ -204,7 +232,7 @@ impl Observer {
     }
 
     fn patience(&self) -> Duration {
-        let bytes = u64::try_from(self.memory.len()).unwrap_or(u64::MAX);
+        let bytes = u64::try_from(self.mapping().len()).unwrap_or(u64::MAX);
         Duration::from_secs(20 + bytes / SLOWEST)
     }
 }

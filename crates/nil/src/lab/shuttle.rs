@@ -2,8 +2,9 @@
 
 use super::backing::{self, Backing};
 use super::frequency::Frequency;
+use super::gaps::Unknown;
 use super::interrupt;
-use super::observe::{Observation, Observer, Overwritten};
+use super::observe::{Observation, Observer};
 use super::phases::PhaseTimes;
 use super::rack::{Rack, Side};
 use super::verdict::Verdict;
@@ -41,8 +42,8 @@ pub(crate) struct Shuttle<'rack> {
 /// One handoff, measured.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
-    /// What the guest saw; `Err` when its records of it were overwritten before they could be read.
-    pub(crate) observed: Result<Observation, Overwritten>,
+    /// What the guest saw; `None` when its records of it were overwritten before they could be read.
+    pub(crate) observed: Option<Observation>,
     /// What the hosts saw, if they left all their stamps.
     pub(crate) phases: Option<PhaseTimes>,
     /// Bytes of guest memory that lie elsewhere than before.
@@ -83,8 +84,9 @@ impl<'rack> Shuttle<'rack> {
         self.side = self.side.other();
         let standstill = Observer::standstill(&self.control)?;
         let observed = match self.observer.await_landing(&marks, standstill) {
-            Ok(observation) => Ok(observation),
-            Err(error) => Err(error.downcast::<Overwritten>()?),
+            Ok(observation) => Some(observation),
+            Err(error) if error.downcast_ref() == Some(&Unknown::Overwritten) => None,
+            Err(error) => return Err(error),
         };
         let worker = self.worker()?;
         Ok(Sample {

@@ -21,9 +21,11 @@ pub(crate) struct Tally {
     pub(crate) unobserved: u64,
     /// Bytes of guest memory that were found elsewhere after a handoff, over all handoffs.
     pub(crate) copied_bytes: u64,
+    /// Bytes of processor and device state per handoff: the most.
+    pub(crate) state_bytes: u64,
+    /// Bytes that a target's worker has read and written through system calls until the guest had landed: the most.
+    pub(crate) system_call_bytes: u64,
     lost: Samples,
-    state_bytes: Samples,
-    system_call_bytes: Samples,
 }
 
 /// A share in percent, printed with two digits.
@@ -41,8 +43,8 @@ impl Tally {
             unobserved: 0,
             copied_bytes: 0,
             lost: Samples::new(),
-            state_bytes: Samples::new(),
-            system_call_bytes: Samples::new(),
+            state_bytes: 0,
+            system_call_bytes: 0,
         }
     }
 
@@ -50,16 +52,16 @@ impl Tally {
     pub(crate) fn add(&mut self, sample: &Sample) {
         self.handoffs += 1;
         self.copied_bytes = self.copied_bytes.saturating_add(sample.copied_bytes);
-        self.state_bytes.record(sample.state_bytes);
-        self.system_call_bytes.record(sample.system_call_bytes);
+        self.state_bytes = self.state_bytes.max(sample.state_bytes);
+        self.system_call_bytes = self.system_call_bytes.max(sample.system_call_bytes);
         sample.phases.into_iter().for_each(|times| self.phases.record(times));
         match &sample.observed {
-            Ok(observation) => {
+            Some(observation) => {
                 self.blackouts.record(observation.blackout_ns);
                 self.lost.record(observation.lost_first_ms_ns);
                 self.spans.push(observation.span);
             }
-            Err(_) => self.unobserved += 1,
+            None => self.unobserved += 1,
         }
     }
 
@@ -67,16 +69,6 @@ impl Tally {
     pub(crate) fn lost_first_ms(&self) -> Option<Percent> {
         // A part of a millisecond: one percent of it is ten microseconds.
         self.lost.median().map(|Microseconds(lost)| Percent(lost / 10.0))
-    }
-
-    /// Bytes of processor and device state per handoff: the median.
-    pub(crate) fn state_bytes(&self) -> u64 {
-        self.state_bytes.median_value()
-    }
-
-    /// Bytes that a target's worker has read and written through system calls until the guest had landed: the median.
-    pub(crate) fn system_call_bytes(&self) -> u64 {
-        self.system_call_bytes.median_value()
     }
 }
 
@@ -88,14 +80,14 @@ impl Serialize for Percent {
 
 #[cfg(test)]
 mod tests {
-    use super::super::observe::{Observation, Overwritten};
+    use super::super::observe::Observation;
     use super::super::phases::PhaseTimes;
     use super::*;
 
     fn sample(blackout_ns: u64, lost_first_ms_ns: u64) -> Sample {
         let span = Span { begin: 1, end: 2 };
         Sample {
-            observed: Ok(Observation { blackout_ns, span, lost_first_ms_ns }),
+            observed: Some(Observation { blackout_ns, span, lost_first_ms_ns }),
             phases: Some(PhaseTimes { kick: 30_000, ..PhaseTimes::default() }),
             copied_bytes: 0,
             state_bytes: 6_000,
@@ -118,7 +110,7 @@ mod tests {
     #[test]
     fn a_blackout_that_was_not_seen_is_counted_and_in_no_figure() {
         let mut tally = Tally::new();
-        tally.add(&Sample { observed: Err(Overwritten { vcpu: 0 }), ..sample(0, 0) });
+        tally.add(&Sample { observed: None, ..sample(0, 0) });
         assert_eq!((tally.handoffs, tally.unobserved), (1, 1));
         assert_eq!(tally.blackouts.figures(), None);
         assert_eq!(tally.lost_first_ms(), None);
