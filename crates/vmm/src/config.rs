@@ -73,11 +73,16 @@ impl Config {
         Ok(())
     }
 
-    /// Reads the configuration area.
-    pub(crate) fn read(area: &Area) -> Result<Self> {
+    /// Reads the configuration area, which must agree with the guest's record.
+    pub(crate) fn read(area: &Area, guest: &GuestConfig) -> Result<Self> {
         let mut buffer = Vec::with_capacity(area.len());
         area.read_into(&mut buffer)?;
-        Self::from_sections(&nil_pool::decode(&buffer, Epoch(0))?)
+        let config = Self::from_sections(&nil_pool::decode(&buffer, Epoch(0))?)?;
+        let MachineConfig { vcpus, memory_bytes, .. } = config.machine;
+        if (vcpus, memory_bytes) != (guest.vcpus, guest.memory_bytes) {
+            return Err(Error::Disagreement { vcpus, memory_bytes });
+        }
+        Ok(config)
     }
 
     fn from_sections(sections: &Sections<'_>) -> Result<Self> {

@@ -83,6 +83,17 @@ pub enum Error {
         /// The right length.
         expected: usize,
     },
+    /// The configuration area does not fit the guest's record.
+    #[error(
+        "the guest's configuration area speaks of {vcpus} vCPUs and {memory_bytes} bytes of memory, its record of others: \
+         one of them is damaged; run `nil pool check`"
+    )]
+    Disagreement {
+        /// What the area says.
+        vcpus: u32,
+        /// What the area says.
+        memory_bytes: u64,
+    },
     /// The state does not fit into its area.
     #[error("the guest's state does not fit into its area in the pool: {0}")]
     AreaFull(#[from] nil_pool::AreaFull),

@@ -19,6 +19,9 @@ impl GuestRam {
     /// Maps the guest's memory and lays it out in guest-physical space.
     pub(crate) fn map(control: &GuestControl, memory_bytes: u64) -> Result<Self> {
         let mapping = control.map_memory()?;
+        if mapping.len() as u64 != memory_bytes {
+            return Err(Error::NotMappable { bytes: memory_bytes });
+        }
         let mut slots = Vec::new();
         let mut offset = 0;
         for (slot, (guest_phys_addr, memory_size)) in (0..).zip(boot::ram_regions(memory_bytes)) {
@@ -26,7 +29,6 @@ impl GuestRam {
             slots.push(kvm_userspace_memory_region { slot, flags: 0, guest_phys_addr, memory_size, userspace_addr });
             offset += memory_size;
         }
-        assert!(offset <= mapping.len() as u64, "the pool maps as much memory as the guest's configuration says");
         Ok(Self { mapping, slots })
     }
 

@@ -51,14 +51,12 @@ impl Runner {
     /// Prepares for the guest, waits for it, and runs it if it comes. Says on `ready` whether it is prepared.
     pub(crate) fn land(mut self, mut seat: Seat, warm_up: &WarmUp, ready: Sender<Result<()>>) {
         let warmed = warm_up.run(&mut self.vcpu, self.index);
-        let prepared = warmed.and_then(|()| seat.preload(&mut self.vcpu).map(|_| ()));
-        let fit = prepared.is_ok();
-        ready.send(prepared).ok();
+        ready.send(warmed.and_then(|()| seat.preload(&mut self.vcpu).map(|_| ()))).ok();
         drop(ready);
-        // Every thread takes part in the landing, so that none waits for another; one that is not fit refuses there too.
+        // A thread that could not prepare takes part all the same: a target whose threads are not all prepared never
+        // arms, and a guest that is thawed at home needs no preparation, only to be loaded whole.
         match seat.land(&mut self.vcpu, &self.machine) {
-            Landing::Landed { .. } if fit => self.run(),
-            Landing::Landed { .. } => self.shared.tell(VmEvent::Faulted { why: "it landed on an unfit vCPU".into() }),
+            Landing::Landed { .. } => self.run(),
             Landing::TornDown(TornDown::OtherRefused) => {}
             Landing::TornDown(why) => self.shared.tell(VmEvent::TornDown { why: why.to_string() }),
         }

@@ -242,7 +242,7 @@ impl Vm {
     /// Whatever keeps this host from taking the guest, by name. The source is told that it will not come.
     pub fn arm(control: &GuestControl, me: HostSlot, wait: WaitStyle) -> Result<Self> {
         let state = Arc::new(control.map_state()?);
-        let config = Config::read(&state.config())?;
+        let config = Config::read(&state.config(), &control.config()?)?;
         let target = Target::new(control.clone(), Arc::clone(&state), me, config.vcpus(), wait)?;
         target.begin()?;
         Self::land(control, me, &state, &config, &target).inspect_err(|_| target.refuse())
@@ -255,7 +255,7 @@ impl Vm {
     /// Whatever keeps this host from running the guest.
     pub fn thaw(control: &GuestControl, me: HostSlot) -> Result<Self> {
         let state = Arc::new(control.map_state()?);
-        let config = Config::read(&state.config())?;
+        let config = Config::read(&state.config(), &control.config()?)?;
         let target = Target::home(control.clone(), Arc::clone(&state), me, config.vcpus())?;
         Self::land(control, me, &state, &config, &target)
     }

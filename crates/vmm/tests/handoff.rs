@@ -2,7 +2,7 @@
 
 use nil_migrate::WaitStyle;
 use nil_pool::{
-    CreateOptions, GuestControl, GuestKind, GuestRequest, HostId, HostIdentity, HostKind, Membership, Pool,
+    CreateOptions, Epoch, GuestControl, GuestKind, GuestRequest, HostId, HostIdentity, HostKind, Membership, Pool,
 };
 use nil_vmm::{BootRequest, Deadlines, HandoffOutcome, Vm, VmEvent};
 use std::time::Duration;
@@ -126,4 +126,44 @@ fn a_guest_that_writes_to_the_exit_port_ends_with_its_code() {
     vm.start().expect("the guest starts");
     let event = vm.next_event(Duration::from_secs(2));
     assert_eq!(event, Some(VmEvent::Ended { why: "it wrote 7 to its exit port".into() }));
+}
+
+#[test]
+fn a_target_refuses_a_configuration_that_disagrees_with_the_guests_record() {
+    if !kvm() {
+        return;
+    }
+    let rack = Rack::new();
+    let (control, vm) = rack.boot(&COUNTING, false);
+    vm.start().expect("the guest starts");
+    vm.clear_arm();
+    // The machine section (kind 0x62) of a guest with three vCPUs and no memory.
+    let config = control.map_state().expect("the state area").config();
+    let mut out = config.writer(Epoch(0));
+    let mut machine = [0; 32];
+    machine[0] = 3;
+    for (kind, payload) in [(0x62, &machine[..]), (0x60, &[]), (0x61, &[])] {
+        out.put(kind, 1, 0, payload).expect("room for a section");
+    }
+    out.finish();
+    let Err(error) = Vm::arm(&control, rack.hosts[1].slot(), WaitStyle::Auto) else { panic!("it armed") };
+    assert!(error.to_string().contains("3 vCPUs"), "{error}");
+    let count = counter(&control);
+    await_progress(&control, count);
+}
+
+#[test]
+fn a_target_that_goes_away_before_the_offer_leaves_the_guest_alone() {
+    if !kvm() {
+        return;
+    }
+    let rack = Rack::new();
+    let (control, vm) = rack.boot(&COUNTING, false);
+    vm.start().expect("the guest starts");
+    vm.clear_arm();
+    drop(Vm::arm(&control, rack.hosts[1].slot(), WaitStyle::Auto).expect("the target arms"));
+    let error = vm.handoff(rack.hosts[1].slot(), Deadlines::default()).expect_err("the target has gone");
+    assert!(error.to_string().contains("not armed"), "{error}");
+    let count = counter(&control);
+    await_progress(&control, count);
 }
