@@ -2,6 +2,7 @@
 
 mod capacity;
 mod handoff;
+mod kills;
 mod peers;
 mod pool;
 mod report;
@@ -17,6 +18,8 @@ pub(crate) enum Command {
   nil bench handoff --memory 64M,1G,4G --vcpus 1,2 --dirty idle,hot --samples 500
   nil bench handoff --memory 1G --peer qemu --json")]
     Handoff(handoff::Args),
+    /// Whether a guest survives kills of its hosts, at random instants of its migrations, whenever it can.
+    Kills(kills::Args),
     /// How fast several processes at once add and release capacity in one pool.
     Capacity(capacity::Args),
     /// How long a large pool takes to be made, attached and checked.
@@ -30,6 +33,7 @@ pub(crate) enum Command {
 pub(crate) fn run(command: &Command, output: Output) -> anyhow::Result<ExitCode> {
     match command {
         Command::Handoff(args) => handoff::run(args, output),
+        Command::Kills(args) => kills::run(args, output),
         Command::Capacity(args) => capacity::run(args, output),
         Command::Pool(args) => pool::run(args, output),
         Command::CapacityWorker(args) => capacity::worker(args),

@@ -1,7 +1,8 @@
 //! The keeper: a process that ends everything a rack consists of, whatever happened to the process that built it.
 //!
 //! ```text
-//! nil demo ──pipe──▶ nil lab-keeper        its standard input; its end is the order to clear up
+//! nil demo ──pipe──▶ nil lab-keeper        its standard input: a host's name on a line is the order to start its agent
+//!                      │                   again, and its end is the order to clear up
 //!                      ├─ nil host run --name A ─ workers …
 //!                      └─ nil host run --name B ─ workers …
 //! ```
@@ -14,7 +15,7 @@ use anyhow::Context;
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, wait};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -65,6 +66,12 @@ impl Keeper {
         Ok(Self { process })
     }
 
+    /// Has it start the agent of a host again, whose earlier agent has died.
+    pub(crate) fn start_again(&self, host: &str) -> anyhow::Result<()> {
+        let mut orders = self.process.stdin.as_ref().context("the process that looks after the hosts is ending")?;
+        writeln!(orders, "{host}").context("the process that looks after the hosts has ended")
+    }
+
     /// Whether it is still there.
     pub(crate) fn is_alive(&mut self) -> bool {
         matches!(self.process.try_wait(), Ok(None))
@@ -88,16 +95,14 @@ impl Drop for Keeper {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     set_child_subreaper(Some(getpid())).context("cannot become the subreaper")?;
     let started = args.hosts.iter().try_for_each(|host| start_host(args, host));
-    if started.is_ok() {
-        wait_for_the_end()?;
-    }
+    let obeyed = started.and_then(|()| obey(args));
     end_all_children();
     clear_up(args);
-    started
+    obeyed
 }
 
 fn start_host(args: &Args, name: &str) -> anyhow::Result<()> {
-    let log = fs::File::create(host_log(&args.directory, name))?;
+    let log = fs::OpenOptions::new().create(true).append(true).open(host_log(&args.directory, name))?;
     Command::new(own_binary())
         .args(["host", "run", "--name", name, "--pool"])
         .arg(&args.pool)
@@ -125,22 +130,40 @@ fn own_binary() -> &'static str {
     "/proc/self/exe"
 }
 
-/// Returns when standard input ends or a signal asks for it.
-fn wait_for_the_end() -> anyhow::Result<()> {
+/// What the keeper is told while it lives.
+enum Order {
+    StartAgain(String),
+    End,
+}
+
+/// Starts the agents of hosts again that have lost theirs; returns when standard input ends or a signal asks for the end.
+fn obey(args: &Args) -> anyhow::Result<()> {
     let (tell, told) = mpsc::channel();
     let by_signal = tell.clone();
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     std::thread::spawn(move || {
         // The receiver goes away only when the process ends.
-        signals.forever().next().map(|_| by_signal.send(()))
+        signals.forever().next().map(|_| by_signal.send(Order::End))
     });
     std::thread::spawn(move || {
-        // Nobody writes; the read returns when the last writer is gone.
-        let _ = std::io::stdin().lock().read_to_end(&mut Vec::new());
-        tell.send(())
+        // The lines end when the last writer is gone.
+        for host in std::io::stdin().lock().lines().map_while(Result::ok) {
+            tell.send(Order::StartAgain(host))?;
+        }
+        tell.send(Order::End)
     });
-    told.recv()?;
+    while let Order::StartAgain(host) = told.recv()? {
+        reap_the_dead();
+        if args.hosts.contains(&host) {
+            start_host(args, &host)?;
+        }
+    }
     Ok(())
+}
+
+/// Forgets children that have ended: agents, and workers that have lost theirs.
+fn reap_the_dead() {
+    while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
 }
 
 /// Kills all children, and what they leave behind, which become children in turn, until there is none.

@@ -132,6 +132,11 @@ impl Rack {
         Ok(Client::connect(self.host(side))?)
     }
 
+    /// Has the agent of a host started again, as it was started at first. The earlier one must have ended.
+    pub(crate) fn start_again(&self, side: Side) -> anyhow::Result<()> {
+        self.keeper.start_again(self.host(side).name().as_str())
+    }
+
     /// The last lines that the rack's processes have said, to be shown beneath an error; empty if they said nothing.
     pub(crate) fn logs(&self) -> String {
         let mut paths = vec![self.directory.path().join("keeper.log")];

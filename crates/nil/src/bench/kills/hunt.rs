@@ -1,0 +1,147 @@
+//! Waiting for the moment, and killing.
+
+use super::plan::{Journey, Moment, Plan, Step};
+use super::prey::{Known, Prey};
+use super::trail::Trail;
+use crate::lab::{Rack, Side, interrupt};
+use anyhow::bail;
+use nil_pool::{Arm, GuestControl, Ownership};
+use std::time::{Duration, Instant};
+
+/// The sleep between two looks at the words while the moment is far.
+const NAP: Duration = Duration::from_micros(50);
+/// How near the moment must be for the words to be watched without sleeping: naps take twice as long as they should.
+const NEAR: Duration = Duration::from_micros(300);
+/// How long the moment may keep us waiting.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a killed process may take to be dead: its memory is unmapped first.
+const PATIENCE_WITH_DEATH: Duration = Duration::from_secs(30);
+
+/// What was killed, and what the guest's words said.
+#[derive(Debug)]
+pub(super) struct Catch {
+    /// Who was killed.
+    pub(super) pids: Vec<i32>,
+    /// When, counted from the beginning of the round.
+    pub(super) at: Duration,
+    /// Just before the kill.
+    pub(super) before: (Ownership, Arm),
+    /// As soon as the last of the victims was dead.
+    pub(super) at_death: (Ownership, Arm),
+    /// Whether all victims were killed; else some had gone by themselves before.
+    pub(super) complete: bool,
+    /// Whether the migration had ended before.
+    pub(super) after_end: bool,
+    /// The target's worker, standing still.
+    pub(super) stalled: Option<Prey>,
+}
+
+/// A hunt under way.
+#[derive(Debug)]
+pub(super) struct Hunt<'a> {
+    rack: &'a Rack,
+    guest: &'a GuestControl,
+    journey: Journey,
+    plan: Plan,
+    /// Who was there before the migration, whose target's worker is not among them.
+    known: Known,
+    prey: Vec<Prey>,
+    /// Sides whose workers are to be killed and have not been found yet.
+    missing: Vec<Side>,
+    stalled: Option<Prey>,
+}
+
+impl<'a> Hunt<'a> {
+    /// Takes hold of those victims that are there already; the migration has not begun.
+    pub(super) fn prepare(
+        rack: &'a Rack,
+        guest: &'a GuestControl,
+        journey: Journey,
+        plan: Plan,
+    ) -> anyhow::Result<Self> {
+        let mut prey = Vec::new();
+        let mut missing = Vec::new();
+        for side in plan.victim.workers(&journey) {
+            match Prey::worker(rack, side, &Known::nobody()) {
+                Some(worker) if side == journey.from => prey.push(worker),
+                None if side != journey.from => missing.push(side),
+                Some(worker) => bail!("the target has a worker already, process {}", worker.pid()),
+                None => bail!("the source has no worker"),
+            }
+        }
+        if let Some(side) = plan.victim.agent(&journey) {
+            prey.push(Prey::agent(rack, side)?);
+        }
+        Ok(Self { rack, guest, journey, plan, known: Known::now(), prey, missing, stalled: None })
+    }
+
+    /// Waits for the moment and kills. `over` tells whether the migration has ended, which makes any moment due.
+    pub(super) fn kill(mut self, trail: &mut Trail, over: impl Fn() -> bool) -> anyhow::Result<Catch> {
+        let mut seen_step = None;
+        loop {
+            interrupt::check()?;
+            let (word, arm) = trail.look(self.guest);
+            let elapsed = trail.begun().elapsed();
+            let step = self.journey.step(word, arm);
+            let ended = over();
+            let due = match self.plan.moment {
+                Moment::After(delay) => Some(delay),
+                Moment::Close { step: wanted, delay } if step >= wanted => {
+                    Some(*seen_step.get_or_insert(elapsed) + delay)
+                }
+                Moment::Close { .. } => None,
+            };
+            let is_due = due.is_some_and(|due| elapsed >= due);
+            self.find_missing();
+            if self.plan.stall.is_some() && self.stalled.is_none() && matches!(step, Step::Offered | Step::Poised) {
+                self.stall_target();
+            }
+            if ended || is_due && self.missing.is_empty() {
+                return self.strike(trail, ended);
+            }
+            if elapsed > PATIENCE {
+                bail!("the moment for the kill has not come within {PATIENCE:?}");
+            }
+            let near = match due {
+                Some(due) => due.saturating_sub(elapsed) < NEAR,
+                None => step >= Step::Armed,
+            };
+            if near { std::hint::spin_loop() } else { std::thread::sleep(NAP) }
+        }
+    }
+
+    fn find_missing(&mut self) {
+        let Self { rack, known, prey, missing, .. } = self;
+        missing.retain(|&side| match Prey::worker(rack, side, known) {
+            Some(worker) => {
+                prey.push(worker);
+                false
+            }
+            None => true,
+        });
+    }
+
+    fn stall_target(&mut self) {
+        self.stalled = Prey::worker(self.rack, self.journey.from.other(), &self.known);
+        if let Some(target) = &self.stalled {
+            target.stop();
+        }
+    }
+
+    fn strike(self, trail: &mut Trail, after_end: bool) -> anyhow::Result<Catch> {
+        let before = trail.look(self.guest);
+        let at = trail.begun().elapsed();
+        let hit: Vec<&Prey> = self.prey.iter().filter(|prey| prey.kill()).collect();
+        let struck = Instant::now();
+        while !hit.iter().all(|prey| prey.is_dead()) {
+            trail.look(self.guest);
+            if struck.elapsed() > PATIENCE_WITH_DEATH {
+                bail!("a killed process is not dead after {PATIENCE_WITH_DEATH:?}");
+            }
+        }
+        let at_death = trail.look(self.guest);
+        let complete = self.missing.is_empty() && hit.len() == self.prey.len();
+        let pids = hit.into_iter().map(Prey::pid).collect();
+        Ok(Catch { pids, at, before, at_death, complete, after_end, stalled: self.stalled })
+    }
+}
