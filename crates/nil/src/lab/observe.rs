@@ -11,7 +11,7 @@ use super::canary::Span;
 use super::figures::Microseconds;
 use super::file_view::FileView;
 use super::frequency::Frequency;
-use super::gaps::{self, Unknown};
+use super::gaps;
 use super::interrupt;
 use super::verdict::Verdict;
 use anyhow::{Context, bail, ensure};
@@ -30,8 +30,10 @@ pub(crate) const FIRST: Duration = Duration::from_millis(1);
 const SETTLED: Duration = Duration::from_micros(50);
 /// How long a guest may take to say that it runs after it has landed.
 const LANDING_PATIENCE: Duration = Duration::from_secs(5);
-/// How long the guest's clock is compared with the host's.
-const COMPARISON: Duration = Duration::from_millis(2);
+/// How long the guest's clock is compared with the host's at a stretch.
+const COMPARISON: Duration = Duration::from_micros(300);
+/// How many readings of it make a comparison.
+const FRESH_READINGS: u32 = 500;
 /// A vCPU that has made so many turns of its loop runs.
 const SOME_TURNS: u64 = 100;
 /// How much of the guest's memory must be there to watch it.
@@ -131,7 +133,7 @@ impl Observer {
             let all_run = turns().iter().zip(&before).all(|(now, before)| now.wrapping_sub(*before) > SOME_TURNS);
             Ok(all_run.then_some(()))
         })?;
-        self.offsets = self.block().vcpus().map(|vcpu| self.clock_offset(vcpu)).collect();
+        self.offsets = self.block().vcpus().map(|vcpu| self.clock_offset(vcpu)).collect::<anyhow::Result<_>>()?;
         ensure!(!self.offsets.is_empty(), "the guest says that it has no vCPU");
         Ok(())
     }
@@ -156,7 +158,7 @@ impl Observer {
     }
 
     /// Waits until the guest has run for a millisecond after the handoff, and reads what it recorded of it. An
-    /// [`Unknown::Overwritten`] among the errors means that this handoff was not observed, nothing worse.
+    /// [`gaps::Unknown::Overwritten`] among the errors means that this handoff was not observed, nothing worse.
     pub(crate) fn await_landing(&self, marks: &Marks, standstill: Standstill) -> anyhow::Result<Observation> {
         let mut worst = Observation { blackout_ns: 0, span: Span { begin: 0, end: 0 }, lost_first_ms_ns: 0 };
         let mut lost = 0;
@@ -179,6 +181,9 @@ impl Observer {
     }
 
     /// Waits for the blackout of one vCPU to be recorded, and for the window after it to pass.
+    ///
+    /// A vCPU says how late it is *before* it records the gap, and it may lose its core in between: so a record that is
+    /// missing is given up only when the vCPU has made some turns more.
     fn await_blackout(
         &self,
         vcpu: &VcpuBlock,
@@ -189,16 +194,22 @@ impl Observer {
         let settled = self.frequency.ticks(FIRST + SETTLED);
         let resumed = standstill.resumed.wrapping_add_signed(offset);
         let read = || gaps::blackout(vcpu.gaps(mark).collect::<Vec<_>>().into_iter(), mark, standstill, offset);
-        let mut found: Result<Blackout, Unknown> = Err(Unknown::Unrecorded);
+        let mut found: Option<Blackout> = None;
+        let mut turns_when_due = None;
         interrupt::wait_for("the guest has not run for a millisecond after it landed", LANDING_PATIENCE, || {
+            let turns = vcpu.counter.load(Ordering::Acquire);
             let last = vcpu.last_tsc.load(Ordering::Acquire);
-            if found.is_err() && last > resumed {
-                found = read();
+            if found.is_none() && last > resumed {
+                found = read().ok();
             }
-            let awaited = found.as_ref().map_or(resumed, |blackout| blackout.gap.after).saturating_add(settled);
-            Ok((last > awaited).then_some(()))
+            let awaited = found.map_or(resumed, |blackout| blackout.gap.after).saturating_add(settled);
+            if last <= awaited {
+                return Ok(None);
+            }
+            let due = *turns_when_due.get_or_insert(turns);
+            Ok((found.is_some() || turns.wrapping_sub(due) > SOME_TURNS).then_some(()))
         })?;
-        Ok(found.or_else(|_| read())?)
+        Ok(found.map_or_else(read, Ok)?)
     }
 
     /// Has the guest verify everything it owns, and waits for its verdict.
@@ -216,19 +227,23 @@ impl Observer {
         Verdict::of(self.block())
     }
 
-    /// Guest TSC minus host TSC.
-    fn clock_offset(&self, vcpu: &VcpuBlock) -> i64 {
-        let end = tsc::now().saturating_add(self.frequency.ticks(COMPARISON));
-        let mut youngest = i64::MIN;
-        loop {
-            let guest = vcpu.last_tsc.load(Ordering::Relaxed);
-            let host = tsc::now();
-            youngest = youngest.max(guest.wrapping_sub(host).cast_signed());
-            if host > end {
-                return youngest;
+    /// Guest TSC minus host TSC: the largest difference of many fresh readings.
+    fn clock_offset(&self, vcpu: &VcpuBlock) -> anyhow::Result<i64> {
+        let (mut youngest, mut last, mut fresh) = (i64::MIN, 0, 0);
+        interrupt::wait_for("the guest's clock does not go on", LANDING_PATIENCE, || {
+            let end = tsc::now().saturating_add(self.frequency.ticks(COMPARISON));
+            loop {
+                let guest = vcpu.last_tsc.load(Ordering::Relaxed);
+                let host = tsc::now();
+                youngest = youngest.max(guest.wrapping_sub(host).cast_signed());
+                fresh += u32::from(guest != last);
+                last = guest;
+                if host > end {
+                    return Ok((fresh > FRESH_READINGS).then_some(()));
+                }
             }
-            std::hint::spin_loop();
-        }
+        })?;
+        Ok(youngest)
     }
 
     fn patience(&self) -> Duration {
