@@ -8,17 +8,18 @@ use crate::lab::verdict::Verdict;
 use crate::lab::{GuestPlan, Rack, Side, interrupt};
 use anyhow::{Context, bail, ensure};
 use nil_guest_abi::{Options, Program};
-use nil_host::{Client, MigrationReport};
-use nil_host::{GuestName, GuestReport, HostDir, ImageSource, Migrate, RunVm};
+use nil_host::{Client, Error, GuestName, GuestReport, HostDir, ImageSource, Migrate, MigrationReport, RunVm};
 use nil_pool::{GuestControl, HostSlot, Ownership};
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a guest may stand frozen before its source takes it back.
 const DEADLINE: Duration = Duration::from_millis(500);
 /// How long what a stopped guest had may take to be free again.
 const PATIENCE_WITH_STOP: Duration = Duration::from_secs(20);
+/// How long the name of a guest that has gone may stay taken.
+const PATIENCE_WITH_NAME: Duration = Duration::from_secs(5);
 
 /// A guest under test.
 #[derive(Debug)]
@@ -48,7 +49,7 @@ impl Subject {
             image: ImageSource::Builtin(Program::Demo.name().into()),
             command_line: options.to_string(),
         };
-        let report = rack.call(side)?.run_vm(&order).context("a guest could not be started")?;
+        let report = run_when_free(rack, side, &order).context("a guest could not be started")?;
         let info = rack.pool().find_guest(&report.id.to_string()).context("the guest is not in the pool")?;
         let control = rack.pool().guest(info.slot, report.id)?;
         let mut observer = Observer::attach(&control, frequency)?;
@@ -117,6 +118,21 @@ impl Subject {
             let usage = rack.pool().usage();
             format!("{} guests, {} bytes free of {free}, workers {:?}", usage.guests, usage.free, prey::workers(rack))
         })
+    }
+}
+
+/// Starts the guest as soon as its name is free: the agent of a target notices a moment after us that the last guest of
+/// that name did not come.
+fn run_when_free(rack: &Rack, side: Side, order: &RunVm) -> anyhow::Result<GuestReport> {
+    let begun = Instant::now();
+    loop {
+        interrupt::check()?;
+        match rack.call(side)?.run_vm(order) {
+            Err(Error::Refused(why)) if why.contains("has a guest named") && begun.elapsed() < PATIENCE_WITH_NAME => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => return Ok(other?),
+        }
     }
 }
 
