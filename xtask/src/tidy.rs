@@ -38,6 +38,7 @@ pub(crate) fn check(this: &Run) -> Result<Outcome> {
     left.extend(shared_memory_left(&this.before));
     left.extend(mounts().difference(&this.before.mounts).map(|mount| format!("mount {mount}")));
     left.extend(sources_ignored(this));
+    left.extend(locks_not_committed(this));
     let status = git_status(&this.root);
     if status != this.before.status {
         left.push(format!("the checkout changed; git status now says: {}", status.as_deref().unwrap_or("nothing")));
@@ -114,6 +115,19 @@ fn sources_ignored(this: &Run) -> Vec<String> {
     let ignored = read(&mut command).unwrap_or_default();
     let sources = ignored.lines().filter(|path| !is_built(&this.root, path));
     sources.map(|path| format!("source {path}, which .gitignore hides from git")).collect()
+}
+
+/// Lock files that differ from the commit although no manifest does: the commit has manifests that its lock files do not
+/// fit, and cargo mended that on the way to this program, where `--locked` cannot notice it any more.
+fn locks_not_committed(this: &Run) -> Vec<String> {
+    let changed = |files: &str| {
+        let mut command = this.command("git");
+        read(command.args(["diff", "--name-only", "HEAD", "--", files])).unwrap_or_default()
+    };
+    if !changed("*Cargo.toml").is_empty() {
+        return Vec::new();
+    }
+    changed("*Cargo.lock").lines().map(|lock| format!("{lock}, which the commit has in an older state")).collect()
 }
 
 /// Whether `path`, relative to `root`, lies in a folder that cargo or cargo-fuzz fills.
