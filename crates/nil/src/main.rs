@@ -9,7 +9,6 @@ mod cli;
 mod demo;
 mod images;
 mod lab;
-mod size;
 
 fn main() -> ExitCode {
     cli::main()

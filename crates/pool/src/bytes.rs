@@ -66,13 +66,15 @@ fn suffix_shift(suffix: &str) -> Option<u32> {
     matches!(letters.as_str(), "" | "B" | "IB").then_some(*shift)
 }
 
+/// In the largest unit that fits, with one decimal (rounded down) unless it is a whole number of them.
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = UNITS.iter().find(|(_, shift)| self.0 != 0 && self.0.is_multiple_of(1 << shift));
-        match unit {
-            Some((letter, shift)) => write!(f, "{} {letter}iB", self.0 >> shift),
-            None => write!(f, "{} B", self.0),
-        }
+        let Some((letter, shift)) = UNITS.iter().find(|(_, shift)| self.0 >> shift != 0) else {
+            return f.pad(&format!("{} B", self.0));
+        };
+        let (whole, rest) = (self.0 >> shift, self.0 & ((1 << shift) - 1));
+        let tenths = (u128::from(rest) * 10) >> shift;
+        if rest == 0 { f.pad(&format!("{whole} {letter}iB")) } else { f.pad(&format!("{whole}.{tenths} {letter}iB")) }
     }
 }
 
@@ -101,9 +103,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_displayed_reads_back_as_the_same_size() {
-        for bytes in [1, 4096, 4097, 2 << 20, 3 << 30, 1 << 40, u64::MAX] {
-            assert_eq!(Bytes(bytes).to_string().parse(), Ok(Bytes(bytes)));
+    fn sizes_are_shown_in_the_largest_unit_that_fits() {
+        for (bytes, text) in
+            [(0, "0 B"), (512, "512 B"), (1 << 30, "1 GiB"), (3 << 29, "1.5 GiB"), (u64::MAX, "16383.9 PiB")]
+        {
+            assert_eq!(Bytes(bytes).to_string(), text);
         }
+        assert_eq!(format!("{:>8}", Bytes(2 << 20)), "   2 MiB");
     }
 }

@@ -125,7 +125,7 @@ fn churn(membership: &Membership, span: Duration) -> Result<Counts> {
                     continue;
                 }
                 Err(Error::NoRoom { .. } | Error::Fragmented { .. } | Error::CapacityTableFull { .. }) => {
-                    counts.refused += 1
+                    counts.refused += 1;
                 }
                 Err(error) => return Err(error.into()),
             }

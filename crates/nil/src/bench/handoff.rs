@@ -10,17 +10,17 @@ use crate::lab::interrupt::{self, Interrupted};
 use crate::lab::progress::Progress;
 use crate::lab::tally::Tally;
 use crate::lab::{GuestPlan, PoolFate, Rack, RackPlan, Shuttle};
-use crate::size::Size;
 use anyhow::{Context, bail};
 use nil_guest_abi::Mode;
 use nil_guest_abi::layout::MAX_VCPUS;
+use nil_pool::Bytes;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Memory sizes of the guests, separated by commas.
     #[arg(long, default_value = "64M,1G", value_delimiter = ',', value_name = "SIZES")]
-    memory: Vec<Size>,
+    memory: Vec<Bytes>,
     /// Numbers of vCPUs, separated by commas.
     #[arg(long, default_value = "1", value_delimiter = ',', value_name = "NUMBERS",
           value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_VCPUS)))]
@@ -110,12 +110,12 @@ fn measure_case(
 ) -> anyhow::Result<(CaseFigures, String)> {
     let progress = Progress::new(output, samples);
     progress.doing(format!("{shape}: booting"));
-    let rack = Rack::build(&RackPlan { memory_bytes: shape.memory.bytes(), pool: PoolFate::Fleeting })?;
+    let rack = Rack::build(&RackPlan { memory_bytes: shape.memory.get(), pool: PoolFate::Fleeting })?;
     let mode = match shape.dirty {
         Dirty::Idle => Mode::Idle,
         Dirty::Hot => Mode::Hot,
     };
-    let guest = GuestPlan { memory_bytes: shape.memory.bytes(), vcpus: shape.vcpus, mode };
+    let guest = GuestPlan { memory_bytes: shape.memory.get(), vcpus: shape.vcpus, mode };
     let mut shuttle = Shuttle::boot(&rack, &guest, frequency)?;
     let canary = Canary::start(frequency)?;
     let mut tally = Tally::new();
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn every_combination_is_a_case() {
         let args = Args {
-            memory: vec![Size::from_bytes(64 << 20), Size::from_bytes(1 << 30)],
+            memory: vec![Bytes(64 << 20), Bytes(1 << 30)],
             vcpus: vec![1, 2],
             samples: 1,
             dirty: vec![Dirty::Idle, Dirty::Hot],

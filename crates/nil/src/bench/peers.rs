@@ -56,7 +56,7 @@ fn measure(
     let directory = tempfile::Builder::new().prefix("nil-").tempdir()?;
     let image = directory.path().join(Program::Demo.name());
     fs::write(&image, images::builtin(Program::Demo.name()).context("the guest's image is not built in")?)?;
-    let options = PeerOptions::new(image, shape.memory.bytes(), command_line(shape, frequency));
+    let options = PeerOptions::new(image, shape.memory.get(), command_line(shape, frequency));
     let mut guest = Qemu::boot(&options, |memory| stage(memory, frequency))?;
     let canary = Canary::start(frequency)?;
     let (mut blackouts, mut totals, mut spans) = (Samples::new(), Samples::new(), Vec::new());

@@ -6,7 +6,7 @@ use crate::lab::figures::{Figures, Microseconds};
 use crate::lab::phases::PhaseMedians;
 use crate::lab::surroundings;
 use crate::lab::tally::Percent;
-use crate::size::Size;
+use nil_pool::Bytes;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +15,7 @@ use std::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 pub(super) struct Shape {
     #[serde(rename = "memory_bytes")]
-    pub(super) memory: Size,
+    pub(super) memory: Bytes,
     pub(super) vcpus: u32,
     pub(super) dirty: Dirty,
 }
@@ -210,7 +210,7 @@ impl Report {
                 p99,
                 max,
                 lost,
-                Size::from_bytes(found.copied_bytes).to_string(),
+                Bytes(found.copied_bytes).to_string(),
                 format!("{} ({})", found.canary.pauses, found.canary.coinciding_handoffs),
             ]);
         }
@@ -247,7 +247,7 @@ impl Report {
                 max,
                 ratio.map_or_else(|| "?".into(), |ratio| format!("{:.0}", ratio.p50)),
                 found.total_us.p50.human(),
-                Size::from_bytes(found.copied_bytes).to_string(),
+                Bytes(found.copied_bytes).to_string(),
             ]);
         }
         table
@@ -304,7 +304,7 @@ mod tests {
         CanaryReport { pauses: 3, longest_us: Microseconds(900.0), coinciding_handoffs: 1, real_time: true };
 
     fn shape(memory: u64, vcpus: u32) -> Shape {
-        Shape { memory: Size::from_bytes(memory), vcpus, dirty: Dirty::Hot }
+        Shape { memory: Bytes(memory), vcpus, dirty: Dirty::Hot }
     }
 
     fn figures(p50: f64) -> Figures {

@@ -1,9 +1,9 @@
 //! `nil ps`: guests, and the hosts below them.
 
 use super::{Output, host, table::Table};
-use crate::size::Size;
 use anyhow::Result;
 use nil_host::{GuestReport, RunDir, Survey};
+use nil_pool::Bytes;
 use serde::Serialize;
 use std::fmt;
 use std::process::ExitCode;
@@ -51,7 +51,7 @@ fn guest_table(guests: &[GuestReport]) -> Table<8> {
             format!("{:?}", guest.kind).to_lowercase(),
             or_dash(guest.host.clone()),
             guest.state.to_string(),
-            Size::from_bytes(guest.memory_bytes).to_string(),
+            Bytes(guest.memory_bytes).to_string(),
             guest.vcpus.to_string(),
             or_dash(guest.epoch.map(|epoch| epoch.to_string())),
             or_dash(guest.uptime_s.map(age)),

@@ -2,12 +2,12 @@
 
 use super::Output;
 use crate::images;
-use crate::size::Size;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use nil_host::{
     Client, ConsoleStream, GuestName, GuestReport, GuestState, HostName, ImageSource, RunDir, RunVm, Survey,
 };
+use nil_pool::Bytes;
 use nil_pool::{Access, Pool};
 use serde::Serialize;
 use std::fmt;
@@ -49,7 +49,7 @@ pub(crate) struct RunArgs {
     image: String,
     /// How much memory it gets, a multiple of 2M.
     #[arg(long, default_value = "1G", value_name = "SIZE")]
-    memory: Size,
+    memory: Bytes,
     /// How many vCPUs it gets.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     vcpus: u32,
@@ -88,7 +88,7 @@ fn start(args: &RunArgs, run_dir: &RunDir, output: Output) -> Result<()> {
     let order = RunVm {
         name: args.name.clone(),
         pool,
-        memory_bytes: args.memory.bytes(),
+        memory_bytes: args.memory.get(),
         vcpus: args.vcpus,
         image,
         command_line: args.append.clone(),

@@ -14,10 +14,10 @@ use crate::lab::interrupt::{self, Interrupted};
 use crate::lab::progress::Progress;
 use crate::lab::tally::Tally;
 use crate::lab::{GuestPlan, PoolFate, Rack, RackPlan, Shuttle};
-use crate::size::Size;
 use anyhow::Context;
 use nil_guest_abi::Mode;
 use nil_guest_abi::layout::MAX_VCPUS;
+use nil_pool::Bytes;
 use report::{KeptPool, Report};
 use std::process::ExitCode;
 
@@ -32,7 +32,7 @@ pub(crate) struct Args {
     handoffs: u64,
     /// The guest's memory.
     #[arg(long, default_value = "256M", value_name = "SIZE")]
-    memory: Size,
+    memory: Bytes,
     /// The guest's vCPUs.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_VCPUS)))]
     vcpus: u32,
@@ -58,17 +58,15 @@ pub(crate) fn run(args: &Args, output: Output) -> anyhow::Result<ExitCode> {
 }
 
 fn demonstrate(args: &Args, output: Output) -> anyhow::Result<Report> {
-    let plan = RackPlan {
-        memory_bytes: args.memory.bytes(),
-        pool: if args.keep { PoolFate::Kept } else { PoolFate::Fleeting },
-    };
+    let plan =
+        RackPlan { memory_bytes: args.memory.get(), pool: if args.keep { PoolFate::Kept } else { PoolFate::Fleeting } };
     plan.check()?;
     let frequency = Frequency::measure();
     let progress = Progress::new(output, args.handoffs);
     progress.doing("starting hosts A and B");
     let rack = Rack::build(&plan)?;
     progress.doing(format!("booting a guest with {} of memory on A", args.memory));
-    let guest = GuestPlan { memory_bytes: args.memory.bytes(), vcpus: args.vcpus, mode: Mode::Hot };
+    let guest = GuestPlan { memory_bytes: args.memory.get(), vcpus: args.vcpus, mode: Mode::Hot };
     let mut shuttle = Shuttle::boot(&rack, &guest, frequency)?;
     let canary = Canary::start(frequency)?;
     let tally = shuttle_to_and_fro(&mut shuttle, args.handoffs, &progress)?;

@@ -6,7 +6,7 @@ use crate::lab::figures::Microseconds;
 use crate::lab::surroundings;
 use crate::lab::tally::Tally;
 use crate::lab::verdict::Verdict;
-use crate::size::Size;
+use nil_pool::Bytes;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -16,7 +16,7 @@ use std::path::PathBuf;
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) asked: u64,
-    pub(super) memory: Size,
+    pub(super) memory: Bytes,
     pub(super) vcpus: u32,
     pub(super) tally: Tally,
     pub(super) verdict: Verdict,
@@ -127,25 +127,21 @@ impl Report {
     fn movement(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { tally, huge_bytes, ground, .. } = self;
         heading(f, "What was moved")?;
-        let copied = Size::from_bytes(tally.copied_bytes);
+        let copied = Bytes(tally.copied_bytes);
         writeln!(
             f,
             "  guest memory     {copied:<9} in all: after each landing the kernel's list of the new process's mappings"
         )?;
         writeln!(f, "                             was compared with where the memory had been at boot")?;
-        let state = Size::from_bytes(tally.state_bytes);
+        let state = Bytes(tally.state_bytes);
         writeln!(f, "  processor state  {state:<9} each time, through the pool")?;
-        let calls = Size::from_bytes(tally.system_call_bytes);
+        let calls = Bytes(tally.system_call_bytes);
         writeln!(
             f,
             "  system calls     {calls:<9} read and written by each new process, from its start until it had landed"
         )?;
         writeln!(f, "  the pool         {ground}")?;
-        writeln!(
-            f,
-            "                   {} of the guest's memory are mapped by 2 MiB pages",
-            Size::from_bytes(*huge_bytes)
-        )
+        writeln!(f, "                   {} of the guest's memory are mapped by 2 MiB pages", Bytes(*huge_bytes))
     }
 
     fn verification(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -236,7 +232,7 @@ mod tests {
         let first_error = (errors > 0).then(|| "vCPU 0: the page at 0x400000 is lost".into());
         Report {
             asked: 5,
-            memory: Size::from_bytes(256 << 20),
+            memory: Bytes(256 << 20),
             vcpus: 1,
             tally,
             verdict: Verdict {

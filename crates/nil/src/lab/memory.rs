@@ -3,7 +3,7 @@
 //! Asked before anything is made: a tmpfs that runs full kills whoever touches the next page with SIGBUS, and a machine
 //! that runs out of memory kills somebody else.
 
-use crate::size::Size;
+use nil_pool::Bytes;
 use rustix::fs::statvfs;
 use std::path::Path;
 
@@ -17,8 +17,8 @@ const HEADROOM: u64 = 128 << 20;
      --memory {suggestion}"
 )]
 pub(crate) struct TooLittle {
-    needed: Size,
-    available: Size,
+    needed: Bytes,
+    available: Bytes,
     measured: &'static str,
     suggestion: String,
 }
@@ -56,8 +56,8 @@ impl Demand {
             return Ok(());
         }
         Err(TooLittle {
-            needed: Size::from_bytes(needed),
-            available: Size::from_bytes(available),
+            needed: Bytes(needed),
+            available: Bytes(available),
             measured,
             suggestion: suggestion(needed.saturating_sub(self.guest), available),
         })

@@ -7,9 +7,9 @@ use super::ground::Ground;
 use super::interrupt;
 use super::keeper::{self, Keeper};
 use super::memory::Demand;
-use crate::size::Size;
 use anyhow::{Context, bail};
 use nil_host::{Client, HostDir, HostName, RunDir};
+use nil_pool::Bytes;
 use nil_pool::{Access, CreateOptions, GRANULE, Pool};
 use std::fmt::Write;
 use std::fs;
@@ -60,7 +60,7 @@ pub(crate) struct Rack {
 impl RackPlan {
     /// Refuses what cannot be built, with the reason, before anything is made.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
-        let memory = Size::from_bytes(self.memory_bytes);
+        let memory = Bytes(self.memory_bytes);
         if self.memory_bytes < SMALLEST_GUEST {
             bail!("a guest of {memory} has no room for anything to verify; try --memory 64M");
         }

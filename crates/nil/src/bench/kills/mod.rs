@@ -29,10 +29,10 @@ use crate::cli::Output;
 use crate::lab::interrupt::{self, Interrupted};
 use crate::lab::progress::Progress;
 use crate::lab::{GuestPlan, PoolFate, RackPlan};
-use crate::size::Size;
 use anyhow::ensure;
 use nil_guest_abi::Mode;
 use nil_guest_abi::layout::MAX_VCPUS;
+use nil_pool::Bytes;
 use report::{Counts, Report, Violation};
 use stand::{Played, Stand};
 use std::process::ExitCode;
@@ -54,7 +54,7 @@ pub(crate) struct Args {
     seed: Option<u64>,
     /// The guest's memory.
     #[arg(long, default_value = "64M", value_name = "SIZE")]
-    memory: Size,
+    memory: Bytes,
     /// The guest's vCPUs.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_VCPUS)))]
     vcpus: u32,
@@ -94,8 +94,8 @@ pub(super) fn run(args: &Args, output: Output) -> anyhow::Result<ExitCode> {
 fn campaign(args: &Args, output: Output) -> anyhow::Result<Report> {
     let begun = Instant::now();
     let seed = args.seed.unwrap_or_else(seed_of_the_moment);
-    let rack = RackPlan { memory_bytes: args.memory.bytes(), pool: PoolFate::Fleeting };
-    let guest = GuestPlan { memory_bytes: args.memory.bytes(), vcpus: args.vcpus, mode: Mode::Hot };
+    let rack = RackPlan { memory_bytes: args.memory.get(), pool: PoolFate::Fleeting };
+    let guest = GuestPlan { memory_bytes: args.memory.get(), vcpus: args.vcpus, mode: Mode::Hot };
     let progress = Progress::new(output, args.kills);
     let mut campaign = Campaign::default();
     while campaign.kills < args.kills && campaign.violations.len() < ENOUGH {
@@ -144,7 +144,7 @@ impl Campaign {
             kills: self.kills,
             violations: self.violations.len(),
             seed,
-            memory_bytes: args.memory.bytes(),
+            memory_bytes: args.memory.get(),
             vcpus: args.vcpus,
             misses: self.misses,
             guests_booted: self.guests_booted,
