@@ -213,6 +213,7 @@ mod tests {
             tally.add(&Sample {
                 observed: Some(Observation {
                     blackout_ns: us * 1_000,
+                    enter_ns: 9_000,
                     span: Span { begin: 0, end: 1 },
                     lost_first_ms_ns: 12_000,
                 }),
@@ -317,7 +318,7 @@ mod tests {
           publish    0.3 µs                                 ▏                   one word says Frozen, and the target sees it
           load        20 µs                                 ████████████        the target's vCPUs take the registers
           claim      0.3 µs                                             ▏       one compare-and-swap: the guest has a new owner
-          enter      9.0 µs                                             █████   the guest is entered again
+          enter      9.0 µs                                             █████   the guest looks at its clock again
           in all      84 µs
 
         What was moved

@@ -51,7 +51,7 @@ mod tests {
         publish    0.1 µs                             ▏                       one word says Frozen, and the target sees it
         load        20 µs                             ██████████              the target's vCPUs take the registers
         claim      0.3 µs                                       ▏             one compare-and-swap: the guest has a new owner
-        enter       23 µs                                       ███████████   the guest is entered again
+        enter       23 µs                                       ███████████   the guest looks at its clock again
         in all      98 µs
         ");
     }

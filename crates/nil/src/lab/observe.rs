@@ -66,6 +66,8 @@ pub(crate) struct Marks(Vec<u64>);
 pub(crate) struct Observation {
     /// The longest blackout of its vCPUs.
     pub(crate) blackout_ns: u64,
+    /// From the claim until that vCPU first looked at its clock again.
+    pub(crate) enter_ns: u64,
     /// When that was, in host TSC ticks.
     pub(crate) span: Span,
     /// How much of the first millisecond after landing its vCPUs lost, on average.
@@ -160,7 +162,8 @@ impl Observer {
     /// Waits until the guest has run for a millisecond after the handoff, and reads what it recorded of it. An
     /// [`gaps::Unknown::Overwritten`] among the errors means that this handoff was not observed, nothing worse.
     pub(crate) fn await_landing(&self, marks: &Marks, standstill: Standstill) -> anyhow::Result<Observation> {
-        let mut worst = Observation { blackout_ns: 0, span: Span { begin: 0, end: 0 }, lost_first_ms_ns: 0 };
+        let mut worst =
+            Observation { blackout_ns: 0, enter_ns: 0, span: Span { begin: 0, end: 0 }, lost_first_ms_ns: 0 };
         let mut lost = 0;
         let window = self.frequency.ticks(FIRST);
         for (index, vcpu) in self.block().vcpus().enumerate() {
@@ -173,6 +176,7 @@ impl Observer {
             let blackout_ns = self.frequency.nanoseconds(blackout.ticks());
             if blackout_ns >= worst.blackout_ns {
                 worst.blackout_ns = blackout_ns;
+                worst.enter_ns = self.frequency.nanoseconds(end.saturating_sub(standstill.resumed));
                 worst.span = Span { begin, end };
             }
         }

@@ -75,7 +75,7 @@ impl PhaseMedians {
             ("publish", "one word says Frozen, and the target sees it", self.publish),
             ("load", "the target's vCPUs take the registers", self.load),
             ("claim", "one compare-and-swap: the guest has a new owner", self.claim),
-            ("enter", "the guest is entered again", self.enter),
+            ("enter", "the guest looks at its clock again", self.enter),
         ]
     }
 }

@@ -90,8 +90,8 @@ impl<'rack> Shuttle<'rack> {
         };
         let worker = self.worker()?;
         Ok(Sample {
+            phases: phase_times(&report, observed.as_ref()),
             observed,
-            phases: phase_times(&report),
             copied_bytes: report.copied_bytes.max(self.backing.bytes_elsewhere(worker)?),
             state_bytes: self.state_bytes(&report)?,
             system_call_bytes: backing::bytes_through_system_calls(worker)?,
@@ -163,7 +163,8 @@ impl<'rack> Shuttle<'rack> {
     }
 }
 
-fn phase_times(report: &MigrationReport) -> Option<PhaseTimes> {
+/// The hosts' phases, of which the guest itself ends the last: they cannot see it take its first step.
+fn phase_times(report: &MigrationReport, observed: Option<&Observation>) -> Option<PhaseTimes> {
     let phases = report.handoff?.phases;
     Some(PhaseTimes {
         kick: phases.kick_ns,
@@ -171,6 +172,6 @@ fn phase_times(report: &MigrationReport) -> Option<PhaseTimes> {
         publish: phases.publish_ns + phases.notice_ns,
         load: phases.load_ns,
         claim: phases.claim_ns,
-        enter: phases.enter_ns,
+        enter: observed?.enter_ns,
     })
 }

@@ -87,7 +87,7 @@ mod tests {
     fn sample(blackout_ns: u64, lost_first_ms_ns: u64) -> Sample {
         let span = Span { begin: 1, end: 2 };
         Sample {
-            observed: Some(Observation { blackout_ns, span, lost_first_ms_ns }),
+            observed: Some(Observation { blackout_ns, enter_ns: 0, span, lost_first_ms_ns }),
             phases: Some(PhaseTimes { kick: 30_000, ..PhaseTimes::default() }),
             copied_bytes: 0,
             state_bytes: 6_000,
