@@ -7,7 +7,7 @@ use std::fs;
 #[test]
 fn sizes_that_are_none_are_errors_of_usage() {
     let playground = Playground::new();
-    for (memory, word) in [("0", "zero"), ("1X", "not a size"), ("-1G", "not a size"), ("99999999T", "larger")] {
+    for (memory, word) in [("0", "zero"), ("1X", "not a size"), ("-1G", "not a size"), ("99999999T", "16 EiB")] {
         let memory = format!("--memory={memory}");
         let answer =
             playground.nil(&["vm", "run", "builtin:pages", "--pool", &playground.pool(), "--name", "g", &memory]);
