@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 const NAP: Duration = Duration::from_micros(50);
 /// How near the moment must be for the words to be watched without sleeping: naps take twice as long as they should.
 const NEAR: Duration = Duration::from_micros(300);
+/// How long the words are watched without sleeping. It takes a CPU from those who are watched, so not for ever.
+const SPIN_LIMIT: Duration = Duration::from_millis(20);
 /// How long the moment may keep us waiting.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a killed process may take to be dead: its memory is unmapped first.
-const PATIENCE_WITH_DEATH: Duration = Duration::from_secs(30);
+const PATIENCE_WITH_DEATH: Duration = Duration::from_secs(60);
 
 /// What was killed, and what the guest's words said.
 #[derive(Debug)]
@@ -78,6 +80,7 @@ impl<'a> Hunt<'a> {
     /// Waits for the moment and kills. `over` tells whether the migration has ended, which makes any moment due.
     pub(super) fn kill(mut self, trail: &mut Trail, over: impl Fn() -> bool) -> anyhow::Result<Catch> {
         let mut seen_step = None;
+        let mut spinning = None;
         loop {
             interrupt::check()?;
             let (word, arm) = trail.look(self.guest);
@@ -106,7 +109,11 @@ impl<'a> Hunt<'a> {
                 Some(due) => due.saturating_sub(elapsed) < NEAR,
                 None => step >= Step::Armed,
             };
-            if near { std::hint::spin_loop() } else { std::thread::sleep(NAP) }
+            if near && spinning.get_or_insert_with(Instant::now).elapsed() < SPIN_LIMIT {
+                std::hint::spin_loop();
+            } else {
+                std::thread::sleep(NAP);
+            }
         }
     }
 
@@ -135,6 +142,9 @@ impl<'a> Hunt<'a> {
         let struck = Instant::now();
         while !hit.iter().all(|prey| prey.is_dead()) {
             trail.look(self.guest);
+            if struck.elapsed() > SPIN_LIMIT {
+                std::thread::sleep(NAP);
+            }
             if struck.elapsed() > PATIENCE_WITH_DEATH {
                 bail!("a killed process is not dead after {PATIENCE_WITH_DEATH:?}");
             }

@@ -73,6 +73,7 @@ struct Campaign {
     pool_checks: u64,
     typical: Duration,
     counts: Counts,
+    failed_undisturbed: Vec<String>,
     violations: Vec<Violation>,
 }
 
@@ -132,6 +133,7 @@ impl Campaign {
                 }
             }
         }
+        self.failed_undisturbed.append(&mut stand.failed_undisturbed);
         self.guests_booted += stand.guests_booted;
         self.verifications += stand.verifications;
         self.pool_checks += stand.pool_checks;
@@ -155,6 +157,7 @@ impl Campaign {
             migration_ms: self.typical.as_secs_f64() * 1e3,
             seconds: took.as_secs_f64(),
             outcomes: self.counts.rows(),
+            failed_undisturbed: self.failed_undisturbed,
             violation_details: self.violations,
         }
     }

@@ -18,7 +18,7 @@ const AWAY: u64 = 300;
 const STALL: u64 = 2_500;
 
 /// Of a hundred kills close to the freeze, how many find a target that stands still.
-const STALLED: u64 = 40;
+const STALLED: u64 = 50;
 
 /// Who is killed, seen from the migration that is under way.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
@@ -96,13 +96,13 @@ impl Plan {
         let delay = Duration::from_micros(dice.below(CLOSE + 1));
         let close = |step| Moment::Close { step, delay };
         let moment = dice.pick([
-            (35, anywhere),
+            (30, anywhere),
             (5, close(Step::Arming)),
             (10, close(Step::Armed)),
             (20, close(Step::Offered)),
             (10, close(Step::Poised)),
-            (12, close(Step::Frozen)),
-            (8, close(Step::Over)),
+            (18, close(Step::Frozen)),
+            (7, close(Step::Over)),
         ]);
         let away = Duration::from_millis(dice.below(AWAY));
         let stall =

@@ -32,6 +32,8 @@ pub(super) struct Report {
     pub(super) migration_ms: f64,
     pub(super) seconds: f64,
     pub(super) outcomes: Vec<Row>,
+    /// Migrations that failed before anybody was killed, with their history. They are no violations.
+    pub(super) failed_undisturbed: Vec<String>,
     pub(super) violation_details: Vec<Violation>,
 }
 
@@ -113,6 +115,9 @@ impl fmt::Display for Report {
             ]);
         }
         write!(f, "{table}")?;
+        for story in &self.failed_undisturbed {
+            writeln!(f, "\na migration failed before anybody was killed, in {story}")?;
+        }
         for violation in &self.violation_details {
             let Violation { seed, round, what, history, logs } = violation;
             writeln!(f, "\nVIOLATION in round {round} (seed {seed}): {what}\n  {history}{logs}")?;
@@ -160,6 +165,7 @@ mod tests {
             migration_ms: 41.5,
             seconds: 1.0,
             outcomes: counts.rows(),
+            failed_undisturbed: Vec::new(),
             violation_details,
         }
     }

@@ -32,6 +32,8 @@ pub(super) struct Stand {
     free_with_guest: Option<u64>,
     typical: Duration,
     round: Option<Round>,
+    /// The stories of rounds whose migration failed before anybody was killed.
+    pub(super) failed_undisturbed: Vec<String>,
     pub(super) guests_booted: u64,
     pub(super) verifications: u64,
     pub(super) pool_checks: u64,
@@ -60,6 +62,7 @@ impl Stand {
             free_with_guest: None,
             typical,
             round: None,
+            failed_undisturbed: Vec::new(),
             guests_booted: 0,
             verifications: 0,
             pool_checks: 0,
@@ -81,6 +84,9 @@ impl Stand {
         let finding = round.play(&self.rack, &subject)?;
         if let Some(took) = round.took {
             self.typical = (self.typical * 7 + took) / 8;
+        }
+        if round.failed_undisturbed {
+            self.failed_undisturbed.push(format!("round {number}: {}{}", round.history(), self.rack.logs()));
         }
         let rescued = finding.is_some_and(|finding| finding.rescued);
         match finding.map(|finding| finding.end) {
