@@ -3,20 +3,15 @@
 //!
 //! Without KVM the tests that need it say `skipped:` and why.
 
+mod kvm;
+
+use kvm::has_kvm;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 const KILLS: u64 = 30;
-
-fn has_kvm() -> bool {
-    let kvm = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
-    if let Err(error) = &kvm {
-        println!("skipped: /dev/kvm cannot be used here: {error}");
-    }
-    kvm.is_ok()
-}
 
 fn bench_kills(directory: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nil"));

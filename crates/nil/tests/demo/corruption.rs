@@ -2,7 +2,8 @@
 //!
 //! The pool is kept, so it is an ordinary file in /dev/shm, and a write to the file is a write to the guest's memory.
 
-use crate::stage::{Running, Stage, has_kvm, json, wait_until};
+use crate::kvm::has_kvm;
+use crate::stage::{Running, Stage, json, wait_until};
 use nil_guest_abi::control::MAGIC;
 use nil_guest_abi::layout::CONTROL;
 use nil_guest_abi::{ControlBlock, GuestState};

@@ -1,6 +1,7 @@
 //! Runs that are ended from outside leave nothing behind: no process, no file, no mount.
 
-use crate::stage::{Stage, has_kvm, wait_until};
+use crate::kvm::has_kvm;
+use crate::stage::{Stage, wait_until};
 use rustix::process::Signal;
 
 /// Starts a long demo and waits until both hosts and a worker are there.

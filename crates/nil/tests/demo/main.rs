@@ -4,6 +4,8 @@
 //! `skipped:` and why on a machine without it.
 
 mod corruption;
+#[path = "../kvm/mod.rs"]
+mod kvm;
 mod leftovers;
 mod runs;
 mod stage;

@@ -1,6 +1,7 @@
 //! Runs that end well, and runs that cannot begin.
 
-use crate::stage::{Stage, has_kvm, json};
+use crate::kvm::has_kvm;
+use crate::stage::{Stage, json};
 
 #[test]
 fn five_handoffs_are_measured_and_verified_and_nothing_is_left_behind() {

@@ -21,15 +21,6 @@ pub(crate) struct Running {
     child: Child,
 }
 
-/// Says why a test does not run here, if it does not.
-pub(crate) fn has_kvm() -> bool {
-    let kvm = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
-    if let Err(error) = &kvm {
-        println!("skipped: /dev/kvm cannot be used here: {error}");
-    }
-    kvm.is_ok()
-}
-
 impl Stage {
     pub(crate) fn new() -> Self {
         Self { directory: tempfile::tempdir().expect("a directory") }

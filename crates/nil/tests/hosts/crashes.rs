@@ -1,5 +1,6 @@
 //! Agents and workers are killed in the middle of migrations.
 
+use crate::kvm::has_kvm;
 use crate::playground::{Agent, Playground, await_that, kill};
 use nil_pool::{Epoch, GuestControl, HostSlot, Ownership};
 use rustix::process::Signal;
@@ -32,6 +33,9 @@ fn control(playground: &Playground) -> GuestControl {
 
 #[test]
 fn a_target_goes_home_when_its_source_hangs_up() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     let (_a, _b) = (playground.agent("A"), playground.agent("B"));
     playground.run_vm("g", "A");
@@ -44,6 +48,9 @@ fn a_target_goes_home_when_its_source_hangs_up() {
 
 #[test]
 fn a_target_whose_agent_is_killed_goes_home_when_the_agent_returns() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     let (_a, b) = (playground.agent("A"), playground.agent("B"));
     playground.run_vm("g", "A");
@@ -57,6 +64,9 @@ fn a_target_whose_agent_is_killed_goes_home_when_the_agent_returns() {
 
 #[test]
 fn a_target_that_stands_still_does_not_get_the_guest() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     let (_a, _b) = (playground.agent("A"), playground.agent("B"));
     playground.run_vm("g", "A");
@@ -81,6 +91,9 @@ fn a_target_that_stands_still_does_not_get_the_guest() {
 
 #[test]
 fn a_guest_whose_agent_was_killed_before_it_started_leaves_nothing() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     let mut agent = Some(playground.agent("A"));
     let free = playground.free_bytes();
@@ -125,6 +138,9 @@ fn abandoned(playground: &Playground, word: impl Fn(HostSlot, HostSlot) -> Owner
 
 #[test]
 fn a_guest_that_its_dead_source_had_frozen_is_taken_back() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     // The state with which it left A is still in the slot of that epoch.
     abandoned(&playground, |source, target| Ownership::Frozen { source, target, epoch: Epoch(1) });
@@ -137,6 +153,9 @@ fn a_guest_that_its_dead_source_had_frozen_is_taken_back() {
 
 #[test]
 fn a_guest_whose_source_died_after_its_last_save_is_salvaged() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     abandoned(&playground, |source, target| Ownership::Offered { source, target, epoch: Epoch(1) });
     let _a = playground.agent("A");
@@ -146,6 +165,9 @@ fn a_guest_whose_source_died_after_its_last_save_is_salvaged() {
 
 #[test]
 fn a_guest_whose_source_died_before_its_last_save_is_lost() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     // No state was ever saved for that epoch.
     abandoned(&playground, |source, target| Ownership::Offered { source, target, epoch: Epoch(5) });
@@ -155,6 +177,9 @@ fn a_guest_whose_source_died_before_its_last_save_is_lost() {
 
 #[test]
 fn workers_killed_at_any_moment_of_a_migration_leave_a_guest_that_runs_once_or_is_lost() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     let (_a, _b) = (playground.agent("A"), playground.agent("B"));
     let mut outcomes = Vec::new();
@@ -199,6 +224,9 @@ fn settle(playground: &Playground) -> String {
 
 #[test]
 fn an_agent_killed_in_the_middle_of_a_migration_leaves_a_guest_that_runs() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     let mut agents: [Option<Agent>; 2] = [Some(playground.agent("A")), Some(playground.agent("B"))];
     playground.run_vm("g", "A");

@@ -1,5 +1,6 @@
 //! Guests start, move, stop and die, while agents come and go.
 
+use crate::kvm::has_kvm;
 use crate::playground::{Playground, await_that, kill};
 use rustix::process::Signal;
 use std::process::Stdio;
@@ -7,6 +8,9 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn a_guest_runs_is_listed_and_gives_its_memory_back_when_it_is_stopped() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     let _agent = playground.agent("A");
     let free = playground.free_bytes();
@@ -21,6 +25,9 @@ fn a_guest_runs_is_listed_and_gives_its_memory_back_when_it_is_stopped() {
 
 #[test]
 fn a_guest_moves_there_and_back_again() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     let (_a, _b) = (playground.agent("A"), playground.agent("B"));
     playground.run_vm("g", "A");
@@ -35,6 +42,9 @@ fn a_guest_moves_there_and_back_again() {
 
 #[test]
 fn a_guest_with_two_vcpus_moves_too() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     let (_a, _b) = (playground.agent("A"), playground.agent("B"));
     let pool = playground.pool();
@@ -48,6 +58,9 @@ fn a_guest_with_two_vcpus_moves_too() {
 
 #[test]
 fn two_migrations_at_once_leave_a_guest_that_runs_once() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     let (_a, _b, _c) = (playground.agent("A"), playground.agent("B"), playground.agent("C"));
     playground.run_vm("g", "A");
@@ -66,6 +79,9 @@ fn two_migrations_at_once_leave_a_guest_that_runs_once() {
 
 #[test]
 fn a_guest_outlives_its_agent_and_is_found_again() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     let agent = playground.agent("A");
     let worker = playground.run_vm("g", "A")["worker_pid"].clone();
@@ -81,6 +97,9 @@ fn a_guest_outlives_its_agent_and_is_found_again() {
 
 #[test]
 fn an_agent_that_is_stopped_says_which_guests_run_on() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     let agent = playground.agent("A");
     playground.run_vm("g", "A");
@@ -97,6 +116,9 @@ fn an_agent_that_is_stopped_says_which_guests_run_on() {
 
 #[test]
 fn a_guest_whose_worker_is_killed_is_lost_and_its_memory_is_kept_until_it_is_stopped() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     let _agent = playground.agent("A");
     let free = playground.free_bytes();
@@ -113,6 +135,9 @@ fn a_guest_whose_worker_is_killed_is_lost_and_its_memory_is_kept_until_it_is_sto
 
 #[test]
 fn a_guest_that_died_while_its_agent_was_away_is_reported_lost_when_the_agent_returns() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     let agent = playground.agent("A");
     playground.run_vm("g", "A");
@@ -124,6 +149,9 @@ fn a_guest_that_died_while_its_agent_was_away_is_reported_lost_when_the_agent_re
 
 #[test]
 fn the_targets_agent_may_be_killed_and_its_guest_stays() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     let (_a, b) = (playground.agent("A"), playground.agent("B"));
     playground.run_vm("g", "A");
@@ -139,6 +167,9 @@ fn the_targets_agent_may_be_killed_and_its_guest_stays() {
 
 #[test]
 fn a_source_worker_that_has_handed_its_guest_over_ends() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     let (_a, _b) = (playground.agent("A"), playground.agent("B"));
     playground.run_vm("g", "A");
@@ -148,6 +179,9 @@ fn a_source_worker_that_has_handed_its_guest_over_ends() {
 
 #[test]
 fn the_console_shows_what_the_guest_writes_and_goes_along_when_it_moves() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     let (_a, _b) = (playground.agent("A"), playground.agent("B"));
     playground.run_vm("g", "A");
@@ -170,6 +204,9 @@ fn the_console_shows_what_the_guest_writes_and_goes_along_when_it_moves() {
 
 #[test]
 fn a_client_that_is_interrupted_leaves_a_whole_guest_or_none() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     let _agent = playground.agent("A");
     let free = playground.free_bytes();

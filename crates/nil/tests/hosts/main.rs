@@ -3,5 +3,7 @@
 mod agents;
 mod crashes;
 mod guests;
+#[path = "../kvm/mod.rs"]
+mod kvm;
 mod playground;
 mod refusals;

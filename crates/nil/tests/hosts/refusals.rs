@@ -1,5 +1,6 @@
 //! Bad input is refused with a sentence, the right exit status, and nothing left behind.
 
+use crate::kvm::has_kvm;
 use crate::playground::Playground;
 use rustix::process::Signal;
 use std::fs;
@@ -126,6 +127,9 @@ fn an_image_that_is_none_is_refused_and_nothing_is_kept() {
 
 #[test]
 fn an_unknown_guest_is_answered_with_the_known_ones() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     let (_a, _b) = (playground.agent("A"), playground.agent("B"));
     playground.nil(&["migrate", "g", "--to", "B"]).refuses(1, &["there is no guest named g", "no guest is known"]);
@@ -137,6 +141,9 @@ fn an_unknown_guest_is_answered_with_the_known_ones() {
 
 #[test]
 fn a_guest_is_not_moved_to_a_host_that_cannot_have_it() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     playground.add_pool("other");
     let (_a, b) = (playground.agent("A"), playground.agent("B"));
@@ -164,6 +171,9 @@ fn a_failure_is_one_json_document_for_programs() {
 
 #[test]
 fn two_guests_of_one_name_do_not_fit_on_one_host() {
+    if !has_kvm() {
+        return;
+    }
     let playground = Playground::new();
     let _agent = playground.agent("A");
     playground.run_vm("g", "A");
