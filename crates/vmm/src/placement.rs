@@ -5,38 +5,29 @@
 //! the last one, it does not.
 
 use rustix::process::Pid;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{sched_getaffinity, sched_setaffinity};
 
 /// The field of `/proc/self/task/TID/stat` that names the CPU (proc(5): `processor`, the 39th), counted from the one
 /// behind the command name.
 const PROCESSOR: usize = 39 - 3;
 
-/// While it lives, the calling thread keeps off the CPUs on which the given threads were last seen.
-pub(crate) struct KeptOff {
-    before: CpuSet,
-}
-
-impl KeptOff {
-    /// Moves the calling thread away from where `threads` run. `None`, and nothing changed, when no CPU would be left.
-    pub(crate) fn from(threads: impl IntoIterator<Item = Pid>) -> Option<Self> {
-        let before = sched_getaffinity(None).ok()?;
-        let mut allowed = before;
-        for cpu in threads.into_iter().filter_map(last_cpu) {
-            allowed.unset(cpu);
-        }
-        if allowed.count() == 0 || allowed == before {
-            return None;
-        }
-        sched_setaffinity(None, &allowed).ok()?;
-        Some(Self { before })
+/// Moves the calling thread away from the CPUs on which `threads` were last seen; whether it was kept off any.
+///
+/// It is only moved, not bound: the kernel leaves a thread that sleeps and wakes up where it was if all CPUs are busy, and
+/// a thread that were bound to one CPU could be starved there while a guest stands still.
+pub(crate) fn step_aside(threads: impl IntoIterator<Item = Pid>) -> bool {
+    let Ok(before) = sched_getaffinity(None) else { return false };
+    let mut elsewhere = before;
+    for cpu in threads.into_iter().filter_map(last_cpu) {
+        elsewhere.unset(cpu);
     }
-}
-
-impl Drop for KeptOff {
-    fn drop(&mut self) {
-        // The mask was this thread's own a moment ago; should a CPU have gone offline, the kernel keeps the narrower one.
-        sched_setaffinity(None, &self.before).ok();
+    if elsewhere.count() == 0 || elsewhere == before {
+        return false;
     }
+    let moved = sched_setaffinity(None, &elsewhere).is_ok();
+    // The mask was this thread's own a moment ago; should a CPU have gone offline since, the kernel keeps the narrower one.
+    sched_setaffinity(None, &before).ok();
+    moved
 }
 
 fn last_cpu(thread: Pid) -> Option<usize> {
@@ -60,9 +51,9 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_keeps_off_its_own_cpu_only_if_there_is_another() {
-        let cpus = sched_getaffinity(None).expect("this thread's CPUs").count();
-        let kept_off = KeptOff::from([rustix::thread::gettid()]);
-        assert_eq!(kept_off.is_some(), cpus > 1);
+    fn a_thread_steps_aside_only_if_there_is_another_cpu_and_is_not_bound_to_it() {
+        let cpus = sched_getaffinity(None).expect("this thread's CPUs");
+        assert_eq!(step_aside([rustix::thread::gettid()]), cpus.count() > 1);
+        assert_eq!(sched_getaffinity(None).expect("this thread's CPUs"), cpus);
     }
 }

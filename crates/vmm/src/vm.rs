@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::kick;
 use crate::kvm::{KvmHost, Paging};
 use crate::memory::GuestRam;
-use crate::placement::KeptOff;
+use crate::placement::step_aside;
 use crate::run::Runner;
 use crate::warm::WarmUp;
 use kvm_ioctls::VmFd;
@@ -359,7 +359,7 @@ impl Vm {
             Err(error) => return Err(error.into()),
         };
         let threads = lock(&self.threads);
-        let _kept_off = KeptOff::from(self.shared.vcpu_threads());
+        step_aside(self.shared.vcpu_threads());
         thread::sleep(BREATH);
         self.shared.ask(Request::Freeze);
         source.kick(|| threads.iter().for_each(|thread| kick::kick(thread.as_pthread_t())));
