@@ -60,16 +60,14 @@ impl Gate {
         }
     }
 
-    /// Like [`Gate::wait`], but keeps the CPU for `patience` before it sleeps.
+    /// Like [`Gate::wait`], but stays runnable for `patience` before it sleeps, and yields its CPU to whoever else wants it.
     pub fn wait_spinning<T>(&self, patience: Duration, condition: impl Fn() -> Option<T>) -> T {
         let start = Instant::now();
         while start.elapsed() < patience {
             if let Some(found) = condition() {
                 return found;
             }
-            for _ in 0..32 {
-                std::hint::spin_loop();
-            }
+            std::thread::yield_now();
         }
         self.wait(condition)
     }

@@ -28,8 +28,10 @@ use nil_pool::{Area, DecodeError, Epoch, GuestControl, HostSlot, Ownership, Side
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How long a thread at the barrier keeps its CPU before it sleeps, where there are CPUs to spare.
-const BARRIER_SPIN: Duration = Duration::from_micros(200);
+/// How long a thread at the barrier stays runnable, yielding its CPU to whoever is late, before it sleeps. A thread that
+/// sleeps here is woken onto a CPU where a sibling may have entered the guest already, and then waits for it for
+/// milliseconds.
+const BARRIER_SPIN: Duration = Duration::from_micros(500);
 
 /// How a landing ended for one vCPU thread.
 #[derive(Debug)]
@@ -391,10 +393,7 @@ impl Target {
 
     fn await_end(&self) -> End {
         let end = || End::decode(self.end.load(Ordering::Acquire));
-        match self.waiting {
-            Waiting::Spin | Waiting::Led => self.gate.wait_spinning(BARRIER_SPIN, end),
-            Waiting::Doorbell => self.gate.wait(end),
-        }
+        self.gate.wait_spinning(BARRIER_SPIN, end)
     }
 }
 

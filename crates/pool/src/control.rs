@@ -75,6 +75,14 @@ impl CapacityMapping {
         self.mapping.length()
     }
 
+    /// Brings in every page, so that neither this process nor a guest faults on one later.
+    ///
+    /// # Errors
+    /// What the kernel says, most likely that memory is short.
+    pub fn populate(&self) -> std::io::Result<()> {
+        self.mapping.populate()
+    }
+
     pub(crate) fn mapping(&self) -> &Mapping {
         &self.mapping
     }

@@ -116,6 +116,12 @@ impl Mapping {
         }
     }
 
+    /// Has the kernel bring in every page, writable, so that nobody faults on one later.
+    pub(crate) fn populate(&self) -> std::io::Result<()> {
+        // SAFETY: the range is exactly this mapping; populating changes no contents.
+        Ok(unsafe { mm::madvise(self.start.cast(), self.length, mm::Advice::LinuxPopulateWrite) }?)
+    }
+
     /// Address of the first byte.
     pub(crate) fn start(&self) -> *mut u8 {
         self.start

@@ -87,6 +87,14 @@ impl StateArea {
         self.vcpus
     }
 
+    /// Brings in every page, so that nobody faults on one while a guest stands still.
+    ///
+    /// # Errors
+    /// What the kernel says, most likely that memory is short.
+    pub fn populate(&self) -> std::io::Result<()> {
+        self.mapping.populate()
+    }
+
     /// The area of what the guest was booted with and never changes.
     #[must_use]
     pub fn config(&self) -> Area {

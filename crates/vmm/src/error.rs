@@ -124,7 +124,7 @@ pub enum Error {
         bytes: u64,
     },
     /// The kick signal could not be set up.
-    #[error("cannot install the signal that stops vCPUs: {0}")]
+    #[error("cannot block the signal that stops vCPUs: {0}")]
     Signal(#[source] io::Error),
     /// A thread could not be started.
     #[error("cannot start a vCPU thread: {0}")]

@@ -34,10 +34,7 @@ impl GuestRam {
 
     /// Has the kernel establish every page of the mapping, so that neither KVM nor the guest faults on it later.
     pub(crate) fn populate(&self) -> Result<()> {
-        // SAFETY: the range is exactly the live mapping; populating changes no contents.
-        let result =
-            unsafe { libc::madvise(self.mapping.as_ptr().cast(), self.mapping.len(), libc::MADV_POPULATE_WRITE) };
-        if result == 0 { Ok(()) } else { Err(Error::Populate { source: std::io::Error::last_os_error() }) }
+        self.mapping.populate().map_err(|source| Error::Populate { source })
     }
 
     /// Gives the memory to a VM.

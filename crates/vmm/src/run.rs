@@ -12,14 +12,19 @@
 
 use crate::devices::{Devices, PortAction};
 use crate::error::{Error, Result};
+use crate::kick;
 use crate::machine::Machine;
 use crate::vcpu::Vcpu;
 use crate::vm::{Request, Shared, VmEvent};
 use crate::warm::WarmUp;
 use kvm_ioctls::VcpuExit;
-use nil_migrate::{Freeze, Landing, Outcome, Seat, TornDown};
+use nil_migrate::{Freeze, Landing, Outcome, Part, Seat, TornDown};
+use nil_pool::{Epoch, SectionWriter};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Room for a vCPU's state outside the pool: as much as its area has (docs/pool-format.md).
+const SCRATCH: usize = 32 << 10;
 
 /// A vCPU thread's own half of a machine.
 pub(crate) struct Runner {
@@ -51,7 +56,9 @@ impl Runner {
     /// Prepares for the guest, waits for it, and runs it if it comes. Says on `ready` whether it is prepared.
     pub(crate) fn land(mut self, mut seat: Seat, warm_up: &WarmUp, ready: Sender<Result<()>>) {
         let warmed = warm_up.run(&mut self.vcpu, self.index);
-        ready.send(warmed.and_then(|()| seat.preload(&mut self.vcpu).map(|_| ()))).ok();
+        let rehearsed = warmed.and_then(|()| self.rehearse());
+        self.shared.bind_thread(self.index);
+        ready.send(rehearsed.and_then(|()| seat.preload(&mut self.vcpu).map(|_| ()))).ok();
         drop(ready);
         // A thread that could not prepare takes part all the same: a target whose threads are not all prepared never
         // arms, and a guest that is thawed at home needs no preparation, only to be loaded whole.
@@ -62,14 +69,37 @@ impl Runner {
         }
     }
 
+    /// Rehearses, and then runs the guest that was booted here.
+    pub(crate) fn start(mut self) {
+        match self.rehearse() {
+            Ok(()) => self.run(),
+            Err(error) => self.shared.tell(VmEvent::Faulted { why: error.to_string() }),
+        }
+    }
+
+    /// Goes through what this thread will do when it is kicked: the signal, the exit, saving. So that none of that is
+    /// done for the first time, at page faults and cache misses, while a guest stands still.
+    fn rehearse(&mut self) -> Result<()> {
+        self.vcpu.make_kickable()?;
+        kick::kick_self();
+        match self.vcpu.run() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            Err(error) => return Err(Error::kvm("KVM_RUN")(error)),
+            Ok(exit) => return Err(Error::Prewarm(format!("{exit:?}"))),
+        }
+        let mut scratch = vec![0; SCRATCH];
+        self.vcpu.save(&mut SectionWriter::over(&mut scratch, Epoch(0)))?;
+        kick::clear();
+        Ok(())
+    }
+
     /// Runs the guest until it is released to another host, ends or is stopped.
     pub(crate) fn run(mut self) {
-        let _kickable = self.vcpu.kickable();
         self.shared.register_thread(self.index);
         loop {
             match self.run_guest() {
                 Left::Kicked => match self.shared.request() {
-                    Request::None => self.vcpu.clear_kick(),
+                    Request::None => kick::clear(),
                     Request::Stop => return,
                     Request::Freeze if self.freeze() == Next::Run => {}
                     Request::Freeze => return,
@@ -82,16 +112,18 @@ impl Runner {
 
     fn freeze(&mut self) -> Next {
         let source = &self.shared.source;
-        let frozen = source.freeze(self.index, &mut self.vcpu, &self.machine);
-        self.vcpu.clear_kick();
-        let ticket = match frozen {
+        let ticket = match source.freeze(self.index, &mut self.vcpu, &self.machine) {
             Freeze::Saved(ticket) => ticket,
             Freeze::Failed(ticket, error) => {
                 self.shared.note_failure(&error);
                 ticket
             }
-            Freeze::NoOffer => return Next::Run,
+            Freeze::NoOffer => {
+                kick::clear();
+                return Next::Run;
+            }
         };
+        kick::clear();
         match source.outcome(&ticket) {
             Outcome::TakenBack { .. } => Next::Run,
             Outcome::Released { .. } | Outcome::Displaced => Next::End,

@@ -7,7 +7,7 @@
 
 use crate::cpuid;
 use crate::error::{Error, Result};
-use crate::kick::Kickable;
+use crate::kick;
 use crate::kvm::KvmHost;
 use crate::state::{self, Kind};
 use kvm_bindings::{
@@ -114,16 +114,9 @@ impl Vcpu {
         self.fd.run()
     }
 
-    /// Makes the calling thread the one whose kicks stop this vCPU, until the guard is dropped.
-    pub(crate) fn kickable(&mut self) -> Kickable {
-        Kickable::new(&raw mut self.fd.get_kvm_run().immediate_exit)
-    }
-
-    /// Lets the vCPU run again after a kick.
-    ///
-    /// Only to be called once its state has been saved, or when nobody wants it: a kick that is cleared is lost.
-    pub(crate) fn clear_kick(&mut self) {
-        self.fd.set_kvm_immediate_exit(0);
+    /// Makes the calling thread the one that runs this vCPU, and whose kicks stop it.
+    pub(crate) fn make_kickable(&self) -> Result<()> {
+        kick::make_kickable(&self.fd)
     }
 
     fn read_msrs(&mut self) -> Result<()> {

@@ -13,13 +13,14 @@ use crate::error::{Error, Result};
 use crate::kick;
 use crate::kvm::{KvmHost, Paging};
 use crate::memory::GuestRam;
-use crate::placement::step_aside;
+use crate::placement;
 use crate::run::Runner;
 use crate::warm::WarmUp;
 use kvm_ioctls::VmFd;
 use nil_migrate::{Handoff, HandoffReport, Outcome, Reason, Source, Target, WaitStyle};
 use nil_pool::{Epoch, GuestControl, HostSlot, Ownership, Stamp, StateArea};
 use rustix::process::Pid;
+use rustix::thread::CpuSet;
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -125,6 +126,8 @@ pub(crate) struct Shared {
     failure: Mutex<Option<String>>,
     /// Kernel ids of the vCPU threads; 0 until one runs.
     thread_ids: Vec<AtomicI32>,
+    /// The threads that are bound to a CPU until the guest has landed, and where they could run before.
+    bound: Mutex<Vec<(Pid, CpuSet)>>,
 }
 
 impl Shared {
@@ -149,6 +152,20 @@ impl Shared {
     /// Says which thread runs a vCPU.
     pub(crate) fn register_thread(&self, index: usize) {
         self.thread_ids[index].store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
+    }
+
+    /// Gives the calling thread a CPU of its own until the guest has landed, where that helps.
+    pub(crate) fn bind_thread(&self, index: usize) {
+        self.register_thread(index);
+        if let Some(before) = placement::bind(index, self.thread_ids.len()) {
+            lock(&self.bound).push((rustix::thread::gettid(), before));
+        }
+    }
+
+    fn unbind_threads(&self) {
+        for (thread, before) in lock(&self.bound).drain(..) {
+            placement::unbind(thread, &before);
+        }
     }
 
     fn vcpu_threads(&self) -> impl Iterator<Item = Pid> {
@@ -205,7 +222,7 @@ impl Vm {
         config.check_runs_on(&host)?;
         let mut assembled = Assembled::new(&host, control, &config)?;
         assembled.load_image(&host, &mut config, request)?;
-        let state = Arc::new(control.map_state()?);
+        let state = map_state(control)?;
         config.write(&state.config())?;
         assembled.write_boot_state(&state)?;
         let source = Source::new(control.clone(), state, me, Epoch(1), assembled.vcpus.len())?;
@@ -229,7 +246,7 @@ impl Vm {
             return Err(Error::NotNow { wanted: "be started", state: "owned already" });
         }
         for runner in runners {
-            self.spawn(runner.index, move || runner.run())?;
+            self.spawn(runner.index, move || runner.start())?;
         }
         *role = Role::Running;
         Ok(())
@@ -241,7 +258,7 @@ impl Vm {
     /// # Errors
     /// Whatever keeps this host from taking the guest, by name. The source is told that it will not come.
     pub fn arm(control: &GuestControl, me: HostSlot, wait: WaitStyle) -> Result<Self> {
-        let state = Arc::new(control.map_state()?);
+        let state = map_state(control)?;
         let config = Config::read(&state.config(), &control.config()?)?;
         let target = Target::new(control.clone(), Arc::clone(&state), me, config.vcpus(), wait)?;
         target.begin()?;
@@ -254,7 +271,7 @@ impl Vm {
     /// # Errors
     /// Whatever keeps this host from running the guest.
     pub fn thaw(control: &GuestControl, me: HostSlot) -> Result<Self> {
-        let state = Arc::new(control.map_state()?);
+        let state = map_state(control)?;
         let config = Config::read(&state.config(), &control.config()?)?;
         let target = Target::home(control.clone(), Arc::clone(&state), me, config.vcpus())?;
         Self::land(control, me, &state, &config, &target)
@@ -300,6 +317,7 @@ impl Vm {
                 request: AtomicU32::new(0),
                 events: sender,
                 failure: Mutex::default(),
+                bound: Mutex::default(),
                 thread_ids: parts.vcpus.iter().map(|_| AtomicI32::new(0)).collect(),
             }),
             threads: Mutex::default(),
@@ -328,7 +346,7 @@ impl Vm {
     }
 
     fn spawn(&self, index: usize, body: impl FnOnce() + Send + 'static) -> Result<()> {
-        kick::install().map_err(Error::Signal)?;
+        kick::block()?;
         let thread = thread::Builder::new().name(format!("vcpu{index}")).spawn(body).map_err(Error::Thread)?;
         lock(&self.threads).push(thread);
         Ok(())
@@ -359,7 +377,7 @@ impl Vm {
             Err(error) => return Err(error.into()),
         };
         let threads = lock(&self.threads);
-        step_aside(self.shared.vcpu_threads());
+        placement::step_aside(self.shared.vcpu_threads());
         thread::sleep(BREATH);
         self.shared.ask(Request::Freeze);
         source.kick(|| threads.iter().for_each(|thread| kick::kick(thread.as_pthread_t())));
@@ -417,6 +435,7 @@ impl Vm {
         let Role::Landing(target) = &*role else { return None };
         let epoch = target.landed()?;
         *role = Role::Running;
+        self.shared.unbind_threads();
         Some(VmEvent::Landed { epoch })
     }
 
@@ -454,6 +473,13 @@ impl Drop for Vm {
     fn drop(&mut self) {
         self.halt();
     }
+}
+
+/// Maps the guest's state area, with every page in place.
+fn map_state(control: &GuestControl) -> Result<Arc<StateArea>> {
+    let state = control.map_state()?;
+    state.populate().map_err(|source| Error::Populate { source })?;
+    Ok(Arc::new(state))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
