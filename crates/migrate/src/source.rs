@@ -28,8 +28,9 @@ use std::time::{Duration, Instant};
 
 /// How long the coordinator sleeps at most before it looks at the words again.
 const POLL: Duration = Duration::from_millis(1);
-/// The same while the guest stands still.
-const POLL_FROZEN: Duration = Duration::from_micros(250);
+/// The same once the vCPUs are kicked. A target that refuses and a part that cannot be saved ring; a claim does not, and
+/// need not be known at once: where CPUs are scarce, looking for it would take one from the guest that has just landed.
+const POLL_KICKED: Duration = Duration::from_millis(3);
 
 /// Why a source kept its guest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -272,8 +273,7 @@ impl Source {
                 (false, false) => Reason::Expired,
             };
             match source_turn(handoff, word, arm, failed || left.is_zero()) {
-                SourceTurn::Wait if word == handoff.frozen() => bell.wait(seen, left.min(POLL_FROZEN)),
-                SourceTurn::Wait => bell.wait(seen, left.min(POLL)),
+                SourceTurn::Wait => bell.wait(seen, left.min(POLL_KICKED)),
                 SourceTurn::Withdraw => {
                     if self.control.ownership().transition(handoff.offered(), handoff.kept()) {
                         return self.end(handoff, Settled::TakenBack(reason));

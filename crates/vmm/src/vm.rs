@@ -32,6 +32,13 @@ use std::time::{Duration, Instant};
 /// the guest where CPUs are scarce; without a breath, that would lengthen the blackout instead of preceding it.
 const BREATH: Duration = Duration::from_micros(150);
 
+/// How long both sides keep still once the guest has landed. Where CPUs are scarce, whatever they did would take one from
+/// the guest in its first moments; nobody waits for their reports.
+const HUSH: Duration = Duration::from_millis(2);
+
+/// How often to look whether the guest has landed. Not more often, for the same reason.
+const LOOK_FOR_LANDING: Duration = Duration::from_millis(4);
+
 /// What to boot.
 #[derive(Clone, Debug)]
 pub struct BootRequest {
@@ -403,6 +410,7 @@ impl Vm {
 
     /// The report of a handoff that has just been claimed. Waits a moment for the target's last stamp.
     fn report(&self, handoff: &Handoff) -> Option<HandoffReport> {
+        thread::sleep(HUSH);
         let timeline = self.control.timeline();
         let patience = Instant::now() + Duration::from_millis(20);
         while timeline.get(Stamp::Entered) == 0 && Instant::now() < patience {
@@ -420,7 +428,7 @@ impl Vm {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             let landing = matches!(*lock(&self.role), Role::Landing(_));
-            let patience = if landing { left.min(Duration::from_millis(1)) } else { left };
+            let patience = if landing { left.min(LOOK_FOR_LANDING) } else { left };
             match lock(&self.events).recv_timeout(patience) {
                 Ok(event) => return Some(event),
                 Err(RecvTimeoutError::Timeout) if !left.is_zero() => {}
@@ -434,6 +442,7 @@ impl Vm {
         let mut role = lock(&self.role);
         let Role::Landing(target) = &*role else { return None };
         let epoch = target.landed()?;
+        thread::sleep(HUSH);
         *role = Role::Running;
         self.shared.unbind_threads();
         Some(VmEvent::Landed { epoch })

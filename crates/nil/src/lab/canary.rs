@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How long it sleeps. Each awakening costs the core it happens on some microseconds.
-const PERIOD: Duration = Duration::from_micros(500);
+const PERIOD: Duration = Duration::from_millis(1);
 /// A pause that is worth recording.
 const NOTEWORTHY: Duration = Duration::from_micros(200);
 /// The most pauses that are kept one by one; further ones are only counted.
