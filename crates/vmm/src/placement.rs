@@ -1,8 +1,8 @@
 //! Where threads run during a handoff on a machine whose CPUs are scarce.
 //!
-//! The coordinator: not on a CPU of the guest, where there is another. A thread that wakes up on the CPU on which a vCPU runs takes it from the guest, so the guest would stand still before
-//! it is even kicked. On a machine with CPUs to spare the scheduler sees to that; where the target's spinning thread has
-//! the last one, it does not.
+//! The coordinator: not on a CPU of the guest, where there is another. A thread that wakes up on the CPU on which a vCPU
+//! runs takes it from the guest, so the guest would stand still before it is even kicked. On a machine with CPUs to spare
+//! the scheduler sees to that; where the target's spinning thread has the last one, it does not.
 //!
 //! The target's vCPU threads: each on a CPU of its own until they have landed. All of them are woken at once, while the
 //! source's threads still have the CPUs, so the scheduler may put two on one CPU. The first then enters the guest and the

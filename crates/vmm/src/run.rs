@@ -56,7 +56,8 @@ impl Runner {
     /// Prepares for the guest, waits for it, and runs it if it comes. Says on `ready` whether it is prepared.
     pub(crate) fn land(mut self, mut seat: Seat, warm_up: &WarmUp, ready: Sender<Result<()>>) {
         let warmed = warm_up.run(&mut self.vcpu, self.index);
-        let rehearsed = warmed.and_then(|()| self.rehearse());
+        let kickable = self.vcpu.make_kickable();
+        let rehearsed = warmed.and(kickable).and_then(|()| self.rehearse());
         self.shared.bind_thread(self.index);
         ready.send(rehearsed.and_then(|()| seat.preload(&mut self.vcpu).map(|_| ()))).ok();
         drop(ready);
@@ -71,7 +72,7 @@ impl Runner {
 
     /// Rehearses, and then runs the guest that was booted here.
     pub(crate) fn start(mut self) {
-        match self.rehearse() {
+        match self.vcpu.make_kickable().and_then(|()| self.rehearse()) {
             Ok(()) => self.run(),
             Err(error) => self.shared.tell(VmEvent::Faulted { why: error.to_string() }),
         }
@@ -80,7 +81,6 @@ impl Runner {
     /// Goes through what this thread will do when it is kicked: the signal, the exit, saving. So that none of that is
     /// done for the first time, at page faults and cache misses, while a guest stands still.
     fn rehearse(&mut self) -> Result<()> {
-        self.vcpu.make_kickable()?;
         kick::kick_self();
         match self.vcpu.run() {
             Err(error) if error.errno() == libc::EINTR => {}
@@ -89,8 +89,16 @@ impl Runner {
         }
         let mut scratch = vec![0; SCRATCH];
         self.vcpu.save(&mut SectionWriter::over(&mut scratch, Epoch(0)))?;
-        kick::clear();
+        self.take_kick();
         Ok(())
+    }
+
+    /// Takes back a kick that nobody means any more. One that came with a request in the same moment is renewed.
+    fn take_kick(&self) {
+        kick::clear();
+        if self.shared.request() != Request::None {
+            kick::kick_self();
+        }
     }
 
     /// Runs the guest until it is released to another host, ends or is stopped.
@@ -99,7 +107,7 @@ impl Runner {
         loop {
             match self.run_guest() {
                 Left::Kicked => match self.shared.request() {
-                    Request::None => kick::clear(),
+                    Request::None => self.take_kick(),
                     Request::Stop => return,
                     Request::Freeze if self.freeze() == Next::Run => {}
                     Request::Freeze => return,
@@ -119,7 +127,7 @@ impl Runner {
                 ticket
             }
             Freeze::NoOffer => {
-                kick::clear();
+                self.take_kick();
                 return Next::Run;
             }
         };
