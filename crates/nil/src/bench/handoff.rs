@@ -47,18 +47,7 @@ enum PeerName {
 }
 
 pub(super) fn run(args: &Args, output: Output) -> anyhow::Result<ExitCode> {
-    interrupt::watch()?;
-    match measure(args, output) {
-        Ok(report) => {
-            output.print(&report)?;
-            Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-        }
-        Err(error) if error.is::<Interrupted>() => {
-            output.failure(&error);
-            Ok(ExitCode::from(interrupt::EXIT_STATUS))
-        }
-        Err(error) => Err(error),
-    }
+    interrupt::conclude(output, || measure(args, output), Report::is_good)
 }
 
 fn measure(args: &Args, output: Output) -> anyhow::Result<Report> {

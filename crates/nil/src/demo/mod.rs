@@ -10,7 +10,7 @@ mod timeline;
 use crate::cli::Output;
 use crate::lab::canary::Canary;
 use crate::lab::frequency::Frequency;
-use crate::lab::interrupt::{self, Interrupted};
+use crate::lab::interrupt;
 use crate::lab::progress::Progress;
 use crate::lab::tally::Tally;
 use crate::lab::{GuestPlan, PoolFate, Rack, RackPlan, Shuttle};
@@ -43,18 +43,7 @@ pub(crate) struct Args {
 
 /// Runs the demo and prints its report.
 pub(crate) fn run(args: &Args, output: Output) -> anyhow::Result<ExitCode> {
-    interrupt::watch()?;
-    match demonstrate(args, output) {
-        Ok(report) => {
-            output.print(&report)?;
-            Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-        }
-        Err(error) if error.is::<Interrupted>() => {
-            output.failure(&error);
-            Ok(ExitCode::from(interrupt::EXIT_STATUS))
-        }
-        Err(error) => Err(error),
-    }
+    interrupt::conclude(output, || demonstrate(args, output), Report::is_good)
 }
 
 fn demonstrate(args: &Args, output: Output) -> anyhow::Result<Report> {

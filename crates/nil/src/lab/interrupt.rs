@@ -4,13 +4,17 @@
 //! every guard on the way up cleans up. A second signal ends the process at once, and the keeper (see
 //! [`super::keeper`]) cleans up after it.
 
+use crate::cli::Output;
+use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::fmt;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Exit status of a command that was interrupted: 128 + SIGINT.
-pub(crate) const EXIT_STATUS: u8 = 130;
+const EXIT_STATUS: u8 = 130;
 
 /// The longest sleep between two looks at what is waited for.
 const PATIENCE: Duration = Duration::from_micros(500);
@@ -31,7 +35,7 @@ pub(crate) struct TimedOut {
 }
 
 /// From now on, signals that ask the process to end are noted here.
-pub(crate) fn watch() -> anyhow::Result<()> {
+fn watch() -> anyhow::Result<()> {
     let flag = FLAG.get_or_init(Arc::default);
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         // In this order: the first signal finds the flag unset, and then sets it.
@@ -39,6 +43,26 @@ pub(crate) fn watch() -> anyhow::Result<()> {
         signal_hook::flag::register(signal, Arc::clone(flag))?;
     }
     Ok(())
+}
+
+/// Does `work`, which can be interrupted, prints its report, and turns it into an exit status.
+pub(crate) fn conclude<R: Serialize + fmt::Display>(
+    output: Output,
+    work: impl FnOnce() -> anyhow::Result<R>,
+    is_good: impl FnOnce(&R) -> bool,
+) -> anyhow::Result<ExitCode> {
+    watch()?;
+    match work() {
+        Ok(report) => {
+            output.print(&report)?;
+            Ok(if is_good(&report) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Err(error) if error.is::<Interrupted>() => {
+            output.failure(&error);
+            Ok(ExitCode::from(EXIT_STATUS))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Fails once the process was asked to end.

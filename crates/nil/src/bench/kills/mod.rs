@@ -78,18 +78,7 @@ struct Campaign {
 }
 
 pub(super) fn run(args: &Args, output: Output) -> anyhow::Result<ExitCode> {
-    interrupt::watch()?;
-    match campaign(args, output) {
-        Ok(report) => {
-            output.print(&report)?;
-            Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-        }
-        Err(error) if error.is::<Interrupted>() => {
-            output.failure(&error);
-            Ok(ExitCode::from(interrupt::EXIT_STATUS))
-        }
-        Err(error) => Err(error),
-    }
+    interrupt::conclude(output, || campaign(args, output), Report::is_good)
 }
 
 fn campaign(args: &Args, output: Output) -> anyhow::Result<Report> {
