@@ -14,9 +14,10 @@ const PERMITTED: &[(&str, &[&str])] = &[
     ("nil-guest-abi", &[]),
     ("nil-qemu", &[]),
     ("nil-migrate", &["nil-pool"]),
-    ("nil-vmm", &["nil-pool", "nil-migrate", "nil-guest-abi"]),
-    ("nil-host", &["nil-pool", "nil-migrate", "nil-vmm"]),
-    ("nil", &["nil-pool", "nil-migrate", "nil-guest-abi", "nil-vmm", "nil-qemu", "nil-host"]),
+    ("nil-mover", &["nil-pool"]),
+    ("nil-vmm", &["nil-pool", "nil-migrate", "nil-mover", "nil-guest-abi"]),
+    ("nil-host", &["nil-pool", "nil-migrate", "nil-mover", "nil-vmm"]),
+    ("nil", &["nil-pool", "nil-migrate", "nil-mover", "nil-guest-abi", "nil-vmm", "nil-qemu", "nil-host"]),
     ("xtask", &[]),
 ];
 

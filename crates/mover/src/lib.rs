@@ -1,0 +1,14 @@
+//! Moves live memory between a host's DRAM and the pool while the guest in it runs.
+//!
+//! - [`MovePlan`], [`Budget`]: what is to move, and what it may cost the guest.
+//! - [`MoveControl`]: how a move is called off or slowed down from outside.
+//! - [`MoveProgress`], [`MoveReport`], [`Stall`]: what became of it.
+#![deny(unsafe_code)]
+
+mod plan;
+mod report;
+mod shares;
+
+pub use plan::{Budget, Direction, MoveControl, MovePlan, MoveRange, Pace};
+pub use report::{ChunkSizes, MoveOutcome, MoveProgress, MoveReport, Stall, StallFigures, StallReason, UndeclaredPin};
+pub use shares::fair_shares;
