@@ -15,6 +15,7 @@ mod backing;
 mod bell;
 mod bytes;
 mod capacities;
+mod capacity_mapping;
 mod check;
 mod control;
 #[cfg(all(test, not(loom)))]
@@ -48,8 +49,9 @@ pub use arm::{Arm, ArmWord, BadArm};
 pub use bell::{Bell, Side};
 pub use bytes::{BadSize, Bytes};
 pub use capacities::CapacityRequest;
+pub use capacity_mapping::CapacityMapping;
 pub use check::{CheckReport, Finding, Severity};
-pub use control::{CapacityMapping, GuestConfig, GuestControl};
+pub use control::{GuestConfig, GuestControl};
 pub use create::CreateOptions;
 pub use error::{Error, Result};
 pub use format::GRANULE;

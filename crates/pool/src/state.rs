@@ -9,7 +9,7 @@
 //!
 //! A handoff at epoch *e* writes slot *e* & 1, so the other slot still holds the state with which the guest landed.
 
-use crate::control::CapacityMapping;
+use crate::capacity_mapping::CapacityMapping;
 use crate::error::{Error, Result};
 use crate::format::record_sum;
 use crate::format::slot_word::Reference;
