@@ -13,28 +13,21 @@ use crate::error::{Error, Result};
 use crate::kick;
 use crate::kvm::{KvmHost, Paging};
 use crate::memory::GuestRam;
-use crate::placement;
 use crate::run::Runner;
+use crate::shared::{Request, Shared};
 use crate::warm::WarmUp;
 use kvm_ioctls::VmFd;
-use nil_migrate::{Handoff, HandoffReport, Outcome, Reason, Source, Target, WaitStyle};
-use nil_pool::{Epoch, GuestControl, HostSlot, Ownership, Stamp, StateArea};
-use rustix::process::Pid;
-use rustix::thread::CpuSet;
+use nil_migrate::{Source, Target, WaitStyle};
+use nil_pool::{Epoch, GuestControl, HostSlot, Ownership, StateArea};
 use std::os::unix::thread::JoinHandleExt;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How long a guest runs on between the offer and the kick. The offer wakes threads on both sides, which take a CPU from
-/// the guest where CPUs are scarce; without a breath, that would lengthen the blackout instead of preceding it.
-const BREATH: Duration = Duration::from_micros(150);
-
 /// How long both sides keep still once the guest has landed. Where CPUs are scarce, whatever they did would take one from
 /// the guest in its first moments; nobody waits for their reports.
-const HUSH: Duration = Duration::from_millis(2);
+pub(crate) const HUSH: Duration = Duration::from_millis(2);
 
 /// How often to look whether the guest has landed. Not more often, for the same reason.
 const LOOK_FOR_LANDING: Duration = Duration::from_millis(4);
@@ -48,44 +41,6 @@ pub struct BootRequest {
     pub command_line: String,
     /// Whether the kernel emulates interrupt controllers and timer.
     pub irqchip: bool,
-}
-
-/// How long a handoff may take, step by step.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Deadlines {
-    /// For the target to be armed. The guest runs.
-    pub armed: Duration,
-    /// For the target to be poised after the offer. The guest runs.
-    pub poised: Duration,
-    /// For the target to claim after the kick. The guest stands still; afterwards it is taken back.
-    pub claimed: Duration,
-}
-
-impl Default for Deadlines {
-    fn default() -> Self {
-        Self { armed: Duration::from_secs(30), poised: Duration::from_millis(500), claimed: Duration::from_millis(500) }
-    }
-}
-
-/// How a handoff ended.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum HandoffOutcome {
-    /// The target runs the guest. This VM is an empty shell now.
-    Released {
-        /// The epoch of the target's ownership.
-        epoch: Epoch,
-        /// What it cost; `None` if the target's last stamp did not come in time.
-        report: Option<HandoffReport>,
-    },
-    /// The guest runs on here.
-    TakenBack {
-        /// The epoch of this host's ownership.
-        epoch: Epoch,
-        /// Why.
-        reason: Reason,
-        /// What could not be saved, when that was the reason.
-        detail: Option<String>,
-    },
 }
 
 /// What happens to a guest by itself.
@@ -113,85 +68,8 @@ pub enum VmEvent {
     },
 }
 
-/// What the vCPU threads are wanted for when they are kicked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Request {
-    /// Nothing (any more).
-    None,
-    /// To freeze for the handoff that is on.
-    Freeze,
-    /// To end.
-    Stop,
-}
-
-/// What the vCPU threads of a machine share with its coordinator.
-pub(crate) struct Shared {
-    pub(crate) source: Source,
-    request: AtomicU32,
-    events: Sender<VmEvent>,
-    /// Why a part could not be saved, the last time that happened.
-    failure: Mutex<Option<String>>,
-    /// Kernel ids of the vCPU threads; 0 until one runs.
-    thread_ids: Vec<AtomicI32>,
-    /// The threads that are bound to a CPU until the guest has landed, and where they could run before.
-    bound: Mutex<Vec<(Pid, CpuSet)>>,
-}
-
-impl Shared {
-    pub(crate) fn request(&self) -> Request {
-        match self.request.load(Ordering::Acquire) {
-            0 => Request::None,
-            1 => Request::Freeze,
-            _ => Request::Stop,
-        }
-    }
-
-    /// Asks for something, unless the threads have been asked to stop.
-    fn ask(&self, request: Request) {
-        let code = match request {
-            Request::None => 0,
-            Request::Freeze => 1,
-            Request::Stop => 2,
-        };
-        self.request.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| (now != 2).then_some(code)).ok();
-    }
-
-    /// Says which thread runs a vCPU.
-    pub(crate) fn register_thread(&self, index: usize) {
-        self.thread_ids[index].store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
-    }
-
-    /// Gives the calling thread a CPU of its own until the guest has landed, where that helps.
-    pub(crate) fn bind_thread(&self, index: usize) {
-        self.register_thread(index);
-        if let Some(before) = placement::bind(index, self.thread_ids.len()) {
-            lock(&self.bound).push((rustix::thread::gettid(), before));
-        }
-    }
-
-    fn unbind_threads(&self) {
-        for (thread, before) in lock(&self.bound).drain(..) {
-            placement::unbind(thread, &before);
-        }
-    }
-
-    fn vcpu_threads(&self) -> impl Iterator<Item = Pid> {
-        self.thread_ids.iter().filter_map(|id| Pid::from_raw(id.load(Ordering::Relaxed)))
-    }
-
-    /// Remembers why a part could not be saved.
-    pub(crate) fn note_failure(&self, error: &Error) {
-        *lock(&self.failure) = Some(error.to_string());
-    }
-
-    /// Tells the coordinator what happened. It may have gone.
-    pub(crate) fn tell(&self, event: VmEvent) {
-        self.events.send(event).ok();
-    }
-}
-
 /// What the coordinator of a [`Vm`] has to do before it runs.
-enum Role {
+pub(crate) enum Role {
     /// Booted, and not yet started.
     Ready(Vec<Runner>),
     /// Armed or thawing.
@@ -204,14 +82,14 @@ enum Role {
 
 /// A virtual machine in this process.
 pub struct Vm {
-    role: Mutex<Role>,
-    shared: Arc<Shared>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    pub(crate) role: Mutex<Role>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
     events: Mutex<Receiver<VmEvent>>,
-    control: GuestControl,
+    pub(crate) control: GuestControl,
     me: HostSlot,
     console: Console,
-    tsc_hz: u64,
+    pub(crate) tsc_hz: u64,
     /// Kept until the threads have ended, in this order.
     _vm: Arc<VmFd>,
     _ram: Arc<GuestRam>,
@@ -319,14 +197,7 @@ impl Vm {
         let (sender, events) = channel();
         Self {
             role: Mutex::new(role),
-            shared: Arc::new(Shared {
-                source,
-                request: AtomicU32::new(0),
-                events: sender,
-                failure: Mutex::default(),
-                bound: Mutex::default(),
-                thread_ids: parts.vcpus.iter().map(|_| AtomicI32::new(0)).collect(),
-            }),
+            shared: Arc::new(Shared::new(source, sender, parts.vcpus.len())),
             threads: Mutex::default(),
             events: Mutex::new(events),
             control: control.clone(),
@@ -359,66 +230,6 @@ impl Vm {
         Ok(())
     }
 
-    /// Makes place for a new target in the arm word. To be called by the owner before it has a target armed.
-    pub fn clear_arm(&self) {
-        self.shared.source.clear_arm();
-    }
-
-    /// Hands the guest over to `to`, which is armed or about to be, and returns when it runs there, or here again.
-    ///
-    /// # Errors
-    /// Whatever kept the handoff from beginning; the guest runs on here. [`nil_migrate::Error::Displaced`]: the guest
-    /// has been taken from this worker, which has stopped its vCPUs.
-    pub fn handoff(&self, to: HostSlot, deadlines: Deadlines) -> Result<HandoffOutcome> {
-        self.report_landing();
-        if !matches!(*lock(&self.role), Role::Running) {
-            return Err(Error::NotNow { wanted: "be handed over", state: "not running here" });
-        }
-        let source = &self.shared.source;
-        source.await_armed(to, deadlines.armed)?;
-        let handoff = match source.offer(to, deadlines.poised) {
-            Ok(handoff) => handoff,
-            Err(nil_migrate::Error::Withdrawn { epoch, reason }) => {
-                return Ok(HandoffOutcome::TakenBack { epoch, reason, detail: None });
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let threads = lock(&self.threads);
-        placement::step_aside(self.shared.vcpu_threads());
-        thread::sleep(BREATH);
-        self.shared.ask(Request::Freeze);
-        source.kick(|| threads.iter().for_each(|thread| kick::kick(thread.as_pthread_t())));
-        let outcome = source.settle(&handoff, deadlines.claimed);
-        self.shared.ask(Request::None);
-        drop(threads);
-        match outcome {
-            Outcome::Released { epoch } => {
-                *lock(&self.role) = Role::Over;
-                Ok(HandoffOutcome::Released { epoch, report: self.report(&handoff) })
-            }
-            Outcome::TakenBack { epoch, reason } => {
-                let detail = lock(&self.shared.failure).take();
-                Ok(HandoffOutcome::TakenBack { epoch, reason, detail })
-            }
-            Outcome::Displaced => {
-                self.halt();
-                let found = self.control.ownership().load().map_err(nil_migrate::Error::from)?;
-                Err(nil_migrate::Error::Displaced { found }.into())
-            }
-        }
-    }
-
-    /// The report of a handoff that has just been claimed. Waits a moment for the target's last stamp.
-    fn report(&self, handoff: &Handoff) -> Option<HandoffReport> {
-        thread::sleep(HUSH);
-        let timeline = self.control.timeline();
-        let patience = Instant::now() + Duration::from_millis(20);
-        while timeline.get(Stamp::Entered) == 0 && Instant::now() < patience {
-            thread::sleep(Duration::from_micros(100));
-        }
-        HandoffReport::of(handoff, timeline, self.tsc_hz)
-    }
-
     /// Waits for the next thing that happens to the guest by itself.
     pub fn next_event(&self, timeout: Duration) -> Option<VmEvent> {
         let deadline = Instant::now() + timeout;
@@ -438,7 +249,7 @@ impl Vm {
     }
 
     /// Notices, once, that the guest has landed.
-    fn report_landing(&self) -> Option<VmEvent> {
+    pub(crate) fn report_landing(&self) -> Option<VmEvent> {
         let mut role = lock(&self.role);
         let Role::Landing(target) = &*role else { return None };
         let epoch = target.landed()?;
@@ -491,7 +302,7 @@ fn map_state(control: &GuestControl) -> Result<Arc<StateArea>> {
     Ok(Arc::new(state))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
