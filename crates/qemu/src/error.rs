@@ -58,10 +58,15 @@ pub enum Error {
         reason: String,
     },
     /// A migration did not end.
-    #[error("QEMU's migration did not converge within {waited:?}: the guest dirties memory faster than QEMU copies it")]
+    #[error(
+        "QEMU's migration did not converge within {waited:?}: the guest dirties memory faster than QEMU copies it \
+         ({} MiB copied in vain)", transferred_bytes >> 20
+    )]
     NotConverging {
         /// How long was waited.
         waited: Duration,
+        /// Bytes that were sent for nothing.
+        transferred_bytes: u64,
     },
     /// The control socket failed.
     #[error("the control socket of QEMU failed: {0}")]

@@ -1,8 +1,8 @@
 //! Drives QEMU virtual machines over QMP: the peer that the benchmark measures nil against.
 //!
 //! A [`Peer`] is a guest that QEMU runs under KVM. It is handed from one QEMU process to the next, by QEMU's own means:
-//! by reference (`memory-backend-file,share=on` and `x-ignore-shared`: both processes map the same file) or by pre-copy
-//! (the destination has a file of its own). The guest is the very image that nil boots, and it keeps its figures in its own
+//! by reference (`memory-backend-file,share=on` and `x-ignore-shared`: both processes map the same file), by pre-copy or by
+//! post-copy (the destination has a file of its own). The guest is the very image that nil boots, and it keeps its figures in its own
 //! memory. This crate does not know them: it says which file the memory is, and between which two instants nobody ran.
 //!
 //! ```text

@@ -104,6 +104,10 @@ pub struct PeerSample {
     pub downtime: Duration,
     /// Bytes of memory that QEMU sent.
     pub transferred_bytes: u64,
+    /// Times that QEMU asked the kernel which pages the guest has dirtied.
+    pub passes: u64,
+    /// Pages that the guest touched at the destination before they were there, by QEMU's account.
+    pub page_requests: u64,
 }
 
 impl Peer {
@@ -177,7 +181,8 @@ impl Peer {
     /// told.
     ///
     /// # Errors
-    /// When the migration fails, or is cancelled because it does not converge; the guest then runs on where it was.
+    /// When the migration fails, or is cancelled because it does not converge; the guest then runs on where it was. A
+    /// post-copy that fails after its switch loses the guest.
     pub fn handoff(&mut self, transfer: Transfer, clock: fn() -> u64) -> Result<PeerSample> {
         let before = Instants::now(clock);
         let migrated = self.hand_on(transfer)?;
@@ -194,13 +199,16 @@ impl Peer {
             total: migrated.total,
             downtime: migrated.downtime,
             transferred_bytes: migrated.transferred,
+            passes: migrated.passes,
+            page_requests: migrated.page_requests,
         })
     }
 
     fn hand_on(&mut self, transfer: Transfer) -> Result<Migrated> {
-        let memory = match transfer {
-            Transfer::ByReference => self.memory.clone(),
-            Transfer::PreCopy { .. } => self.directory.path().join(format!("memory-{}", self.files)),
+        let memory = if transfer.copies() {
+            self.directory.path().join(format!("memory-{}", self.files))
+        } else {
+            self.memory.clone()
         };
         let mut destination = Qemu::start(&self.machine, "kvm", &memory, Begin::Incoming)?;
         let migrated = migrate(&mut self.qemu, &mut destination, transfer, self.patience);

@@ -117,6 +117,20 @@ fn a_guest_is_copied_into_memory_of_its_own() {
 }
 
 #[test]
+fn a_hot_guest_runs_at_the_destination_while_its_memory_follows() {
+    let Some(mut peer) = boot("mode=hot") else { return };
+    let old = peer.memory_file().to_owned();
+    let turns = word(&old, COUNTER);
+    let sample = peer.handoff(Transfer::PostCopy { bandwidth: Some(1 << 40) }, microseconds).expect("a handoff");
+    assert_ne!(sample.memory_file, old);
+    assert!(!old.exists(), "the old memory is given back");
+    assert!(sample.transferred_bytes > MEMORY / 2, "{} bytes", sample.transferred_bytes);
+    assert!(sample.passes > 1, "it was switched after the first pass: {}", sample.passes);
+    assert!(word(&sample.memory_file, COUNTER) > turns, "the guest counts on where it was");
+    verify(&peer);
+}
+
+#[test]
 fn a_guest_that_cannot_be_copied_in_time_runs_on_where_it_was() {
     if !Path::new("/dev/kvm").exists() {
         eprintln!("skipped: there is no /dev/kvm");
