@@ -11,23 +11,26 @@ use rustix::fs::{self, FallocateFlags, FileType, OFlags, SeekFrom};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// `statfs` type of hugetlbfs (linux/magic.h).
 const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
+/// The step in which files have holes.
+const PAGE: u64 = 4096;
 /// Where devices describe themselves.
 const SYSFS_CHAR: &str = "/sys/dev/char";
 
 /// The kinds of memory that differ in how they are sized, mapped and emptied.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Kind {
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum BackingKind {
     /// A regular file: tmpfs, or a disk file system.
     File,
     /// A file on hugetlbfs.
-    Hugetlb,
+    HugeFile,
     /// `/dev/daxX.Y`.
-    Dax,
+    Device,
 }
 
 /// An opened file or device.
@@ -35,11 +38,15 @@ pub(crate) enum Kind {
 pub(crate) struct Backing {
     file: File,
     path: PathBuf,
-    kind: Kind,
+    kind: BackingKind,
     size: u64,
 }
 
 impl Backing {
+    pub(crate) fn kind(&self) -> BackingKind {
+        self.kind
+    }
+
     /// Opens what is there; creates nothing, writes nothing.
     pub(crate) fn open(path: &Path, access: Access) -> Result<Self> {
         Self::open_with(path, access, false)
@@ -83,7 +90,7 @@ impl Backing {
             let (size, align) = dax_geometry(Path::new(SYSFS_CHAR), fs::major(rdev), fs::minor(rdev))
                 .ok_or(Error::WrongKind { path: path.clone(), what: "a device that is not device-dax" })?;
             refuse_coarse(&path, align)?;
-            return Ok(Self { file, path, kind: Kind::Dax, size });
+            return Ok(Self { file, path, kind: BackingKind::Device, size });
         }
         let statfs = fs::fstatfs(&file).map_err(|errno| Error::System {
             what: "examine",
@@ -94,7 +101,7 @@ impl Backing {
         if huge {
             refuse_coarse(&path, u64::try_from(statfs.f_bsize).unwrap_or(u64::MAX))?;
         }
-        let kind = if huge { Kind::Hugetlb } else { Kind::File };
+        let kind = if huge { BackingKind::HugeFile } else { BackingKind::File };
         Ok(Self { file, path, kind, size: metadata.size() })
     }
 
@@ -113,7 +120,7 @@ impl Backing {
 
     /// Whether its size is given by the hardware.
     pub(crate) fn is_device(&self) -> bool {
-        self.kind == Kind::Dax
+        self.kind == BackingKind::Device
     }
 
     /// Makes a file longer; a device keeps its size.
@@ -127,7 +134,7 @@ impl Backing {
 
     /// Whether a regular file holds nothing but holes. `None` when only its bytes could tell.
     pub(crate) fn is_all_hole(&self) -> Option<bool> {
-        if self.kind != Kind::File {
+        if self.kind != BackingKind::File {
             return None;
         }
         match fs::seek(&self.file, SeekFrom::Data(0)) {
@@ -140,7 +147,32 @@ impl Backing {
     /// Gives the memory of a range back, after which it reads as zeros. `false` when this backing cannot do that.
     pub(crate) fn punch(&self, offset: u64, bytes: u64) -> bool {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        self.kind != Kind::Dax && fs::fallocate(&self.file, flags, offset, bytes).is_ok()
+        self.kind != BackingKind::Device && fs::fallocate(&self.file, flags, offset, bytes).is_ok()
+    }
+
+    /// Which parts of a range hold contents, in ascending order: all but the holes of a regular file, and everything
+    /// where nobody can say.
+    pub(crate) fn data(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        if self.kind != BackingKind::File {
+            return vec![range];
+        }
+        let (mut found, mut at) = (Vec::new(), range.start);
+        while at < range.end {
+            let start = match fs::seek(&self.file, SeekFrom::Data(at)) {
+                Ok(start) if start < range.end => start,
+                Ok(_) | Err(Errno::NXIO) => break,
+                Err(_) => return vec![range],
+            };
+            let end = fs::seek(&self.file, SeekFrom::Hole(start)).unwrap_or(range.end).min(range.end);
+            if end > start {
+                found.push(start..end);
+                at = end;
+            } else {
+                // It became a hole between the two questions.
+                at = start + PAGE;
+            }
+        }
+        found
     }
 
     pub(crate) fn failed(&self, what: &'static str, errno: Errno) -> Error {

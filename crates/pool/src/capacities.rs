@@ -150,9 +150,9 @@ impl Membership {
         for extent in dirty {
             let (offset, bytes) = (u64::from(extent.first) * GRANULE, extent.bytes());
             if !backing.punch(offset, bytes) {
-                zero(&Mapping::map_pieces(backing, &[(offset, bytes)], Access::ReadWrite).inspect_err(|_| {
-                    owners.release(made, &claimed.extents);
-                })?);
+                let length = usize::try_from(bytes).map_err(|_| backing.failed("map", rustix::io::Errno::NOMEM));
+                let mapping = length.and_then(|length| Mapping::map(backing, offset, length, Access::ReadWrite));
+                zero(&mapping.inspect_err(|_| owners.release(made, &claimed.extents))?);
             }
         }
         Ok(claimed)

@@ -1,19 +1,122 @@
 //! The bytes of a capacity, mapped.
+//!
+//! A capacity lies in *pieces*: contiguous bytes of some pool. They are mapped one behind the other, so that offsets in
+//! the mapping are offsets in the capacity. The mapping keeps the pools of its pieces open, can show the very same bytes
+//! at another address, and knows for every byte where it comes from, so that memory that fails can be named.
 
+use crate::backing::BackingKind;
 use crate::error::{Error, Result};
 use crate::format::GRANULE;
 use crate::format::slot_word::Reference;
-use crate::ids::Tag;
-use crate::mapping::Mapping;
+use crate::ids::{PoolId, PoolOffset, Tag};
+use crate::mapping::{Access, Mapping, advise_huge, map_over};
 use crate::pool::Pool;
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+
+/// What mappings are made of, and their offsets are multiples of.
+const PAGE: usize = 4096;
+
+/// Contiguous bytes of one pool that are a part of a capacity.
+#[derive(Clone, Debug)]
+pub(crate) struct Piece {
+    /// Whose backing it is of.
+    pub(crate) pool: Pool,
+    /// The capacity that has the granules.
+    pub(crate) capacity: Tag,
+    /// Where in that capacity it begins.
+    pub(crate) capacity_offset: u64,
+    /// Where in the pool it begins.
+    pub(crate) pool_offset: u64,
+    /// Its length.
+    pub(crate) bytes: u64,
+}
+
+impl Piece {
+    /// The part of the piece that lies in `wanted`, where `start` is the offset of the piece itself.
+    fn clip(&self, start: u64, wanted: &Range<u64>) -> Option<Self> {
+        let (from, to) = (start.max(wanted.start), (start + self.bytes).min(wanted.end));
+        let skipped = from - start;
+        (from < to).then(|| Self {
+            capacity_offset: self.capacity_offset + skipped,
+            pool_offset: self.pool_offset + skipped,
+            bytes: to - from,
+            ..self.clone()
+        })
+    }
+}
+
+/// The parts of `pieces`, one behind the other, that lie in `wanted`.
+fn clipped(pieces: &[Piece], wanted: &Range<u64>) -> Vec<Piece> {
+    let mut start = 0;
+    let clip = |piece: &Piece| {
+        let clipped = piece.clip(start, wanted);
+        start += piece.bytes;
+        clipped
+    };
+    pieces.iter().filter_map(clip).collect()
+}
+
+/// Where a byte of a mapping comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Source {
+    /// The pool that it lies in.
+    pub pool: PoolId,
+    /// Where that pool was opened.
+    pub path: PathBuf,
+    /// The capacity there that it belongs to.
+    pub capacity: Tag,
+    /// Its offset in that capacity.
+    pub offset: u64,
+    /// Its offset in the pool.
+    pub pool_offset: PoolOffset,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pool, path, capacity, offset, pool_offset } = self;
+        write!(f, "byte {offset:#x} of capacity {capacity}, {pool_offset} in {} (pool {pool})", path.display())
+    }
+}
 
 /// Memory from one or more capacities, mapped shared, contiguous from a multiple of 2 MiB. Unmapped on drop.
 #[derive(Debug)]
 pub struct CapacityMapping {
     mapping: Mapping,
+    pieces: Vec<Piece>,
+    access: Access,
 }
 
 impl CapacityMapping {
+    /// Maps pieces one behind the other. `pool` is what an error names that is about all of them.
+    fn map(pool: &Pool, pieces: Vec<Piece>, access: Access) -> Result<Self> {
+        let length = pieces.iter().fold(0, |sum: u64, piece| sum.saturating_add(piece.bytes));
+        let mapping = Mapping::reserve(pool.path(), length)?;
+        let mapped = Self { mapping, pieces, access };
+        // SAFETY: the pieces' lengths add up to the reservation's, which is ours alone and holds nothing yet.
+        unsafe { mapped.map_pieces_at(&mapped.pieces, mapped.as_ptr())? };
+        Ok(mapped)
+    }
+
+    /// Maps pieces one behind the other over whatever is mapped at `address`.
+    ///
+    /// # Safety
+    /// As for [`CapacityMapping::map_onto`], with the sum of the pieces' lengths.
+    unsafe fn map_pieces_at(&self, pieces: &[Piece], address: *mut u8) -> Result<()> {
+        let mut at = 0;
+        for piece in pieces {
+            // No piece is longer than the reservation, whose length is a usize.
+            let bytes = usize::try_from(piece.bytes).unwrap_or(usize::MAX);
+            // SAFETY: the caller gives up the range, in which this piece lies.
+            unsafe { map_over(&piece.pool.inner.backing, piece.pool_offset, bytes, self.access, address.add(at))? };
+            at += bytes;
+        }
+        // SAFETY: the caller's range, which has just been mapped.
+        unsafe { advise_huge(address, at) };
+        Ok(())
+    }
+
     /// Address of the first byte. Other processes may write these bytes at any time.
     #[must_use]
     pub fn as_ptr(&self) -> *mut u8 {
@@ -27,12 +130,85 @@ impl CapacityMapping {
         self.mapping.length()
     }
 
-    /// Brings in every page, so that neither this process nor a guest faults on one later.
+    /// What it lies in. Of several kinds the one that can do least: a device rather than a file of huge pages rather
+    /// than a file.
+    #[must_use]
+    pub fn kind(&self) -> BackingKind {
+        self.pieces.iter().map(|piece| piece.pool.inner.backing.kind()).max().unwrap_or(BackingKind::File)
+    }
+
+    /// Brings in every page, so that neither this process nor a guest faults on one later. Holes become memory.
     ///
     /// # Errors
     /// What the kernel says, most likely that memory is short.
     pub fn populate(&self) -> std::io::Result<()> {
-        self.mapping.populate()
+        self.mapping.populate(0..self.len())
+    }
+
+    /// The parts that hold contents, in ascending order: all but the holes of a file; everything of a device, which
+    /// cannot say. Bytes outside them read as zeros, until somebody writes there.
+    #[must_use]
+    pub fn data_ranges(&self) -> Vec<Range<usize>> {
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        let mut start = 0;
+        for piece in &self.pieces {
+            for data in piece.pool.inner.backing.data(piece.pool_offset..piece.pool_offset + piece.bytes) {
+                let at = |offset: u64| usize::try_from(start + (offset - piece.pool_offset)).unwrap_or(self.len());
+                let found = at(data.start)..at(data.end);
+                match ranges.last_mut() {
+                    Some(last) if last.end == found.start => last.end = found.end,
+                    _ => ranges.push(found),
+                }
+            }
+            start += piece.bytes;
+        }
+        ranges
+    }
+
+    /// Brings in every page that holds contents; holes stay holes.
+    ///
+    /// # Errors
+    /// What the kernel says, most likely that memory is short.
+    pub fn populate_data(&self) -> std::io::Result<()> {
+        self.data_ranges().into_iter().try_for_each(|range| self.mapping.populate(range))
+    }
+
+    /// Maps `bytes` bytes from `offset` on a second time, over whatever is mapped at `address`, and asks for huge pages
+    /// there. All three are multiples of the page size. When it fails, part of the range may have been mapped.
+    ///
+    /// # Errors
+    /// [`Error::OutsideMapping`], [`Error::NoMmap`].
+    ///
+    /// # Safety
+    /// The `bytes` bytes from `address` on are mapped and belong to the caller, no reference leads there, and it is the
+    /// caller who unmaps them.
+    pub unsafe fn map_onto(&self, offset: usize, bytes: usize, address: *mut u8) -> Result<()> {
+        let end = offset.checked_add(bytes).filter(|end| *end <= self.len());
+        let whole = [offset, bytes, address.addr()].iter().all(|number| number.is_multiple_of(PAGE));
+        let Some(end) = end.filter(|_| whole && bytes > 0) else {
+            return Err(Error::OutsideMapping { offset, bytes, length: self.len() });
+        };
+        let pieces = clipped(&self.pieces, &(offset as u64..end as u64));
+        // SAFETY: the pieces' lengths add up to `bytes`; the rest is the caller's promise.
+        unsafe { self.map_pieces_at(&pieces, address) }
+    }
+
+    /// Where a byte comes from.
+    ///
+    /// # Panics
+    /// When there is no such byte.
+    #[must_use]
+    pub fn source_at(&self, offset: usize) -> Source {
+        let wanted = offset as u64;
+        let found = clipped(&self.pieces, &(wanted..wanted.saturating_add(1)));
+        let [piece] = found.as_slice() else { panic!("byte {offset:#x} of a mapping of {:#x}", self.len()) };
+        Source {
+            pool: piece.pool.id(),
+            path: piece.pool.path().to_owned(),
+            capacity: piece.capacity,
+            offset: piece.capacity_offset,
+            pool_offset: PoolOffset(piece.pool_offset),
+        }
     }
 
     pub(crate) fn mapping(&self) -> &Mapping {
@@ -52,36 +228,37 @@ impl Pool {
     }
 
     pub(crate) fn map_reference(&self, capacity: Reference, tag: Tag) -> Result<CapacityMapping> {
-        let record = self.tables().capacity_of(capacity).ok_or(Error::NoCapacity { tag })?;
-        let pieces: Vec<_> =
-            record.extents.iter().map(|extent| (u64::from(extent.first) * GRANULE, extent.bytes())).collect();
-        self.map_pieces(&pieces)
+        self.map_pieces(&self.pieces_of(capacity, tag)?)
     }
 
-    /// The parts of the pool that hold `bytes` bytes of a capacity from `offset` on.
-    pub(crate) fn pieces(&self, tag: Tag, offset: u64, bytes: u64) -> Result<Vec<(u64, u64)>> {
+    pub(crate) fn map_pieces(&self, pieces: &[Piece]) -> Result<CapacityMapping> {
+        CapacityMapping::map(self, pieces.to_vec(), self.access())
+    }
+
+    /// The parts of pools that hold `bytes` bytes of a capacity from `offset` on.
+    pub(crate) fn pieces(&self, tag: Tag, offset: u64, bytes: u64) -> Result<Vec<Piece>> {
         let reference = self.capacity_by_tag(tag).ok_or(Error::NoCapacity { tag })?;
-        let record = self.tables().capacity_of(reference).ok_or(Error::NoCapacity { tag })?;
-        let bad = || Error::Damaged {
+        let pieces = self.pieces_of(reference, tag)?;
+        let length = pieces.iter().map(|piece| piece.bytes).sum();
+        let end = offset.checked_add(bytes).filter(|end| *end <= length);
+        let granules = offset.is_multiple_of(GRANULE) && bytes.is_multiple_of(GRANULE);
+        let end = end.filter(|_| granules).ok_or_else(|| Error::Damaged {
             what: format!("a placement in capacity {tag}"),
             source: crate::format::BadRecord::Field("placement"),
-        };
-        let end = offset.checked_add(bytes).filter(|end| *end <= record.bytes).ok_or_else(bad)?;
-        if !offset.is_multiple_of(GRANULE) || !bytes.is_multiple_of(GRANULE) {
-            return Err(bad());
-        }
-        let (mut pieces, mut start) = (Vec::new(), 0);
-        for extent in &record.extents {
-            let (from, to) = (offset.max(start), end.min(start + extent.bytes()));
-            if from < to {
-                pieces.push((u64::from(extent.first) * GRANULE + (from - start), to - from));
-            }
-            start += extent.bytes();
-        }
-        Ok(pieces)
+        })?;
+        Ok(clipped(&pieces, &(offset..end)))
     }
 
-    pub(crate) fn map_pieces(&self, pieces: &[(u64, u64)]) -> Result<CapacityMapping> {
-        Ok(CapacityMapping { mapping: Mapping::map_pieces(&self.inner.backing, pieces, self.access())? })
+    /// The parts of pools that hold a capacity.
+    fn pieces_of(&self, capacity: Reference, tag: Tag) -> Result<Vec<Piece>> {
+        let record = self.tables().capacity_of(capacity).ok_or(Error::NoCapacity { tag })?;
+        let mut capacity_offset = 0;
+        let piece = |extent: &crate::format::capacity::Extent| {
+            let (pool, pool_offset) = (self.clone(), u64::from(extent.first) * GRANULE);
+            let piece = Piece { pool, capacity: record.tag, capacity_offset, pool_offset, bytes: extent.bytes() };
+            capacity_offset += extent.bytes();
+            piece
+        };
+        Ok(record.extents.iter().map(piece).collect())
     }
 }

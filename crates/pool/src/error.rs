@@ -343,6 +343,16 @@ pub enum Error {
         /// What is wrong.
         what: &'static str,
     },
+    /// A part of a mapping that is to be shown elsewhere.
+    #[error("bytes {offset:#x}+{bytes:#x} are no whole pages, or do not lie in a mapping of {length:#x} bytes")]
+    OutsideMapping {
+        /// Where the part begins.
+        offset: usize,
+        /// Its length.
+        bytes: usize,
+        /// Bytes of the mapping.
+        length: usize,
+    },
     /// An area claims to be longer than it is, or holds nothing.
     #[error("the state area holds no finished state")]
     AreaUnfinished,

@@ -46,10 +46,11 @@ pub mod tag_index;
 mod timeline;
 
 pub use arm::{Arm, ArmWord, BadArm};
+pub use backing::BackingKind;
 pub use bell::{Bell, Side};
 pub use bytes::{BadSize, Bytes};
 pub use capacities::CapacityRequest;
-pub use capacity_mapping::CapacityMapping;
+pub use capacity_mapping::{CapacityMapping, Source};
 pub use check::{CheckReport, Finding, Severity};
 pub use control::{GuestConfig, GuestControl};
 pub use create::CreateOptions;

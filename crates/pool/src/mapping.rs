@@ -7,7 +7,10 @@ use crate::backing::Backing;
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::sync::{AtomicU64, Ordering};
+use rustix::io::Errno;
 use rustix::mm::{self, MapFlags, ProtFlags};
+use std::ops::Range;
+use std::path::Path;
 use std::ptr;
 
 /// How a pool is opened.
@@ -55,47 +58,23 @@ impl Mapping {
         // SAFETY: with a null hint the kernel picks an unused range, so no other mapping is touched.
         let start =
             unsafe { mm::mmap(ptr::null_mut(), length, access.protection(), MapFlags::SHARED, backing.file(), offset) };
-        let start = start.map_err(|errno| Error::NoMmap { path: backing.path().to_owned(), source: errno.into() })?;
+        let start = start.map_err(|errno| no_mmap(backing, errno))?;
         Ok(Self { start: start.cast(), length })
     }
 
-    /// Maps pieces (offset, bytes; multiples of the granule) one behind the other, at an address that is a multiple
-    /// of the granule, so that huge pages can back it.
-    pub(crate) fn map_pieces(backing: &Backing, pieces: &[(u64, u64)], access: Access) -> Result<Self> {
-        let failed =
-            |source: rustix::io::Errno| Error::NoMmap { path: backing.path().to_owned(), source: source.into() };
-        let granule = usize::try_from(crate::GRANULE).map_err(|_| failed(rustix::io::Errno::NOMEM))?;
-        let length = pieces.iter().map(|(_, bytes)| bytes).sum::<u64>();
-        let length = usize::try_from(length).map_err(|_| failed(rustix::io::Errno::NOMEM))?;
-        let reserved = length.checked_add(granule).ok_or_else(|| failed(rustix::io::Errno::NOMEM))?;
+    /// Reserves addresses from a multiple of the granule on, so that huge pages can back what is mapped there by
+    /// [`map_over`]. `path` is what an error names.
+    pub(crate) fn reserve(path: &Path, length: u64) -> Result<Self> {
+        let failed = |errno: Errno| Error::NoMmap { path: path.to_owned(), source: errno.into() };
+        let sizes = (usize::try_from(crate::GRANULE), usize::try_from(length));
+        let (Ok(granule), Ok(length)) = sizes else { return Err(failed(Errno::NOMEM)) };
+        let reserved = length.checked_add(granule).ok_or_else(|| failed(Errno::NOMEM))?;
         // SAFETY: as in `map`.
         let start = unsafe {
             mm::mmap_anonymous(ptr::null_mut(), reserved, ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE)
         };
         let whole = Self { start: start.map_err(failed)?.cast(), length: reserved };
-        let mapping = whole.trim(granule, length);
-        let mut at = 0;
-        for &(offset, bytes) in pieces {
-            let bytes = usize::try_from(bytes).map_err(|_| failed(rustix::io::Errno::NOMEM))?;
-            // SAFETY: the pieces' lengths add up to `length`, so the fixed address lies inside the reservation, which is
-            // ours alone.
-            let piece = unsafe {
-                let address = mapping.start.add(at).cast();
-                mm::mmap(
-                    address,
-                    bytes,
-                    access.protection(),
-                    MapFlags::SHARED | MapFlags::FIXED,
-                    backing.file(),
-                    offset,
-                )
-            };
-            piece.map_err(failed)?;
-            at += bytes;
-        }
-        // SAFETY: advice changes no contents. It may be refused (no huge pages for this file), which costs only speed.
-        let _ = unsafe { mm::madvise(mapping.start.cast(), length, mm::Advice::LinuxHugepage) };
-        Ok(mapping)
+        Ok(whole.trim(granule, length))
     }
 
     /// Cuts a reservation down to `length` bytes at the first multiple of `align`.
@@ -116,10 +95,15 @@ impl Mapping {
         }
     }
 
-    /// Has the kernel bring in every page, writable, so that nobody faults on one later.
-    pub(crate) fn populate(&self) -> std::io::Result<()> {
-        // SAFETY: the range is exactly this mapping; populating changes no contents.
-        Ok(unsafe { mm::madvise(self.start.cast(), self.length, mm::Advice::LinuxPopulateWrite) }?)
+    /// Has the kernel bring in every page of a range, writable, so that nobody faults on one later.
+    pub(crate) fn populate(&self, range: Range<usize>) -> std::io::Result<()> {
+        assert!(range.start <= range.end && range.end <= self.length, "bytes {range:#x?} of a mapping");
+        // SAFETY: the assertion keeps the range inside this mapping; populating changes no contents.
+        let populated = unsafe {
+            let start = self.start.add(range.start).cast();
+            mm::madvise(start, range.len(), mm::Advice::LinuxPopulateWrite)
+        };
+        Ok(populated?)
     }
 
     /// Address of the first byte.
@@ -173,6 +157,38 @@ impl Mapping {
             put(word, u64::from_le_bytes(value), Ordering::Relaxed);
         }
     }
+}
+
+/// Maps bytes of a backing over whatever is mapped at `address`; all three are multiples of the page size.
+///
+/// # Safety
+/// The range from `address` on belongs to the caller, and nothing refers to what was mapped there before.
+pub(crate) unsafe fn map_over(
+    backing: &Backing,
+    offset: u64,
+    bytes: usize,
+    access: Access,
+    address: *mut u8,
+) -> Result<()> {
+    // SAFETY: the caller gives the range up to this mapping.
+    let mapped = unsafe {
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        mm::mmap(address.cast(), bytes, access.protection(), flags, backing.file(), offset)
+    };
+    mapped.map(|_| ()).map_err(|errno| no_mmap(backing, errno))
+}
+
+/// Asks for huge pages. It may be refused (there are none for this file), which costs only speed.
+///
+/// # Safety
+/// The range is mapped, and belongs to the caller.
+pub(crate) unsafe fn advise_huge(address: *mut u8, bytes: usize) {
+    // SAFETY: advice changes no contents, and the range is the caller's.
+    let _ = unsafe { mm::madvise(address.cast(), bytes, mm::Advice::LinuxHugepage) };
+}
+
+fn no_mmap(backing: &Backing, errno: Errno) -> Error {
+    Error::NoMmap { path: backing.path().to_owned(), source: errno.into() }
 }
 
 /// Stores a word of the pool.
