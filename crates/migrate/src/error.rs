@@ -59,6 +59,9 @@ pub enum Error {
         /// Why.
         reason: Reason,
     },
+    /// It was called off before anything was offered.
+    #[error("the handoff was called off before the guest was offered")]
+    CalledOff,
     /// The word was changed under this worker: recovery judged it dead, or another worker acts in its name.
     #[error("the guest was taken from this worker: it is {found}; stop its vCPUs and do not run it again")]
     Displaced {

@@ -23,6 +23,7 @@ use crate::tsc;
 use nil_pool::sync::{AtomicU64, Ordering};
 use nil_pool::{Area, Arm, Epoch, GuestControl, HostSlot, Ownership, Side, Stamp, StateArea};
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,8 @@ pub enum Reason {
     SaveFailed,
     /// The handoff was not over in time.
     Expired,
+    /// Somebody called it off ([`Source::request_cancel`]).
+    Cancelled,
 }
 
 impl fmt::Display for Reason {
@@ -52,6 +55,7 @@ impl fmt::Display for Reason {
             Self::Refused => "the target refused it",
             Self::SaveFailed => "a part of the guest could not be saved",
             Self::Expired => "the target did not claim it in time",
+            Self::Cancelled => "it was called off",
         })
     }
 }
@@ -113,6 +117,8 @@ pub struct Source {
     /// The last round that is over, and how it ended ([`Settled`]).
     settled: AtomicU64,
     gate: Gate,
+    /// Whether the coordinator is to take the guest back at the next opportunity.
+    cancelled: AtomicBool,
 }
 
 impl Source {
@@ -133,6 +139,7 @@ impl Source {
             saving: Occupancy::new(),
             settled: AtomicU64::new(Settled::NEVER),
             gate: Gate::new(),
+            cancelled: AtomicBool::new(false),
         })
     }
 
@@ -159,14 +166,32 @@ impl Source {
         self.control.arm().store(Arm::Idle);
     }
 
+    /// Calls the handoff off that is on, or is about to begin: the coordinator takes the guest back as soon as it looks,
+    /// unless the target has claimed it by then. From any thread; what becomes of it is the coordinator's outcome.
+    pub fn request_cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        self.control.bell(Side::Source).ring();
+    }
+
+    /// Forgets a call-off of an earlier handoff; to be called by whoever orders the next, before it can be called off.
+    pub fn forget_cancel(&self) {
+        self.cancelled.store(false, Ordering::Release);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+
     /// Waits until `target` is armed for this worker's epoch, at most for `patience`.
     ///
     /// # Errors
-    /// [`Error::NotArmed`] with what the arm word says instead.
+    /// [`Error::NotArmed`] with what the arm word says instead; [`Error::CalledOff`].
     pub fn await_armed(&self, target: HostSlot, patience: Duration) -> Result<()> {
         let handoff = Handoff::new(self.me, target, self.epoch())?;
         let arm = self.await_arm(&handoff, patience, &[handoff.armed(), handoff.refused()]);
-        if arm == handoff.armed() {
+        if self.is_cancelled() {
+            Err(Error::CalledOff)
+        } else if arm == handoff.armed() {
             Ok(())
         } else {
             Err(Error::NotArmed { target, epoch: handoff.epoch(), found: arm })
@@ -177,10 +202,14 @@ impl Source {
     /// runs all the while. Afterwards: [`Source::kick`], then [`Source::settle`].
     ///
     /// # Errors
-    /// [`Error::NotArmed`], [`Error::NotOwner`], [`Error::StillSaving`]: nothing has been changed. [`Error::Withdrawn`]: the target did not get
-    /// poised; the guest runs on here at a new epoch. [`Error::Displaced`]: the guest must not run here any more.
+    /// [`Error::NotArmed`], [`Error::NotOwner`], [`Error::StillSaving`], [`Error::CalledOff`]: nothing has been changed.
+    /// [`Error::Withdrawn`]: the target did not get poised, or it was called off; the guest runs on here at a new epoch.
+    /// [`Error::Displaced`]: the guest must not run here any more.
     pub fn offer(&self, target: HostSlot, patience: Duration) -> Result<Handoff> {
         let handoff = Handoff::new(self.me, target, self.epoch())?;
+        if self.is_cancelled() {
+            return Err(Error::CalledOff);
+        }
         let found = self.control.arm().load()?;
         if found != handoff.armed() {
             return Err(Error::NotArmed { target, epoch: handoff.epoch(), found });
@@ -202,8 +231,12 @@ impl Source {
         self.stamp(Stamp::Offered);
         self.control.bell(Side::Target).ring();
         let arm = self.await_arm(&handoff, patience, &[handoff.poised(), handoff.refused()]);
-        if arm != handoff.poised() {
-            let reason = if arm == handoff.refused() { Reason::Refused } else { Reason::NotPoised };
+        if arm != handoff.poised() || self.is_cancelled() {
+            let reason = match (arm == handoff.refused(), self.is_cancelled()) {
+                (true, _) => Reason::Refused,
+                (false, true) => Reason::Cancelled,
+                (false, false) => Reason::NotPoised,
+            };
             return Err(self.withdraw_unstarted(&handoff, reason));
         }
         self.offered.store(handoff.offered().encode(), Ordering::Relaxed);
@@ -253,7 +286,7 @@ impl Source {
     }
 
     /// Watches the handoff until it is over, for the coordinator; takes the guest back when the target refuses it, when
-    /// a part cannot be saved, or after `patience`.
+    /// a part cannot be saved, when it is called off, or after `patience`.
     #[must_use]
     pub fn settle(&self, handoff: &Handoff, patience: Duration) -> Outcome {
         let deadline = Instant::now() + patience;
@@ -267,12 +300,14 @@ impl Source {
             let Ok(word) = self.control.ownership().load() else {
                 return self.end(handoff, Settled::Displaced);
             };
-            let reason = match (failed, arm == handoff.refused()) {
-                (true, _) => Reason::SaveFailed,
-                (false, true) => Reason::Refused,
-                (false, false) => Reason::Expired,
+            let cancelled = self.is_cancelled();
+            let reason = match (failed, arm == handoff.refused(), cancelled) {
+                (true, _, _) => Reason::SaveFailed,
+                (false, true, _) => Reason::Refused,
+                (false, false, true) => Reason::Cancelled,
+                (false, false, false) => Reason::Expired,
             };
-            match source_turn(handoff, word, arm, failed || left.is_zero()) {
+            match source_turn(handoff, word, arm, failed || cancelled || left.is_zero()) {
                 SourceTurn::Wait => bell.wait(seen, left.min(POLL_KICKED)),
                 SourceTurn::Withdraw => {
                     if self.control.ownership().transition(handoff.offered(), handoff.kept()) {
@@ -337,7 +372,8 @@ impl Source {
             let seen = bell.read();
             let arm = self.arm();
             let left = deadline.saturating_duration_since(Instant::now());
-            if awaited.contains(&arm) || left.is_zero() || arm.host().is_some_and(|host| host != handoff.target()) {
+            let given_up = left.is_zero() || self.is_cancelled();
+            if awaited.contains(&arm) || given_up || arm.host().is_some_and(|host| host != handoff.target()) {
                 return arm;
             }
             bell.wait(seen, left.min(POLL));
@@ -396,13 +432,14 @@ enum Settled {
 impl Settled {
     /// No round is over yet.
     const NEVER: u64 = 0;
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Released,
         Self::Displaced,
         Self::TakenBack(Reason::NotPoised),
         Self::TakenBack(Reason::Refused),
         Self::TakenBack(Reason::SaveFailed),
         Self::TakenBack(Reason::Expired),
+        Self::TakenBack(Reason::Cancelled),
     ];
 
     fn encode(self, round: Epoch) -> u64 {
@@ -413,6 +450,7 @@ impl Settled {
             Self::TakenBack(Reason::Refused) => 4,
             Self::TakenBack(Reason::SaveFailed) => 5,
             Self::TakenBack(Reason::Expired) => 6,
+            Self::TakenBack(Reason::Cancelled) => 7,
         };
         code << 32 | u64::from(round.0)
     }

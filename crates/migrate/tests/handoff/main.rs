@@ -107,6 +107,89 @@ fn a_guest_whose_target_dies_after_it_is_poised_goes_on_at_its_source() {
 }
 
 #[test]
+fn a_handoff_that_is_called_off_before_its_offer_changes_nothing() {
+    let lab = Lab::new(2);
+    let (source, target) = (lab.source(0, Epoch(1)), lab.target(1, WaitStyle::Auto));
+    arm(&source, &target);
+    source.request_cancel();
+    let to = lab.hosts[1].slot;
+    assert!(matches!(source.await_armed(to, LONG), Err(Error::CalledOff)));
+    assert!(matches!(source.offer(to, LONG), Err(Error::CalledOff)));
+    assert_eq!(lab.word(), lab.owned(0, Epoch(1)));
+    source.forget_cancel();
+    source.await_armed(to, LONG).expect("the next handoff is not called off");
+}
+
+#[test]
+fn a_handoff_that_is_called_off_while_its_target_gets_poised_is_withdrawn() {
+    let lab = Lab::new(2);
+    let (source, target) = (lab.source(0, Epoch(1)), lab.target(1, WaitStyle::Auto));
+    arm(&source, &target);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while Handoff::of(lab.word()).is_none() {
+                thread::yield_now();
+            }
+            source.request_cancel();
+        });
+        let withdrawn = source.offer(lab.hosts[1].slot, LONG).expect_err("nobody is poised");
+        assert!(matches!(withdrawn, Error::Withdrawn { epoch: Epoch(2), reason: Reason::Cancelled }), "{withdrawn}");
+    });
+    assert_eq!(lab.word(), lab.owned(0, Epoch(2)));
+}
+
+#[test]
+fn a_guest_that_stands_still_goes_on_at_once_when_its_handoff_is_called_off() {
+    let lab = Lab::new(2);
+    let mut bodies = [Body::new(2), Body::new(2)];
+    bodies[0].run();
+    let source = lab.source(0, Epoch(1));
+    let [body, _] = &mut bodies;
+    let outcome = thread::scope(|scope| {
+        scope.spawn(|| {
+            poise_and_die(&lab, 1, Epoch(1));
+            while !matches!(lab.word(), Ownership::Frozen { .. }) {
+                thread::yield_now();
+            }
+            source.request_cancel();
+        });
+        source.await_armed(lab.hosts[1].slot, LONG).expect("the target arms");
+        hand_over(&source, body, lab.hosts[1].slot, LONG)
+    });
+    assert_eq!(outcome, Outcome::TakenBack { epoch: Epoch(2), reason: Reason::Cancelled });
+    source.forget_cancel();
+    bodies[0].run();
+    let epoch = move_guest(&lab, &mut bodies, 0, Epoch(2), WaitStyle::Auto);
+    assert_eq!((epoch, bodies[1].runs()), (Epoch(3), 2));
+}
+
+#[test]
+fn of_a_claim_and_a_call_off_exactly_one_wins() {
+    for round in 0..200 {
+        let lab = Lab::new(1);
+        let mut bodies = [Body::new(1), Body::new(1)];
+        let (source, target) = (lab.source(0, Epoch(1)), lab.target(1, WaitStyle::Spin));
+        arm(&source, &target);
+        let [leaving, landing] = &mut bodies;
+        let (outcome, landings) = thread::scope(|scope| {
+            let lands = scope.spawn(|| land(&target, landing, true));
+            scope.spawn(|| {
+                while !matches!(lab.word(), Ownership::Frozen { .. } | Ownership::Owned { epoch: Epoch(2), .. }) {
+                    std::hint::spin_loop();
+                }
+                (0..round * 50).for_each(|_| std::hint::spin_loop());
+                source.request_cancel();
+            });
+            let outcome = hand_over(&source, leaving, lab.hosts[1].slot, LONG);
+            (outcome, lands.join().expect("the target's threads end"))
+        });
+        let owner = usize::from(outcome == Outcome::Released { epoch: Epoch(2) });
+        assert_eq!(lab.word(), lab.owned(owner, Epoch(2)), "{outcome:?}");
+        assert_eq!(landed(&landings).is_some(), owner == 1, "{outcome:?}");
+    }
+}
+
+#[test]
 fn a_guest_whose_target_dies_while_it_loads_goes_on_at_its_source() {
     let lab = Lab::new(1);
     let mut bodies = [Body::new(1), Body::new(1)];
