@@ -5,6 +5,8 @@
 //! - [`MoveProgress`], [`MoveReport`], [`Stall`]: what became of it.
 #![deny(unsafe_code)]
 
+mod controller;
+mod order;
 mod plan;
 mod report;
 mod shares;
