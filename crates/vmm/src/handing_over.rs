@@ -103,6 +103,17 @@ impl Vm {
         }
     }
 
+    /// Calls off the handoff that is on or about to begin, from any thread: the guest runs on here, unless the target
+    /// claims it first. What became of it is [`Vm::handoff`]'s outcome.
+    pub fn cancel_handoff(&self) {
+        self.shared.source.request_cancel();
+    }
+
+    /// Forgets that an earlier handoff was called off. To be called by whoever orders the next one.
+    pub fn forget_cancel(&self) {
+        self.shared.source.forget_cancel();
+    }
+
     /// The report of a handoff that has just been claimed. Waits a moment for the target's last stamp.
     fn report(&self, handoff: &Handoff) -> Option<HandoffReport> {
         thread::sleep(HUSH);
