@@ -15,6 +15,7 @@ const HOLDERS: &[(&str, &[&str])] = &[
     ("nil", &["lab/canary.rs", "lab/file_view.rs", "lab/ground.rs", "lab/observe.rs"]),
     ("nil-guest-abi", &["control.rs"]),
     ("nil-migrate", &["tsc.rs"]),
+    ("nil-mover", &["numa/syscalls.rs"]),
     ("nil-pool", &["capacities.rs", "capacity_mapping.rs", "control.rs", "mapping.rs", "sections.rs", "state.rs"]),
     ("nil-vmm", &["kick.rs", "memory.rs", "vcpu.rs"]),
 ];
