@@ -4,7 +4,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use nil_pool::format::layout::Layout;
-use nil_pool::{Access, CapacityRequest, Class, CreateOptions, GuestKind, GuestRequest, HostIdentity, Pool, Tag};
+use nil_pool::{
+    Access, CapacityRequest, Class, CreateOptions, GuestKind, GuestRequest, HostIdentity, MemoryHome, Pool, Tag,
+};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
@@ -30,7 +32,14 @@ fn image() -> Image {
     let tag = Some(Tag::from_bytes([1; 16]));
     let request = CapacityRequest { tag, class: Class::Shared, bytes: 4 << 20, access: vec![], label: String::new() };
     member.add_capacity(&request).expect("capacity");
-    let vm = GuestRequest { name: "g".into(), kind: GuestKind::Vm, memory_bytes: 2 << 20, vcpus: 1, features: 0 };
+    let vm = GuestRequest {
+        name: "g".into(),
+        kind: GuestKind::Vm,
+        memory_bytes: 2 << 20,
+        home: MemoryHome::Pool,
+        vcpus: 1,
+        features: 0,
+    };
     member.create_guest(&vm).expect("a guest");
     let layout = pool.header().layout;
     let mut metadata = vec![0; usize::try_from(layout.data).expect("small")];

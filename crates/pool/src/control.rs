@@ -6,10 +6,10 @@ use crate::capacity_mapping::CapacityMapping;
 use crate::error::{Error, Result};
 use crate::format::guest::{ARM, BELL_SOURCE, BELL_TARGET, GuestKind, GuestRecord, OWNERSHIP, Region, TIMELINE};
 use crate::format::slot_word::Reference;
-use crate::ids::{GuestId, GuestSlot, HostId};
+use crate::ids::{GuestId, GuestSlot, HostId, Tag};
 use crate::ownership::OwnershipWord;
 use crate::pool::Pool;
-use crate::state::StateArea;
+use crate::state::{Shape, StateArea};
 use crate::tables::Seen;
 use crate::timeline::Timeline;
 use std::sync::Arc;
@@ -44,6 +44,8 @@ pub struct GuestConfig {
     pub kind: GuestKind,
     /// Bytes of its memory.
     pub memory_bytes: u64,
+    /// The tag of its memory capacity, which exists while a part of the memory is in the pool.
+    pub memory: Tag,
     /// How many vCPUs it has.
     pub vcpus: u32,
     /// Bits whose meaning is the VMM's.
@@ -103,16 +105,25 @@ impl GuestControl {
     /// # Errors
     /// [`Error::GuestGone`], [`Error::Damaged`].
     pub fn config(&self) -> Result<GuestConfig> {
-        let GuestRecord { name, kind, memory_bytes, vcpus, features, created, creator, .. } = self.record()?;
-        Ok(GuestConfig { name, kind, memory_bytes, vcpus, features, created, creator })
+        let record = self.record()?;
+        let memory = record.memory();
+        let GuestRecord { name, kind, memory_bytes, vcpus, features, created, creator, .. } = record;
+        Ok(GuestConfig { name, kind, memory_bytes, memory, vcpus, features, created, creator })
     }
 
-    /// Where its memory lies, in ascending order of guest addresses.
+    /// Where its memory lies when it is in the pool, in ascending order of guest addresses.
     ///
     /// # Errors
     /// [`Error::GuestGone`], [`Error::Damaged`].
     pub fn placement(&self) -> Result<Vec<Region>> {
         Ok(self.record()?.placement)
+    }
+
+    /// Whether the capacity of its memory exists, so that memory can lie in the pool.
+    #[must_use]
+    pub fn is_placed(&self) -> bool {
+        let memory = self.record().ok().and_then(|record| self.pool().capacity_by_tag(record.memory()));
+        memory.is_some_and(|memory| self.pool().tables().user_of(memory.slot.into()) == Some(self.inner.guest))
     }
 
     fn racing<T>(&self, field: u64) -> *const T {
@@ -159,7 +170,8 @@ impl GuestControl {
     /// the guest's address space.
     ///
     /// # Errors
-    /// [`Error::NoCapacity`], [`Error::Damaged`], [`Error::NoMmap`].
+    /// [`Error::NoCapacity`] while the guest's memory is not placed in the pool ([`GuestControl::is_placed`]);
+    /// [`Error::Damaged`], [`Error::NoMmap`].
     pub fn map_memory(&self) -> Result<CapacityMapping> {
         let mut pieces = Vec::new();
         for region in self.placement()? {
@@ -175,15 +187,15 @@ impl GuestControl {
     pub fn map_state(&self) -> Result<StateArea> {
         let record = self.record()?;
         let mapping = self.pool().map_capacity(record.state)?;
-        StateArea::open(mapping, self.id(), record.vcpus)
+        StateArea::open(mapping, Shape::of(&record))
     }
 }
 
-impl GuestControl {
-    /// Whether the state area of this guest, whose record is at hand, has the right header.
-    pub(crate) fn check_state(&self, record: &GuestRecord) -> Result<()> {
-        let capacity = self.pool().capacity_by_tag(record.state).ok_or(Error::NoCapacity { tag: record.state })?;
-        let mapping = self.pool().map_reference(capacity, record.state)?;
-        StateArea::open(mapping, self.id(), record.vcpus).map(|_| ())
+impl Pool {
+    /// The state area of the guest with this record; also of a pool that is open for reading only.
+    pub(crate) fn state_of(&self, record: &GuestRecord) -> Result<StateArea> {
+        let capacity = self.capacity_by_tag(record.state).ok_or(Error::NoCapacity { tag: record.state })?;
+        let mapping = self.map_reference(capacity, record.state)?;
+        StateArea::open(mapping, Shape::of(record))
     }
 }

@@ -7,8 +7,8 @@ use crate::format::guest::GuestKind;
 use crate::format::host::HostKind;
 use crate::recovery::Actor;
 use crate::{
-    Access, CapacityRequest, CreateOptions, Epoch, GuestRequest, HostId, HostIdentity, HostSlot, Membership, Pool,
-    Severity, Tag, Usage,
+    Access, CapacityRequest, CreateOptions, Epoch, GuestRequest, HostId, HostIdentity, HostSlot, Membership,
+    MemoryHome, Pool, Severity, Tag, Usage,
 };
 use std::path::PathBuf;
 
@@ -36,7 +36,14 @@ fn shared(tag: Tag, granules: u64) -> CapacityRequest {
 }
 
 fn guest(name: &str) -> GuestRequest {
-    GuestRequest { name: name.to_owned(), kind: GuestKind::Vm, memory_bytes: 2 * GRANULE, vcpus: 1, features: 0 }
+    GuestRequest {
+        name: name.to_owned(),
+        kind: GuestKind::Vm,
+        memory_bytes: 2 * GRANULE,
+        home: MemoryHome::Pool,
+        vcpus: 1,
+        features: 0,
+    }
 }
 
 /// A pool with a host, a capacity of its own, and a guest that it owns; what the operations work on.

@@ -4,6 +4,8 @@ use crate::bytes::Bytes;
 use crate::format::BadRecord;
 use crate::format::header::BadHeader;
 use crate::format::layout::BadLayout;
+use crate::format::pin::PinId;
+use crate::format::placement::{BadPlacement, Place};
 use crate::format::text::BadText;
 use crate::ids::{GuestId, GuestSlot, HostId, PoolId, Tag};
 use crate::ownership::{HostSlot, Ownership};
@@ -309,6 +311,43 @@ pub enum Error {
         name: String,
         /// Its ownership word.
         ownership: Ownership,
+    },
+    /// Its memory capacity is needed as long as a granule is not wholly in the owner's DRAM.
+    #[error(
+        "granule {granule} of the memory of guest '{guest}' is {place}; recouple the guest before its capacity is released"
+    )]
+    MemoryInPool {
+        /// The guest.
+        guest: String,
+        /// The first granule that is not local.
+        granule: usize,
+        /// Where it is.
+        place: Place,
+    },
+    /// A word of the placement map is not to be trusted.
+    #[error(transparent)]
+    BadPlacement(#[from] BadPlacement),
+    /// A pin of nothing, or of more than there is.
+    #[error("{bytes} bytes at {offset:#x} cannot be pinned: the guest has {memory:#x} bytes of memory")]
+    PinOutside {
+        /// Where it was to begin.
+        offset: u64,
+        /// Its length.
+        bytes: u64,
+        /// Bytes of the guest's memory.
+        memory: u64,
+    },
+    /// No entry left.
+    #[error("the guest's pin table is full ({pins} pins); release one, or pin larger ranges")]
+    PinTableFull {
+        /// How many there can be.
+        pins: usize,
+    },
+    /// It has ended.
+    #[error("there is no pin {pin} any more")]
+    NoPin {
+        /// Its name.
+        pin: PinId,
     },
     /// A guest's epochs or a slot's generations are used up.
     #[error("{what} has been used too often to be used again")]

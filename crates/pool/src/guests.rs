@@ -1,29 +1,31 @@
 //! Creating and destroying guests.
 //!
 //! ```text
-//! create    journal · claim guest slot · memory capacity · state capacity · state area header · racing words zero ·
-//!           record · fence · contest for the name · commit capacities · commit guest · journal idle
+//! create    journal · claim guest slot · memory capacity, if its home is the pool · state capacity · placement map and
+//!           header of the state area · racing words zero · record · fence · contest for the name · commit capacities ·
+//!           commit guest · journal idle
 //! destroy   journal · Live→Unmaking · ownership → Vacant · release capacities · free slot · journal idle
 //! ```
 
-use crate::capacities::{Spec, granules};
+use crate::capacities::granules;
 use crate::control::GuestControl;
 use crate::create::now;
 use crate::error::{Error, Result};
 use crate::format::GRANULE;
-use crate::format::capacity::Class;
 use crate::format::guest::{GuestKind, GuestRecord, MAX_VCPUS, Region};
 use crate::format::journal::Intent;
+use crate::format::placement::Place;
 use crate::format::slot_word::{Reference, SlotState};
 use crate::format::text::encode_name;
 use crate::ids::{GuestId, GuestSlot, Tag};
 use crate::liveness::Liveness;
 use crate::mapping::{exchange, put};
 use crate::membership::{Journal, Membership};
-use crate::ownership::{HostSlot, Ownership};
+use crate::memory::{MemoryHome, guest_spec};
+use crate::ownership::{Epoch, HostSlot, Ownership};
 use crate::recovery::{Actor, Recovered};
 use crate::slots::Contest;
-use crate::state::{self, StateArea};
+use crate::state::{Shape, StateArea};
 use crate::sync::{Ordering, fence};
 use crate::tables::Seen;
 
@@ -36,6 +38,8 @@ pub struct GuestRequest {
     pub kind: GuestKind,
     /// Bytes of its memory: a multiple of [`GRANULE`].
     pub memory_bytes: u64,
+    /// Where its memory is at first.
+    pub home: MemoryHome,
     /// How many vCPUs it has.
     pub vcpus: u32,
     /// Bits whose meaning is the VMM's.
@@ -71,14 +75,14 @@ impl GuestRequest {
 }
 
 impl Membership {
-    /// Creates a guest: its memory, its state area, its record. Nobody owns it before [`GuestControl::publish`].
+    /// Creates a guest: its memory if it is to be in the pool, its state area, its record. Nobody owns it before [`GuestControl::publish`].
     ///
     /// # Errors
     /// [`Error`] with the reason; then nothing is left of it.
     pub fn create_guest(&self, request: &GuestRequest) -> Result<GuestControl> {
         let memory_granules = request.validate()?;
         self.require_unfenced()?;
-        if let Some(guest) = self.pool().guests().into_iter().find(|guest| guest.name == request.name) {
+        if let Some(guest) = self.pool().bare_guests().find(|guest| guest.name == request.name) {
             return Err(Error::GuestExists { name: guest.name });
         }
         let mut journal = self.journal();
@@ -117,25 +121,25 @@ impl Membership {
         journal: &mut Journal,
     ) -> Result<GuestControl> {
         let guest = parts.guest;
-        let id = GuestId::random();
-        let spec = |what: &str, granules| {
-            let label = shortened(format!("{what} of {}", request.name));
-            Spec { tag: Tag::random(), class: Class::Shared, granules, access: Vec::new(), label, user: Some(guest) }
-        };
-        let memory_spec = spec("memory", memory_granules);
-        let memory = self.make_capacity(&memory_spec, |made| {
-            parts.memory = Some(made);
-            journal.write(self.pool(), parts.creation());
-        })?;
-        let state_bytes = state::state_bytes(request.vcpus).next_multiple_of(GRANULE);
-        let state_spec = spec("state", granules(state_bytes).ok_or(Error::GuestVcpus { vcpus: request.vcpus })?);
-        let state = self.make_capacity(&state_spec, |made| {
+        let (memory, state) = (Tag::random(), Tag::random());
+        if request.home == MemoryHome::Pool {
+            let spec = guest_spec("memory", &request.name, memory, memory_granules, guest);
+            self.make_capacity(&spec, |made| {
+                parts.memory = Some(made);
+                journal.write(self.pool(), parts.creation());
+            })?;
+        }
+        let shape = Shape { guest: GuestId::random(), vcpus: request.vcpus, granules: memory_granules.into() };
+        let state_granules = granules(shape.bytes().next_multiple_of(GRANULE));
+        let state_granules = state_granules.ok_or(Error::GuestMemory { bytes: request.memory_bytes })?;
+        let spec = guest_spec("state", &request.name, state, state_granules, guest);
+        let state_made = self.make_capacity(&spec, |made| {
             parts.state = Some(made);
             journal.write(self.pool(), parts.creation());
         })?;
-        StateArea::format(self.pool(), state, id, request.vcpus)?;
+        StateArea::format(self.pool(), state_made, state, shape, self.first_place(request.home))?;
         let record = GuestRecord {
-            id,
+            id: shape.guest,
             generation: guest.generation,
             name: request.name.clone(),
             kind: request.kind,
@@ -144,22 +148,31 @@ impl Membership {
             features: request.features,
             created: now(),
             creator: self.identity().id,
-            state: state_spec.tag,
+            state,
             placement: vec![Region {
                 guest_address: 0,
                 bytes: request.memory_bytes,
-                capacity: memory_spec.tag,
+                capacity: memory,
                 capacity_offset: 0,
             }],
         };
         self.write_guest(guest, &record);
         self.win_guest_name(guest, &request.name)?;
-        self.commit_capacity(memory, memory_spec.tag)?;
-        self.commit_capacity(state, state_spec.tag)?;
+        for (made, tag) in [(parts.memory, memory), (parts.state, state)] {
+            made.map_or(Ok(()), |made| self.commit_capacity(made, tag))?;
+        }
         if !self.pool().tables().guest_slots().commit(guest, self.slot()) {
             return Err(Error::GuestExists { name: request.name.clone() });
         }
-        Ok(GuestControl::new(self.pool().clone(), guest, id))
+        Ok(GuestControl::new(self.pool().clone(), guest, shape.guest))
+    }
+
+    /// Where every granule of a new guest is.
+    fn first_place(&self, home: MemoryHome) -> Place {
+        match home {
+            MemoryHome::Dram => Place::Local { host: self.slot(), epoch: Epoch(0) },
+            MemoryHome::Pool => Place::Pooled,
+        }
     }
 
     /// The racing page becomes all zeros (vacant, idle), the immutable page the record.
@@ -198,7 +211,7 @@ impl Membership {
         let reference = guest.reference();
         let parts = Parts {
             guest: reference,
-            memory: record.placement.first().and_then(|region| self.pool().capacity_by_tag(region.capacity)),
+            memory: self.pool().capacity_by_tag(record.memory()),
             state: self.pool().capacity_by_tag(record.state),
         };
         let mut journal = self.journal();
@@ -251,7 +264,7 @@ impl GuestControl {
     /// # Errors
     /// [`Error::GuestNotOurs`] when it has an owner already; [`Error::GuestGone`] when it was destroyed meanwhile.
     pub fn publish(&self, owner: HostSlot) -> Result<Ownership> {
-        let owned = Ownership::Owned { host: owner, epoch: crate::Epoch(1) };
+        let owned = Ownership::Owned { host: owner, epoch: Epoch(1) };
         if !self.ownership().transition(Ownership::Vacant, owned) {
             let ownership = self.ownership().load().unwrap_or(Ownership::Vacant);
             return Err(Error::GuestNotOurs { name: self.record()?.name, ownership });
@@ -264,12 +277,4 @@ impl GuestControl {
         self.ownership().transition(owned, Ownership::Vacant);
         Err(Error::GuestGone { id: self.id(), slot: GuestSlot(reference.slot) })
     }
-}
-
-/// Labels have 64 bytes; a name that fills them leaves no room for what it is.
-fn shortened(mut label: String) -> String {
-    while label.len() > crate::format::text::NAME_BYTES {
-        label.pop();
-    }
-    label
 }

@@ -9,6 +9,7 @@
 //! - [`Pool`]: create, open, look.
 //! - [`Membership`]: a host's right to change the pool.
 //! - [`GuestControl`], [`StateArea`]: what a worker needs of one guest.
+//! - [`PlacementMap`], [`PinTable`]: which part of a guest's memory is where, and which cannot move.
 
 mod arm;
 mod backing;
@@ -30,9 +31,12 @@ mod listing;
 mod liveness;
 mod mapping;
 mod membership;
+mod memory;
 #[doc(hidden)]
 pub mod owner_map;
 mod ownership;
+mod pins;
+mod placement;
 mod pool;
 mod recovery;
 mod sections;
@@ -60,13 +64,18 @@ pub use format::capacity::{Class, Extent};
 pub use format::guest::{GuestKind, Region};
 pub use format::header::Header;
 pub use format::host::HostKind;
+pub use format::pin::PinId;
+pub use format::placement::{BadPlacement, Place, Placed};
 pub use guests::GuestRequest;
 pub use ids::{BadUuid, CapacitySlot, GuestId, GuestSlot, HostId, PoolId, PoolOffset, Tag};
 pub use listing::{CapacityInfo, GuestInfo, HostInfo};
 pub use liveness::Liveness;
 pub use mapping::Access;
 pub use membership::{HostIdentity, Membership};
+pub use memory::MemoryHome;
 pub use ownership::{BadOwnership, Epoch, HostSlot, Ownership, OwnershipWord};
+pub use pins::{Pin, PinRequest, PinTable};
+pub use placement::{PlacementMap, PlacementSummary};
 pub use pool::{Pool, Usage};
 pub use recovery::Recovered;
 pub use sections::{AreaFull, DecodeError, Section, SectionWriter, Sections, decode, decode_any_epoch};

@@ -9,6 +9,7 @@ use crate::format::slot_word::SlotState;
 use crate::ids::{CapacitySlot, GuestId, GuestSlot, HostId, Tag};
 use crate::liveness::Liveness;
 use crate::ownership::{HostSlot, Ownership};
+use crate::placement::PlacementSummary;
 use crate::pool::Pool;
 use crate::sync::Ordering;
 use crate::tables::Seen;
@@ -78,6 +79,8 @@ pub struct GuestInfo {
     pub kind: GuestKind,
     /// Bytes of its memory.
     pub memory_bytes: u64,
+    /// The tag of its memory capacity, which exists while a part of the memory is in the pool.
+    pub memory: Tag,
     /// How many vCPUs it has.
     pub vcpus: u32,
     /// Bits whose meaning is the VMM's.
@@ -88,8 +91,12 @@ pub struct GuestInfo {
     pub ownership: Option<Ownership>,
     /// How far a target is with its preparations; `None` when the word is damaged.
     pub arm: Option<Arm>,
-    /// Where its memory lies.
+    /// Where its memory lies when it is in the pool.
     pub placement: Vec<Region>,
+    /// How much of its memory is where; `None` when that cannot be read.
+    pub places: Option<PlacementSummary>,
+    /// How many parts of its memory are pinned; `None` when that cannot be read.
+    pub pins: Option<usize>,
     /// The capacity of its state area.
     pub state: Option<Tag>,
     /// The host that is creating or destroying it at this moment.
@@ -199,8 +206,23 @@ impl Pool {
     /// All guests, those too that are being created or destroyed.
     #[must_use]
     pub fn guests(&self) -> Vec<GuestInfo> {
+        self.bare_guests().map(|info| self.with_state(info)).collect()
+    }
+
+    /// All guests, without what stands in their state areas.
+    pub(crate) fn bare_guests(&self) -> impl Iterator<Item = GuestInfo> {
         let slots = 0..u16::try_from(self.tables().layout().guests.count).unwrap_or(u16::MAX);
-        slots.filter_map(|slot| self.guest_info(GuestSlot(slot))).collect()
+        slots.filter_map(|slot| self.guest_info(GuestSlot(slot)))
+    }
+
+    /// Adds what stands in a guest's state area, if it can be read.
+    fn with_state(&self, mut info: GuestInfo) -> GuestInfo {
+        let record = self.tables().guest_record(info.slot.index()).ok().filter(|record| record.id == info.id);
+        if let Some(state) = record.and_then(|record| self.state_of(&record).ok()) {
+            info.places = Some(state.placement().summary());
+            info.pins = Some(state.pins().list().len());
+        }
+        info
     }
 
     fn guest_info(&self, slot: GuestSlot) -> Option<GuestInfo> {
@@ -212,12 +234,15 @@ impl Pool {
             name: String::new(),
             kind: GuestKind::Vm,
             memory_bytes: 0,
+            memory: Tag::from_bytes([0; 16]),
             vcpus: 0,
             features: 0,
             created: 0,
             ownership: Ownership::decode(word(crate::format::guest::OWNERSHIP)).ok(),
             arm: Arm::decode(word(crate::format::guest::ARM)).ok(),
             placement: Vec::new(),
+            places: None,
+            pins: None,
             state: None,
             changed_by: None,
             damage: None,
@@ -239,6 +264,7 @@ impl Pool {
                 if state.current() != Some(record.generation) {
                     info.damage = Some("its record belongs to an earlier use of the slot".to_owned());
                 }
+                info.memory = record.memory();
                 info.id = record.id;
                 info.name = record.name;
                 info.kind = record.kind;
@@ -266,8 +292,9 @@ impl Pool {
     #[must_use]
     pub fn find_guest(&self, name_or_uuid: &str) -> Option<GuestInfo> {
         let id = name_or_uuid.parse().ok();
-        let mut guests = self.guests().into_iter();
-        guests.find(|guest| guest.damage.is_none() && (guest.name == name_or_uuid || Some(guest.id) == id))
+        let wanted = |guest: &GuestInfo| guest.name == name_or_uuid || Some(guest.id) == id;
+        let found = self.bare_guests().find(|guest| guest.damage.is_none() && wanted(guest));
+        found.map(|info| self.with_state(info))
     }
 
     /// A capacity by its tag.

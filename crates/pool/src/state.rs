@@ -1,25 +1,31 @@
-//! A guest's state area: where a freeze writes and a thaw reads.
+//! A guest's state area: where a freeze writes and a thaw reads, and where it stands which part of the memory is where.
 //!
 //! ```text
-//! 0        header, 64 bytes: magic "nilstate", guest id 16, vcpus u32, zero, crc u32
+//! 0        header, 64 bytes: magic "nilstate", guest id 16, vcpus u32, zero u32, granules u64, zero, crc u32
+//! 4 KiB    pin table, 32 KiB
 //! 64 KiB   config area, 64 KiB
 //! 128 KiB  slot 0: machine area 64 KiB, then 32 KiB for each vCPU
 //! …        slot 1: the same
+//! …        placement map, 64 bytes and 8 for each granule of the memory
 //! ```
 //!
 //! A handoff at epoch *e* writes slot *e* & 1, so the other slot still holds the state with which the guest landed.
 
 use crate::capacity_mapping::CapacityMapping;
 use crate::error::{Error, Result};
-use crate::format::record_sum;
+use crate::format::guest::GuestRecord;
+use crate::format::placement::Place;
 use crate::format::slot_word::Reference;
+use crate::format::{GRANULE, record_sum};
 use crate::ids::{GuestId, Tag};
 use crate::ownership::Epoch;
+use crate::pins::{self, PinTable};
+use crate::placement::{PlacementMap, map_bytes};
 use crate::pool::Pool;
 use crate::sections::{AREA_HEADER, RawArea, SectionWriter};
 use crate::sync::{Ordering, fence};
 use std::sync::Arc;
-use zerocopy::little_endian::U32;
+use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 const MAGIC: [u8; 8] = *b"nilstate";
@@ -27,11 +33,13 @@ const MAGIC: [u8; 8] = *b"nilstate";
 pub const MACHINE_AREA: usize = 64 << 10;
 /// Bytes of each vCPU area.
 pub const VCPU_AREA: usize = 32 << 10;
+const PINS_AT: u64 = 4 << 10;
 const CONFIG_AT: u64 = 64 << 10;
 const SLOTS_AT: u64 = 128 << 10;
 /// State slots: one is being written while the other still holds the last landing.
 const SLOTS: u64 = 2;
 const HEADER_BYTES: usize = 64;
+const PAGE: u64 = 4 << 10;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -39,15 +47,57 @@ struct RawHeader {
     magic: [u8; 8],
     guest: [u8; 16],
     vcpus: U32,
-    zero: [u8; 32],
+    zero: [u8; 4],
+    granules: U64,
+    rest: [u8; 20],
     crc: U32,
 }
 
-const _: () = assert!(size_of::<RawHeader>() == HEADER_BYTES);
+const _: () = {
+    assert!(size_of::<RawHeader>() == HEADER_BYTES);
+    assert!(std::mem::offset_of!(RawHeader, vcpus) == 24);
+    assert!(std::mem::offset_of!(RawHeader, granules) == 32);
+    assert!(std::mem::offset_of!(RawHeader, crc) == 60);
+    assert!(PINS_AT + pins::TABLE_BYTES <= CONFIG_AT);
+    assert!(MACHINE_AREA.is_multiple_of(PAGE as usize) && VCPU_AREA.is_multiple_of(PAGE as usize));
+};
 
-/// Bytes that a guest with so many vCPUs needs for its state.
-pub(crate) fn state_bytes(vcpus: u32) -> u64 {
-    SLOTS_AT + SLOTS * slot_bytes(vcpus)
+/// For what guest a state area is: it decides where everything lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Shape {
+    pub(crate) guest: GuestId,
+    pub(crate) vcpus: u32,
+    /// Granules of the guest's memory.
+    pub(crate) granules: u64,
+}
+
+impl Shape {
+    pub(crate) fn of(record: &GuestRecord) -> Self {
+        Self { guest: record.id, vcpus: record.vcpus, granules: record.memory_bytes / GRANULE }
+    }
+
+    /// Bytes that the state area takes. It cannot overflow: 2⁶⁴ bytes of memory have a map of 64 TiB.
+    pub(crate) fn bytes(self) -> u64 {
+        (self.map_at() + map_bytes(self.granules)).next_multiple_of(PAGE)
+    }
+
+    fn map_at(self) -> u64 {
+        SLOTS_AT + SLOTS * slot_bytes(self.vcpus)
+    }
+
+    fn header(self) -> [u8; HEADER_BYTES] {
+        let mut raw = RawHeader {
+            magic: MAGIC,
+            guest: self.guest.to_bytes(),
+            vcpus: self.vcpus.into(),
+            zero: [0; 4],
+            granules: self.granules.into(),
+            rest: [0; 20],
+            crc: 0.into(),
+        };
+        raw.crc = record_sum(raw.as_bytes()).into();
+        zerocopy::transmute!(raw)
+    }
 }
 
 fn slot_bytes(vcpus: u32) -> u64 {
@@ -58,33 +108,51 @@ fn slot_bytes(vcpus: u32) -> u64 {
 #[derive(Clone, Debug)]
 pub struct StateArea {
     mapping: Arc<CapacityMapping>,
-    vcpus: u32,
+    shape: Shape,
+    placement: PlacementMap,
 }
 
 impl StateArea {
-    /// Writes the header of a new guest's state area, whose capacity is still being made.
-    pub(crate) fn format(pool: &Pool, capacity: Reference, guest: GuestId, vcpus: u32) -> Result<()> {
-        let mapping = pool.map_reference(capacity, Tag::from_bytes([0; 16]))?;
-        mapping.mapping().write(0, &encode_header(guest, vcpus));
+    /// Writes header and placement map of a new guest's state area, whose capacity `tag` is still being made. All of the
+    /// guest's memory is in one `place`.
+    pub(crate) fn format(pool: &Pool, capacity: Reference, tag: Tag, shape: Shape, place: Place) -> Result<()> {
+        let mapping = pool.map_reference(capacity, tag)?;
+        PlacementMap::format(mapping.mapping(), shape.map_at(), shape.granules, place);
+        mapping.mapping().write(0, &shape.header());
         Ok(())
     }
 
     /// Checks that a mapped capacity is the state area of this guest.
-    pub(crate) fn open(mapping: CapacityMapping, guest: GuestId, vcpus: u32) -> Result<Self> {
-        let bad = |what| Error::BadStateArea { id: guest, what };
-        if (mapping.len() as u64) < state_bytes(vcpus) {
-            return Err(bad("its capacity is too small for the guest's vCPUs"));
+    pub(crate) fn open(mapping: CapacityMapping, shape: Shape) -> Result<Self> {
+        let bad = |what| Error::BadStateArea { id: shape.guest, what };
+        if (mapping.len() as u64) < shape.bytes() {
+            return Err(bad("its capacity is too small for the guest's vCPUs and memory"));
         }
-        if mapping.mapping().read::<HEADER_BYTES>(0) != encode_header(guest, vcpus) {
+        if mapping.mapping().read::<HEADER_BYTES>(0) != shape.header() {
             return Err(bad("its header is not the one of this guest"));
         }
-        Ok(Self { mapping: Arc::new(mapping), vcpus })
+        let mapping = Arc::new(mapping);
+        let placement = PlacementMap::open(Arc::clone(&mapping), shape.map_at(), shape.granules)
+            .ok_or_else(|| bad("its placement map is not the one of this guest's memory"))?;
+        Ok(Self { mapping, shape, placement })
+    }
+
+    /// Which granule of the guest's memory is where.
+    #[must_use]
+    pub fn placement(&self) -> PlacementMap {
+        self.placement.clone()
+    }
+
+    /// Which parts of the guest's memory cannot move now.
+    #[must_use]
+    pub fn pins(&self) -> PinTable {
+        PinTable::new(Arc::clone(&self.mapping), PINS_AT, self.shape.granules)
     }
 
     /// How many vCPUs it has room for.
     #[must_use]
     pub fn vcpus(&self) -> u32 {
-        self.vcpus
+        self.shape.vcpus
     }
 
     /// Brings in every page, so that nobody faults on one while a guest stands still.
@@ -116,13 +184,13 @@ impl StateArea {
     /// When `slot` is neither 0 nor 1, or there is no such vCPU.
     #[must_use]
     pub fn vcpu(&self, slot: usize, index: usize) -> Area {
-        assert!(index < self.vcpus as usize, "vCPU {index} of {}", self.vcpus);
+        assert!(index < self.shape.vcpus as usize, "vCPU {index} of {}", self.shape.vcpus);
         self.area(self.slot_at(slot) + (MACHINE_AREA + index * VCPU_AREA) as u64, VCPU_AREA)
     }
 
     fn slot_at(&self, slot: usize) -> u64 {
         assert!((slot as u64) < SLOTS, "state slot {slot}");
-        SLOTS_AT + slot as u64 * slot_bytes(self.vcpus)
+        SLOTS_AT + slot as u64 * slot_bytes(self.shape.vcpus)
     }
 
     fn area(&self, offset: u64, length: usize) -> Area {
@@ -130,13 +198,6 @@ impl StateArea {
         let start = self.mapping.mapping().at(offset, length, 8);
         Area { start, length, mapping: Arc::clone(&self.mapping) }
     }
-}
-
-fn encode_header(guest: GuestId, vcpus: u32) -> [u8; HEADER_BYTES] {
-    let mut raw =
-        RawHeader { magic: MAGIC, guest: guest.to_bytes(), vcpus: vcpus.into(), zero: [0; 32], crc: 0.into() };
-    raw.crc = record_sum(raw.as_bytes()).into();
-    zerocopy::transmute!(raw)
 }
 
 /// One area: a place for sections. It keeps its mapping alive.

@@ -5,7 +5,7 @@ use nil_pool::format::header::{BadHeader, Header};
 use nil_pool::format::layout::{HEADER_B, Layout};
 use nil_pool::{
     Access, CapacityRequest, CheckReport, Class, CreateOptions, Error, GRANULE, GuestKind, GuestRequest, HostId,
-    HostIdentity, HostKind, Pool, Severity, Tag,
+    HostIdentity, HostKind, MemoryHome, Pool, Severity, Tag,
 };
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -33,7 +33,14 @@ fn furnished(path: &Path) -> Layout {
     let request =
         CapacityRequest { tag, class: Class::Shared, bytes: 4 << 20, access: Vec::new(), label: "x".to_owned() };
     host.add_capacity(&request).expect("capacity");
-    let vm = GuestRequest { name: "g".to_owned(), kind: GuestKind::Vm, memory_bytes: 4 << 20, vcpus: 1, features: 0 };
+    let vm = GuestRequest {
+        name: "g".to_owned(),
+        kind: GuestKind::Vm,
+        memory_bytes: 4 << 20,
+        home: MemoryHome::Pool,
+        vcpus: 1,
+        features: 0,
+    };
     host.create_guest(&vm).expect("a guest").publish(host.slot()).expect("published");
     pool.header().layout
 }

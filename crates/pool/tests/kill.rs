@@ -3,7 +3,7 @@
 
 use nil_pool::{
     Access, CapacityRequest, Class, CreateOptions, GRANULE, GuestKind, GuestRequest, HostId, HostIdentity, HostKind,
-    Liveness, Membership, Pool, Tag,
+    Liveness, Membership, MemoryHome, Pool, Tag,
 };
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -65,8 +65,14 @@ fn change(member: &Membership, dice: &mut Dice) {
         6 => {
             let name = format!("guest-{}", dice.throw(4));
             let memory_bytes = GRANULE * (1 + dice.throw(3));
-            let _ =
-                member.create_guest(&GuestRequest { name, kind: GuestKind::Vm, memory_bytes, vcpus: 1, features: 0 });
+            let _ = member.create_guest(&GuestRequest {
+                name,
+                kind: GuestKind::Vm,
+                memory_bytes,
+                home: MemoryHome::Pool,
+                vcpus: 1,
+                features: 0,
+            });
         }
         _ => {
             let Some(info) = pool.find_guest(&format!("guest-{}", dice.throw(4))) else { return };

@@ -3,7 +3,7 @@
 
 use nil_pool::{
     Access, Area, CapacityRequest, Class, CreateOptions, Epoch, Error, GRANULE, GuestControl, GuestKind, GuestRequest,
-    HostId, HostIdentity, HostKind, Membership, Ownership, Pool, Side, Stamp, Tag, decode,
+    HostId, HostIdentity, HostKind, Membership, MemoryHome, Ownership, Pool, Side, Stamp, Tag, decode,
 };
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -29,7 +29,14 @@ fn private(bytes: u64) -> CapacityRequest {
 }
 
 fn vm(name: &str) -> GuestRequest {
-    GuestRequest { name: name.to_owned(), kind: GuestKind::Vm, memory_bytes: 8 << 20, vcpus: 2, features: 5 }
+    GuestRequest {
+        name: name.to_owned(),
+        kind: GuestKind::Vm,
+        memory_bytes: 8 << 20,
+        home: MemoryHome::Pool,
+        vcpus: 2,
+        features: 5,
+    }
 }
 
 fn create(host: &Membership, name: &str) -> GuestControl {

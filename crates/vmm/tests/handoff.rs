@@ -2,7 +2,8 @@
 
 use nil_migrate::WaitStyle;
 use nil_pool::{
-    CreateOptions, Epoch, GuestControl, GuestKind, GuestRequest, HostId, HostIdentity, HostKind, Membership, Pool,
+    CreateOptions, Epoch, GuestControl, GuestKind, GuestRequest, HostId, HostIdentity, HostKind, Membership,
+    MemoryHome, Pool,
 };
 use nil_vmm::{BootRequest, Deadlines, HandoffOutcome, Vm, VmEvent};
 use std::time::Duration;
@@ -33,8 +34,14 @@ impl Rack {
     }
 
     fn boot(&self, image: &[u8], irqchip: bool) -> (GuestControl, Vm) {
-        let request =
-            GuestRequest { name: "counter".into(), kind: GuestKind::Vm, memory_bytes: 8 << 20, vcpus: 1, features: 0 };
+        let request = GuestRequest {
+            name: "counter".into(),
+            kind: GuestKind::Vm,
+            memory_bytes: 8 << 20,
+            home: MemoryHome::Pool,
+            vcpus: 1,
+            features: 0,
+        };
         let control = self.hosts[0].create_guest(&request).expect("room for a guest");
         let boot = BootRequest { image: image.to_vec(), command_line: String::new(), irqchip };
         let vm = Vm::boot(&control, self.hosts[0].slot(), &boot).expect("a machine");

@@ -7,7 +7,7 @@ use crate::message::{Phase, RunVm, WorkerRequest};
 use crate::name::GuestName;
 use crate::process::ProcessId;
 use crate::report::{GuestReport, known};
-use nil_pool::{GRANULE, GuestControl, GuestKind, GuestRequest, HostSlot, Membership, Ownership};
+use nil_pool::{GRANULE, GuestControl, GuestKind, GuestRequest, HostSlot, Membership, MemoryHome, Ownership};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ impl Host {
             name: order.name.to_string(),
             kind: GuestKind::Vm,
             memory_bytes: order.memory_bytes,
+            home: MemoryHome::Pool,
             vcpus: order.vcpus,
             features: 0,
         })?;

@@ -5,7 +5,7 @@
 use nil_migrate::{Freeze, Landing, Outcome, Part, Seat, Source, Target, Ticket, WaitStyle};
 use nil_pool::{
     Access, CreateOptions, Epoch, GuestControl, GuestKind, GuestRequest, HostId, HostIdentity, HostKind, HostSlot,
-    Membership, Ownership, Pool, SectionWriter, Sections, StateArea,
+    Membership, MemoryHome, Ownership, Pool, SectionWriter, Sections, StateArea,
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -152,6 +152,7 @@ impl Lab {
             name: "guest".to_owned(),
             kind: GuestKind::Vm,
             memory_bytes: 2 << 20,
+            home: MemoryHome::Pool,
             vcpus: u32::try_from(vcpus).expect("few vCPUs"),
             features: 0,
         };

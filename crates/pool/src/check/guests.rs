@@ -2,7 +2,6 @@
 
 use super::{Checker, Wrong};
 use crate::arm::Arm;
-use crate::control::GuestControl;
 use crate::format::guest::{ARM, GuestRecord, OWNERSHIP};
 use crate::format::slot_word::{Reference, SlotState};
 use crate::ids::{GuestSlot, Tag};
@@ -122,8 +121,7 @@ impl Checker<'_> {
             self.check_capacity_of(reference, place, region.capacity, end, "memory");
         }
         if self.check_capacity_of(reference, place, record.state, 1, "state") {
-            let control = GuestControl::new(self.pool.clone(), reference, record.id);
-            if let Err(reason) = control.check_state(record) {
+            if let Err(reason) = self.pool.state_of(record) {
                 self.report(Wrong::error(place, reason.to_string(), LOST));
             }
         }

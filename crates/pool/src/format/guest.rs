@@ -17,7 +17,7 @@
 //! ```
 
 use super::text::{self, NAME_BYTES};
-use super::{BadRecord, record_sum};
+use super::{BadRecord, GRANULE, record_sum};
 use crate::ids::{GuestId, HostId, Tag};
 use serde::{Deserialize, Serialize};
 use zerocopy::little_endian::{U32, U64};
@@ -163,6 +163,21 @@ impl GuestRecord {
         zerocopy::transmute!(raw)
     }
 
+    /// The capacity that holds its memory, or whatever part of it is in the pool.
+    ///
+    /// # Panics
+    /// Never for a decoded record: it has a region.
+    #[must_use]
+    pub fn memory(&self) -> Tag {
+        self.placement.first().expect("a guest has memory").capacity
+    }
+
+    /// Bytes that its memory capacity has: up to the end of the last region that lies in it.
+    #[must_use]
+    pub fn memory_extent(&self) -> u64 {
+        self.placement.iter().map(|region| region.capacity_offset.saturating_add(region.bytes)).max().unwrap_or(0)
+    }
+
     /// Validates a private copy. Whether its capacities exist is for the pool to say.
     ///
     /// # Errors
@@ -197,12 +212,16 @@ impl GuestRecord {
         Ok(record)
     }
 
-    /// Regions ascend without overlap, nothing overflows, and together they are the guest's memory.
+    /// Regions ascend without overlap, are whole granules of one capacity, nothing overflows, and together they are the
+    /// guest's memory.
     fn check_placement(&self) -> Result<(), BadRecord> {
         let bad = BadRecord::Field("placement");
         let (mut next, mut sum) = (0u64, 0u64);
         for region in &self.placement {
-            if region.guest_address < next || region.bytes == 0 {
+            if region.guest_address < next || region.bytes == 0 || region.capacity != self.memory() {
+                return Err(bad);
+            }
+            if !region.bytes.is_multiple_of(GRANULE) || !region.capacity_offset.is_multiple_of(GRANULE) {
                 return Err(bad);
             }
             region.capacity_offset.checked_add(region.bytes).ok_or(bad)?;

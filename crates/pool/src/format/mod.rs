@@ -9,6 +9,8 @@ pub mod header;
 pub mod host;
 pub mod journal;
 pub mod layout;
+pub mod pin;
+pub mod placement;
 pub mod slot_word;
 pub mod text;
 

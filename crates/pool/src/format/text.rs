@@ -1,4 +1,4 @@
-//! Names in records: 64 bytes of UTF-8, padded with zeros.
+//! Names and other texts in records: UTF-8 in a field of fixed length, padded with zeros.
 
 use super::BadRecord;
 
@@ -22,13 +22,7 @@ pub struct BadText {
 /// # Errors
 /// [`BadText`] with the rule that it breaks.
 pub fn encode_label(what: &'static str, text: &str) -> Result<[u8; NAME_BYTES], BadText> {
-    let bad = |why| BadText { what, text: text.to_owned(), why };
-    if text.chars().any(char::is_control) {
-        return Err(bad("it contains control characters"));
-    }
-    let mut bytes = [0; NAME_BYTES];
-    bytes.get_mut(..text.len()).ok_or_else(|| bad("it is longer than 64 bytes"))?.copy_from_slice(text.as_bytes());
-    Ok(bytes)
+    encode(what, text, "it is longer than 64 bytes")
 }
 
 /// Encodes a name: a label that is not empty and holds no `/` and no spaces at its ends, because names become file names.
@@ -46,12 +40,46 @@ pub fn encode_name(what: &'static str, text: &str) -> Result<[u8; NAME_BYTES], B
     }
 }
 
-/// Decodes either.
+/// Encodes a text that a zero ends, so that it has at most `N - 1` bytes; it may be empty. `too_long` is what is said of
+/// a longer one.
+///
+/// # Errors
+/// [`BadText`] with the rule that it breaks.
+pub fn encode_ended<const N: usize>(
+    what: &'static str,
+    text: &str,
+    too_long: &'static str,
+) -> Result<[u8; N], BadText> {
+    if text.len() >= N {
+        return Err(BadText { what, text: text.to_owned(), why: too_long });
+    }
+    encode(what, text, too_long)
+}
+
+fn encode<const N: usize>(what: &'static str, text: &str, too_long: &'static str) -> Result<[u8; N], BadText> {
+    let bad = |why| BadText { what, text: text.to_owned(), why };
+    if text.chars().any(char::is_control) {
+        return Err(bad("it contains control characters"));
+    }
+    let mut bytes = [0; N];
+    bytes.get_mut(..text.len()).ok_or_else(|| bad(too_long))?.copy_from_slice(text.as_bytes());
+    Ok(bytes)
+}
+
+/// Decodes a text that a zero ends.
+///
+/// # Errors
+/// As [`decode`], and when there is no zero.
+pub fn decode_ended<const N: usize>(field: &'static str, bytes: &[u8; N]) -> Result<String, BadRecord> {
+    decode(field, bytes).and_then(|text| if text.len() < N { Ok(text) } else { Err(BadRecord::Field(field)) })
+}
+
+/// Decodes a name or a label.
 ///
 /// # Errors
 /// [`BadRecord::Field`] when the bytes are not UTF-8 padded with zeros, or hold control characters.
-pub fn decode(field: &'static str, bytes: &[u8; NAME_BYTES]) -> Result<String, BadRecord> {
-    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(NAME_BYTES);
+pub fn decode<const N: usize>(field: &'static str, bytes: &[u8; N]) -> Result<String, BadRecord> {
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(N);
     let (text, padding) = bytes.split_at(end);
     let text = std::str::from_utf8(text).map_err(|_| BadRecord::Field(field))?;
     if padding.iter().any(|&byte| byte != 0) || text.chars().any(char::is_control) {

@@ -1,0 +1,173 @@
+//! The capacity of a guest's memory: made when the guest begins to leave its host's DRAM, released when it has come back.
+//!
+//! The guest's record keeps the tag for life; the capacity with that tag comes and goes.
+//!
+//! ```text
+//!            place_memory                              unplace_memory, every granule local
+//! absent ───────────────────▶ Live, used by the guest ───────────────────▶ absent
+//!
+//! place     as adding any capacity, with the guest as its user
+//! unplace   journal · Live→Unmaking · a granule not local? put back · user word → 0 · give back granules and tag · free
+//!           slot · journal idle
+//! ```
+//!
+//! A host that dies while it places leaves nothing or all of it. One that dies while it unplaces leaves all of it as long
+//! as the user word names the guest, and nothing afterwards: that word decides in recovery, as in every release.
+
+use crate::capacities::{Spec, granules};
+use crate::control::GuestControl;
+use crate::error::{Error, Result};
+use crate::format::capacity::Class;
+use crate::format::guest::GuestRecord;
+use crate::format::journal::Intent;
+use crate::format::placement::Place;
+use crate::format::slot_word::{Reference, SlotState};
+use crate::format::text::NAME_BYTES;
+use crate::ids::{GuestSlot, Tag};
+use crate::mapping::exchange;
+use crate::membership::Membership;
+use crate::ownership::Ownership;
+use crate::recovery::Actor;
+use crate::sync::{Ordering, fence};
+
+/// Where a guest's memory is when the guest is created.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum MemoryHome {
+    /// In the DRAM of the host that runs it. There is no memory capacity until [`Membership::place_memory`].
+    Dram,
+    /// In the pool.
+    Pool,
+}
+
+/// What a new capacity of a guest is to be.
+pub(crate) fn guest_spec(what: &str, name: &str, tag: Tag, granules: u32, guest: Reference) -> Spec {
+    let label = shortened(format!("{what} of {name}"));
+    Spec { tag, class: Class::Shared, granules, access: Vec::new(), label, user: Some(guest) }
+}
+
+/// Labels have 64 bytes; a name that fills them leaves no room for what it is.
+fn shortened(mut label: String) -> String {
+    while label.len() > NAME_BYTES {
+        label.pop();
+    }
+    label
+}
+
+impl Membership {
+    /// Makes the capacity of a guest's memory, all zeros; nothing if it is there already. For the guest's owner, or its
+    /// creator before it is published.
+    ///
+    /// # Errors
+    /// [`Error::GuestNotOurs`], [`Error::GuestGone`], [`Error::NoRoom`] and what else keeps a capacity from being added;
+    /// then nothing is left of it.
+    pub fn place_memory(&self, guest: &GuestControl) -> Result<()> {
+        self.require_unfenced()?;
+        let record = guest.record()?;
+        self.require_ours(guest, &record)?;
+        let bytes = record.memory_extent();
+        let granules = granules(bytes).ok_or(Error::GuestMemory { bytes })?;
+        let tag = record.memory();
+        let mut journal = self.journal();
+        if guest.is_placed() {
+            return Ok(());
+        }
+        let spec = guest_spec("memory", &record.name, tag, granules, guest.reference());
+        let made = self.make_capacity(&spec, |made| journal.write(self.pool(), Intent::AddCapacity(made)));
+        let placed = made.and_then(|made| {
+            self.commit_capacity(made, tag)?;
+            self.keep_for(guest, made)
+        });
+        journal.write(self.pool(), Intent::Idle);
+        placed
+    }
+
+    /// A guest that was destroyed meanwhile, after a handoff that nobody waited for, has not released the new capacity.
+    fn keep_for(&self, guest: &GuestControl, made: Reference) -> Result<()> {
+        fence(Ordering::SeqCst);
+        let reference = guest.reference();
+        let state = self.pool().tables().guest_slots().load(reference.slot.into());
+        if state == Ok(SlotState::Live { generation: reference.generation }) {
+            return Ok(());
+        }
+        if self.pool().tables().capacity_slots().begin_unmaking(made, self.slot()) {
+            Actor::new(self.pool(), self.slot()).finish_release(made);
+        }
+        Err(Error::GuestGone { id: guest.id(), slot: GuestSlot(reference.slot) })
+    }
+
+    /// Releases the capacity of a guest's memory; nothing if there is none. For the guest's owner, or its creator before
+    /// it is published.
+    ///
+    /// # Errors
+    /// [`Error::MemoryInPool`] with the first granule that is not local, [`Error::GuestNotOurs`], [`Error::GuestGone`],
+    /// [`Error::BadPlacement`], [`Error::CapacityBusy`]; then the capacity is as it was.
+    pub fn unplace_memory(&self, guest: &GuestControl) -> Result<()> {
+        self.require_unfenced()?;
+        let record = guest.record()?;
+        self.require_ours(guest, &record)?;
+        let tag = record.memory();
+        let mut journal = self.journal();
+        let Some(capacity) = self.pool().tables().with_tag(tag).next() else { return Ok(()) };
+        if let Some(user) = self.pool().tables().user_of(capacity.slot.into()).filter(|user| *user != guest.reference())
+        {
+            return Err(Error::CapacityInUse { tag, guest: self.pool().guest_name(user) });
+        }
+        require_all_local(guest, &record)?;
+        journal.write(self.pool(), Intent::ReleaseCapacity(capacity));
+        let unplaced = self.unplace_noted(guest, capacity, &record);
+        journal.write(self.pool(), Intent::Idle);
+        unplaced
+    }
+
+    fn unplace_noted(&self, guest: &GuestControl, capacity: Reference, record: &GuestRecord) -> Result<()> {
+        let tables = self.pool().tables();
+        let slots = tables.capacity_slots();
+        if !slots.begin_unmaking(capacity, self.slot()) {
+            return Err(self.not_released(capacity, record.memory()));
+        }
+        // From here on nobody maps it; somebody may have begun to move memory there just before.
+        if let Err(needed) = require_all_local(guest, record) {
+            slots.put_back(capacity, self.slot());
+            return Err(needed);
+        }
+        let _ = exchange(tables.capacity_user(capacity.slot.into()), guest.reference().encode(), 0);
+        Actor::new(self.pool(), self.slot()).finish_release(capacity);
+        Ok(())
+    }
+
+    fn not_released(&self, capacity: Reference, tag: Tag) -> Error {
+        match self.pool().tables().capacity_slots().load(capacity.slot.into()) {
+            Ok(SlotState::Making { host, generation } | SlotState::Unmaking { host, generation })
+                if generation == capacity.generation =>
+            {
+                Error::CapacityBusy { tag, host }
+            }
+            Ok(_) | Err(_) => Error::NoCapacity { tag },
+        }
+    }
+
+    /// This host owns the guest, or has created it and not published it yet.
+    fn require_ours(&self, guest: &GuestControl, record: &GuestRecord) -> Result<()> {
+        let what = || format!("ownership of guest '{}'", record.name);
+        let ownership = guest.ownership().load().map_err(|bad| Error::DamagedWord { what: what(), word: bad.0 })?;
+        let ours = match ownership {
+            Ownership::Owned { host, .. } => host == self.slot(),
+            Ownership::Vacant => record.creator == self.identity().id,
+            Ownership::Offered { .. } | Ownership::Frozen { .. } | Ownership::Lost { .. } => false,
+        };
+        if ours { Ok(()) } else { Err(Error::GuestNotOurs { name: record.name.clone(), ownership }) }
+    }
+}
+
+fn require_all_local(guest: &GuestControl, record: &GuestRecord) -> Result<()> {
+    let map = guest.map_state()?.placement();
+    for granule in 0..map.granules() {
+        match map.get(granule)?.place {
+            Place::Local { .. } => {}
+            place @ (Place::Mixed { .. } | Place::Pooled) => {
+                return Err(Error::MemoryInPool { guest: record.name.clone(), granule, place });
+            }
+        }
+    }
+    Ok(())
+}
