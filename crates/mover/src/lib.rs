@@ -13,8 +13,10 @@ mod order;
 mod plan;
 mod report;
 mod shares;
+mod undeclared;
 pub mod topology;
 
 pub use plan::{Budget, Direction, MoveControl, MovePlan, MoveRange, Pace};
 pub use report::{ChunkSizes, MoveOutcome, MoveProgress, MoveReport, Stall, StallFigures, StallReason, UndeclaredPin};
 pub use shares::fair_shares;
+pub use undeclared::{LockedMemory, PinWatch, Undeclared, Undetectable, undeclared_pins};

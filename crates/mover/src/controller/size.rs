@@ -23,7 +23,7 @@ const FIRST: u64 = 256 << 10;
 /// How many chunks are remembered.
 const WINDOW: usize = 16;
 /// How many windows a step up waits for at most, after it has failed again and again.
-const MOST_PATIENCE: u32 = 64;
+const MOST_PATIENCE: usize = 64;
 
 /// The size of the chunks of one move.
 #[derive(Debug)]
@@ -35,9 +35,9 @@ pub(super) struct ChunkSize {
     /// Protected times of the latest chunks of this size.
     window: [Duration; WINDOW],
     /// Chunks of this size so far.
-    seen: u32,
+    seen: usize,
     /// How many windows a step up waits for.
-    patience: u32,
+    patience: usize,
     /// Whether the last step was one up.
     stepped_up: bool,
 }
@@ -73,7 +73,7 @@ impl ChunkSize {
         if bytes < self.bytes && protected <= limit {
             return;
         }
-        self.window[self.seen as usize % WINDOW] = protected;
+        self.window[self.seen % WINDOW] = protected;
         self.seen = self.seen.saturating_add(1);
         let high = self.second_longest();
         if high > limit && self.bytes > SMALLEST {
@@ -85,7 +85,7 @@ impl ChunkSize {
     }
 
     fn step_down(&mut self) {
-        let soon = self.seen < 4 * WINDOW as u32;
+        let soon = self.seen < 4 * WINDOW;
         self.patience = if self.stepped_up && soon { (self.patience * 2).min(MOST_PATIENCE) } else { 1 };
         self.step_to(self.bytes / 2);
         self.stepped_up = false;
@@ -98,7 +98,7 @@ impl ChunkSize {
     }
 
     fn is_patient_enough(&self) -> bool {
-        self.seen >= WINDOW as u32 * self.patience
+        self.seen >= WINDOW * self.patience
     }
 
     fn second_longest(&self) -> Duration {
