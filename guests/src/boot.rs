@@ -143,8 +143,8 @@ fn describe(control: &ControlBlock, program: Program, guest: &Guest) {
     let bytes = guest.ranges.iter().map(|range| range.1).sum::<u64>();
     let workset = match (options.mode, options.workset) {
         (Mode::Idle, _) => 0,
-        (Mode::Hot, 0) => bytes,
-        (Mode::Hot, workset) => workset.min(bytes),
+        (Mode::Hot | Mode::Stores, 0) => bytes,
+        (Mode::Hot | Mode::Stores, workset) => workset.min(bytes),
     };
     control.mode.store(options.mode as u32, Ordering::Relaxed);
     let avx = if features.avx { FEATURE_AVX } else { 0 };

@@ -4,20 +4,26 @@
 //! share of a vCPU   [ page 0 … hot … | … cold ]         cold pages keep generation 1 from the fill
 //! hot pages         [ g | g | g | g-1 | g-1 … ]         before the cursor: this pass; behind it: the pass before
 //! slice             verify a quarter of the page at the cursor ×4, rewrite a quarter ×4, move the cursor
+//! slice of stores   check the generation of the page at the cursor, store the next one, move the cursor; ×4
 //! ```
+//!
+//! A guest that only stores rewrites the one word that holds the generation; the rest of the page stays as it was filled.
 //!
 //! What must stand in a page follows from the cursor and the generation, which the vCPU keeps elsewhere. So a page that
 //! holds a perfectly good older version of itself is found out too.
 
+use crate::boot::Guest;
 use crate::gaps::GapRecorder;
 use core::sync::atomic::Ordering;
 use nil_guest_abi::page::{
     ADDRESS_WORD, CHECKSUM_WORD, Checksum, GENERATION_WORD, PAGE_BYTES, PAGE_WORDS, PAYLOAD, Pattern,
 };
-use nil_guest_abi::{ErrorKind, VcpuBlock};
+use nil_guest_abi::{ErrorKind, Mode, VcpuBlock};
 
 /// Words in a slice.
 const QUARTER: usize = PAGE_WORDS / 4;
+/// Pages in a slice of stores.
+const STORES: usize = 4;
 /// The generation that the fill writes.
 const FIRST: u64 = 1;
 
@@ -30,7 +36,17 @@ pub struct Pages {
     hot: u64,
     cursor: u64,
     generation: u64,
+    mode: Mode,
     step: Step,
+}
+
+/// Which generations a page must hold.
+#[derive(Clone, Copy)]
+struct Expected {
+    /// In the word that says it.
+    word: u64,
+    /// In everything else.
+    rest: u64,
 }
 
 /// What the next slice does with the page at the cursor.
@@ -40,17 +56,18 @@ enum Step {
 }
 
 impl Pages {
-    /// The share of vCPU `index` of `vcpus`: an equal part of all pages, and of the `workset` bytes that are hot.
+    /// The share of a guest's vCPU: an equal part of all pages, and of the `workset` bytes that are hot.
     #[must_use]
-    pub fn new(vcpu: &'static VcpuBlock, ranges: [(u64, u64); 2], workset: u64, index: usize, vcpus: usize) -> Self {
+    pub fn new(vcpu: &'static VcpuBlock, guest: &Guest, workset: u64) -> Self {
+        let ranges = guest.ranges;
         let pages = ranges.iter().map(|range| range.1 / PAGE_BYTES).sum::<u64>();
-        let (index, vcpus) = (index as u64, vcpus as u64);
+        let (index, vcpus) = (guest.index as u64, guest.vcpus as u64);
         let first = pages * index / vcpus;
         let count = pages * (index + 1) / vcpus - first;
         let hot = workset.div_ceil(PAGE_BYTES).div_ceil(vcpus).min(count);
         vcpu.pages.store(count, Ordering::Relaxed);
-        let begin = Step::Verify(Verifier::new());
-        Self { vcpu, ranges, first, count, hot, cursor: 0, generation: FIRST, step: begin }
+        let (mode, step) = (guest.options.mode, Step::Verify(Verifier::new()));
+        Self { vcpu, ranges, first, count, hot, cursor: 0, generation: FIRST, mode, step }
     }
 
     /// Writes the first generation of every page.
@@ -68,14 +85,34 @@ impl Pages {
 
     /// One slice of the pass over the hot pages.
     pub fn slice(&mut self) {
-        if self.hot == 0 {
-            return;
+        match (self.hot, self.mode) {
+            (0, _) => {}
+            (_, Mode::Stores) => (0..STORES).for_each(|_| self.store()),
+            (_, Mode::Hot | Mode::Idle) => self.rewrite(),
         }
+    }
+
+    /// Checks that the last store into the page at the cursor is there, and makes the next one.
+    fn store(&mut self) {
+        let address = address_of(&self.ranges, self.first + self.cursor);
+        let word = (address as *mut u64).wrapping_add(GENERATION_WORD);
+        // SAFETY: as in `write_quarter`.
+        let found = unsafe { word.read_volatile() };
+        if found != self.generation - 1 {
+            self.vcpu.record_error(ErrorKind::PageStale, address, self.generation - 1, found);
+        }
+        // SAFETY: as above.
+        unsafe { word.write_volatile(self.generation) };
+        self.advance();
+    }
+
+    /// One slice of verifying and rewriting the page at the cursor.
+    fn rewrite(&mut self) {
         let (page, previous) = (self.cursor, self.generation - 1);
         match &mut self.step {
             Step::Verify(verifier) => {
                 let address = address_of(&self.ranges, self.first + page);
-                if verifier.quarter(self.vcpu, address, previous) {
+                if verifier.quarter(self.vcpu, address, Expected { word: previous, rest: previous }) {
                     self.step = Step::Write { quarter: 0 };
                 }
             }
@@ -97,10 +134,10 @@ impl Pages {
             gaps.tick();
         }
         for page in 0..self.count {
-            let generation = self.generation_of(page);
+            let expected = self.expected_in(page);
             let address = address_of(&self.ranges, self.first + page);
             let mut verifier = Verifier::new();
-            while !verifier.quarter(self.vcpu, address, generation) {
+            while !verifier.quarter(self.vcpu, address, expected) {
                 gaps.tick();
             }
             gaps.tick();
@@ -109,13 +146,14 @@ impl Pages {
         self.vcpu.verified_generation.store(complete, Ordering::Release);
     }
 
-    /// The generation that was last written to a page.
-    fn generation_of(&self, page: u64) -> u64 {
-        match (page < self.hot, page < self.cursor) {
+    /// What was last written to a page.
+    fn expected_in(&self, page: u64) -> Expected {
+        let word = match (page < self.hot, page < self.cursor) {
             (false, _) => FIRST,
             (true, true) => self.generation,
             (true, false) => self.generation - 1,
-        }
+        };
+        Expected { word, rest: if self.mode == Mode::Stores { FIRST } else { word } }
     }
 
     fn write_quarter(&self, page: u64, generation: u64, quarter: usize) {
@@ -172,24 +210,24 @@ impl Verifier {
     }
 
     /// Verifies the next quarter; whether the page is done, sound or not.
-    fn quarter(&mut self, vcpu: &VcpuBlock, address: u64, generation: u64) -> bool {
+    fn quarter(&mut self, vcpu: &VcpuBlock, address: u64, expected: Expected) -> bool {
         let words = address as *const u64;
         // SAFETY: as in `write_quarter`. Volatile: what stands there may be anything, and that is the question.
         let word = |index: usize| unsafe { words.add(index).read_volatile() };
         if self.next == 0 {
             let (found_address, found_generation) = (word(ADDRESS_WORD), word(GENERATION_WORD));
-            if (found_address, found_generation) != (address, generation) {
+            if (found_address, found_generation) != (address, expected.word) {
                 let (kind, expected, found) = match (found_address, found_generation) {
-                    (0, 0) => (ErrorKind::PageLost, generation, 0),
+                    (0, 0) => (ErrorKind::PageLost, expected.word, 0),
                     (other, _) if other != address => (ErrorKind::PageMisplaced, address, other),
-                    (_, other) => (ErrorKind::PageStale, generation, other),
+                    (_, other) => (ErrorKind::PageStale, expected.word, other),
                 };
                 vcpu.record_error(kind, address, expected, found);
                 return true;
             }
-            self.sum = Checksum::start(address, generation);
+            self.sum = Checksum::start(address, expected.rest);
         }
-        let pattern = Pattern::new(address, generation);
+        let pattern = Pattern::new(address, expected.rest);
         let range = (self.next * QUARTER).max(PAYLOAD)..(self.next + 1) * QUARTER;
         let mut difference = 0;
         for index in range.clone() {

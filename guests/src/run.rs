@@ -54,8 +54,7 @@ impl Work {
             (dwell, _) => dwell,
         };
         Self {
-            pages: does(&[Program::Pages, Program::Demo])
-                .then(|| Pages::new(vcpu, guest.ranges, workset, guest.index, guest.vcpus)),
+            pages: does(&[Program::Pages, Program::Demo]).then(|| Pages::new(vcpu, guest, workset)),
             registers: does(&[Program::Registers, Program::Demo])
                 .then(|| Registers::new(vcpu, guest.features, guest.index, dwell)),
             tickets: does(&[Program::Xadd, Program::Demo]).then(|| Tickets::new(control, vcpu)),

@@ -47,6 +47,21 @@ pub enum Mode {
     /// Verifies and rewrites the working set without pause.
     #[default]
     Hot = 2,
+    /// Stores one word into every page of the working set, again and again, each checked before it is replaced: no guest
+    /// can dirty more pages a second, and none notices a lost store sooner.
+    Stores = 3,
+}
+
+impl Mode {
+    /// Its name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Hot => "hot",
+            Self::Stores => "stores",
+        }
+    }
 }
 
 /// The options of a test guest.
@@ -151,6 +166,7 @@ impl Options {
                 self.mode = match value {
                     b"idle" => Mode::Idle,
                     b"hot" => Mode::Hot,
+                    b"stores" => Mode::Stores,
                     _ => return Err(BadOptions::Value { at }),
                 }
             }
@@ -187,7 +203,7 @@ fn parse_size(text: &[u8]) -> Option<u64> {
 
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "mode={}", if self.mode == Mode::Idle { "idle" } else { "hot" })?;
+        write!(f, "mode={}", self.mode.name())?;
         let numbers = [
             ("threshold", self.threshold),
             ("workset", self.workset),
@@ -211,6 +227,8 @@ mod tests {
             Options { mode: Mode::Idle, threshold: 3600, workset: 64 << 20, memory: 0, tsc_khz: 2_400_000, dwell: 9 };
         assert_eq!(Options::parse(options.to_string().as_bytes()), Ok(options));
         assert_eq!(Options::parse(Options::default().to_string().as_bytes()), Ok(Options::default()));
+        let stores = Options { mode: Mode::Stores, ..Options::default() };
+        assert_eq!(Options::parse(stores.to_string().as_bytes()), Ok(stores));
     }
 
     #[test]

@@ -118,7 +118,7 @@ fn a_guest_is_copied_into_memory_of_its_own() {
 
 #[test]
 fn a_hot_guest_runs_at_the_destination_while_its_memory_follows() {
-    let Some(mut peer) = boot("mode=hot") else { return };
+    let Some(mut peer) = boot("mode=stores") else { return };
     let old = peer.memory_file().to_owned();
     let turns = word(&old, COUNTER);
     let sample = peer.handoff(Transfer::PostCopy { bandwidth: Some(1 << 40) }, microseconds).expect("a handoff");
