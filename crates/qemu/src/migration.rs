@@ -13,7 +13,7 @@
 use crate::error::{Error, Result};
 use crate::process::Qemu;
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often QEMU is asked how far it is.
 const POLL: Duration = Duration::from_millis(5);
@@ -70,6 +70,10 @@ pub(crate) struct Migrated {
     pub(crate) passes: u64,
     /// Pages that the guest had to wait for at the destination.
     pub(crate) page_requests: u64,
+    /// When the order was given, since the Unix epoch.
+    pub(crate) ordered: Duration,
+    /// When the source was seen to have done everything.
+    pub(crate) completed: Duration,
     /// When the source had stopped its vCPU, since the Unix epoch.
     pub(crate) stopped: Duration,
     /// When the destination was about to resume it.
@@ -90,9 +94,11 @@ pub(crate) fn migrate(
     }
     destination.qmp().execute("migrate-incoming", &json!({ "uri": uri }))?;
     let (stops, resumes) = (source.qmp().events().len(), destination.qmp().events().len());
+    let ordered = since_the_epoch();
     source.qmp().execute("migrate", &json!({ "uri": uri }))?;
     let mut watch = Watch { transfer, patience, begun: Instant::now(), stage: Stage::Copying };
     let done = watch.await_completion(source)?;
+    let completed = since_the_epoch();
     let stopped = source.qmp().await_event("STOP", stops, RESUME)?;
     let resumed = match destination.qmp().await_event("RESUME", resumes, RESUME) {
         Ok(resumed) => resumed,
@@ -106,9 +112,16 @@ pub(crate) fn migrate(
         transferred: memory("transferred"),
         passes: memory("dirty-sync-count"),
         page_requests: memory("postcopy-requests"),
+        ordered,
+        completed,
         stopped: stopped.at,
         resumed: resumed.at,
     })
+}
+
+/// By the clock by which QEMU stamps its events.
+fn since_the_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 fn set_up(side: &mut Qemu, transfer: Transfer) -> Result<()> {

@@ -93,6 +93,10 @@ pub struct Peer {
 pub struct PeerSample {
     /// The file that is the guest's memory now. By reference it is the same as before.
     pub memory_file: PathBuf,
+    /// When the order was given, in ticks of the caller's clock.
+    pub ordered: u64,
+    /// When everything was at the destination, to a few milliseconds.
+    pub completed: u64,
     /// When the source had stopped the vCPU, in ticks of the caller's clock. What the guest saw of the handoff is the one
     /// pause that contains this instant and `resumed`.
     pub stopped: u64,
@@ -194,6 +198,8 @@ impl Peer {
         };
         Ok(PeerSample {
             memory_file: self.memory.clone(),
+            ordered: ticks(migrated.ordered)?,
+            completed: ticks(migrated.completed)?,
             stopped: ticks(migrated.stopped)?,
             resumed: ticks(migrated.resumed)?,
             total: migrated.total,
