@@ -17,12 +17,13 @@ use crate::format::journal::Intent;
 use crate::format::placement::Place;
 use crate::format::slot_word::{Reference, SlotState};
 use crate::format::text::encode_name;
-use crate::ids::{GuestId, GuestSlot, Tag};
+use crate::ids::{GuestId, GuestSlot, HostId, Tag};
 use crate::liveness::Liveness;
 use crate::mapping::{exchange, put};
 use crate::membership::{Journal, Membership};
 use crate::memory::{MemoryHome, guest_spec};
 use crate::ownership::{Epoch, HostSlot, Ownership};
+use crate::pool::Pool;
 use crate::recovery::{Actor, Recovered};
 use crate::slots::Contest;
 use crate::state::{Shape, StateArea};
@@ -246,15 +247,17 @@ impl Membership {
         let allowed = match ownership {
             Ownership::Owned { host, .. } => host == self.slot(),
             Ownership::Lost { .. } => true,
-            Ownership::Vacant => record.creator == self.identity().id || !self.host_may_live(record),
+            Ownership::Vacant => record.creator == self.identity().id || !self.pool().host_may_live(record.creator),
             Ownership::Offered { .. } | Ownership::Frozen { .. } => false,
         };
         if allowed { Ok(ownership) } else { Err(Error::GuestNotOurs { name: record.name.clone(), ownership }) }
     }
+}
 
-    fn host_may_live(&self, record: &GuestRecord) -> bool {
-        let mut hosts = self.pool().hosts().into_iter();
-        hosts.any(|host| host.id == record.creator && host.liveness != Liveness::Dead)
+impl Pool {
+    /// Whether a host with this id is here and not dead for sure.
+    pub(crate) fn host_may_live(&self, id: HostId) -> bool {
+        self.hosts().into_iter().any(|host| host.id == id && host.liveness != Liveness::Dead)
     }
 }
 

@@ -7,8 +7,8 @@
 
 use crate::capacity_mapping::CapacityMapping;
 use crate::error::{Error, Result};
-use crate::format::GRANULE;
 use crate::format::pin::{ENTRY_BYTES, LAST_USE, PINS, PinId, PinRecord, PinWord, RECORD};
+use crate::format::{BadRecord, GRANULE};
 use crate::mapping::exchange;
 use crate::ownership::HostSlot;
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -189,6 +189,23 @@ impl PinTable {
         Pin { id: PinId { entry, uses }, offset: 0, bytes: self.memory_bytes, owner, reason, host }
     }
 
+    /// Frees an entry that is being written by nobody any more, or is damaged. Only when nobody runs the guest.
+    pub(crate) fn free(&self, entry: u16) -> bool {
+        let word = self.word_at(entry);
+        let seen = word.load(Ordering::Acquire);
+        let uses = match PinWord::decode(seen) {
+            Some(PinWord::Free { .. }) => return false,
+            Some(PinWord::Taking { uses, .. } | PinWord::Held { uses, .. }) => uses,
+            // The use of its record, if that can be read, so that no use is repeated.
+            None => self.record(entry).map_or(seen & LAST_USE, |record| record.uses & LAST_USE),
+        };
+        exchange(word, seen, PinWord::Free { uses }.encode()).is_ok()
+    }
+
+    fn record(&self, entry: u16) -> std::result::Result<PinRecord, BadRecord> {
+        PinRecord::decode(&self.mapping.mapping().read(self.entry_at(entry) + RECORD))
+    }
+
     /// One entry, copied between two looks at its word and validated.
     pub(crate) fn look(&self, entry: u16) -> PinSeen {
         let word = self.word_at(entry);
@@ -201,7 +218,7 @@ impl PinTable {
                 Some(PinWord::Held { host, uses }) => (host, uses),
                 None => return PinSeen::Damaged { why: format!("its word {before:#018x} is not a valid one") },
             };
-            let record = PinRecord::decode(&self.mapping.mapping().read(self.entry_at(entry) + RECORD));
+            let record = self.record(entry);
             fence(Ordering::Acquire);
             attempt += 1;
             if word.load(Ordering::Relaxed) == before || attempt == READ_ATTEMPTS {

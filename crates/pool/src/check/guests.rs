@@ -71,9 +71,7 @@ impl Checker<'_> {
         let what = format!("it is half {}, and its host {host} is gone", super::capacities::half(state));
         let record = record.filter(|record| record.generation == generation);
         let by_tag = |tag: Tag| self.pool.capacity_by_tag(tag);
-        let capacities = record.map_or([None, None], |record| {
-            [record.placement.first().and_then(|region| by_tag(region.capacity)), by_tag(record.state)]
-        });
+        let capacities = record.map_or([None, None], |record| [by_tag(record.memory()), by_tag(record.state)]);
         let wrong = Wrong::mendable(format!("guest {slot}"), what);
         self.mend(wrong, || !actor.settle_guest(Reference { slot: slot.0, generation }, capacities).is_nothing());
     }
@@ -116,14 +114,18 @@ impl Checker<'_> {
 
     fn check_capacities_of(&mut self, slot: GuestSlot, place: &str, record: &GuestRecord) {
         let reference = Reference { slot: slot.0, generation: record.generation };
-        for region in &record.placement {
-            let end = region.capacity_offset.saturating_add(region.bytes);
-            self.check_capacity_of(reference, place, region.capacity, end, "memory");
+        let memory = self.pool.capacity_by_tag(record.memory());
+        let state = if self.check_capacity_of(reference, place, record.state, 1, "state") {
+            self.pool.state_of(record).map_err(|reason| self.report(Wrong::error(place, reason.to_string(), LOST))).ok()
+        } else {
+            None
+        };
+        // Without a map that says that it need not be there, it must be.
+        if memory.is_some() || state.is_none() {
+            self.check_capacity_of(reference, place, record.memory(), record.memory_extent(), "memory");
         }
-        if self.check_capacity_of(reference, place, record.state, 1, "state") {
-            if let Err(reason) = self.pool.state_of(record) {
-                self.report(Wrong::error(place, reason.to_string(), LOST));
-            }
+        if let Some(state) = state {
+            self.check_placement(slot, place, record, &state);
         }
     }
 

@@ -8,6 +8,7 @@ mod guests;
 mod header;
 mod hosts;
 mod owners;
+mod placement;
 mod tags;
 
 use crate::liveness::Liveness;
