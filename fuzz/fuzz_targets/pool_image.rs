@@ -5,7 +5,8 @@
 use libfuzzer_sys::fuzz_target;
 use nil_pool::format::layout::Layout;
 use nil_pool::{
-    Access, CapacityRequest, Class, CreateOptions, GuestKind, GuestRequest, HostIdentity, MemoryHome, Pool, Tag,
+    Access, CapacityRequest, Class, Coherence, CreateOptions, GuestKind, GuestRequest, HostIdentity, MemoryHome, Pool,
+    Tag,
 };
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -30,7 +31,14 @@ fn image() -> Image {
     let host = HostIdentity { kind: nil_pool::HostKind::Agent, ..HostIdentity::tool() };
     let member = pool.join(&host).expect("membership");
     let tag = Some(Tag::from_bytes([1; 16]));
-    let request = CapacityRequest { tag, class: Class::Shared, bytes: 4 << 20, access: vec![], label: String::new() };
+    let request = CapacityRequest {
+        tag,
+        class: Class::Shared,
+        coherence: Coherence::Hardware,
+        bytes: 4 << 20,
+        access: vec![],
+        label: String::new(),
+    };
     member.add_capacity(&request).expect("capacity");
     let vm = GuestRequest {
         name: "g".into(),

@@ -2,24 +2,33 @@
 //!
 //! ```text
 //! add       journal · claim slot · claim granules · record · tag index · fence · contest · commit · journal idle
-//! release   journal · Live→Unmaking · in use? put back · give back granules and tag · free slot · journal idle
+//! release   journal · Live→Unmaking · in use? put back · legs · give back granules and tag · free slot · journal idle
 //! ```
+//!
+//! A striped capacity is added and released in the same way, but has legs in place of granules ([`crate::stripe`]).
+//!
+//! Whoever wants a capacity back that a guest uses can ask for it: a word beside the record that holds the capacity's
+//! own generation. It asks for nothing else than this use of the slot, so nobody has to take it back when the capacity
+//! ends.
 
 use crate::bytes::Bytes;
 use crate::create::now;
 use crate::error::{Error, Result};
 use crate::format::GRANULE;
-use crate::format::capacity::{CapacityRecord, Class, MAX_ACCESS};
+use crate::format::capacity::{CapacityRecord, Class, Extent, MAX_ACCESS};
+use crate::format::header::Coherence;
 use crate::format::journal::Intent;
 use crate::format::slot_word::{Reference, SlotState};
+use crate::format::stripe::Composition;
 use crate::format::text::encode_label;
 use crate::ids::{CapacitySlot, HostId, Tag};
 use crate::listing::CapacityInfo;
-use crate::mapping::{Access, Mapping, put};
+use crate::mapping::{Access, Mapping, exchange, put};
 use crate::membership::Membership;
-use crate::owner_map::{Claimed, NoRoom};
+use crate::owner_map::NoRoom;
 use crate::recovery::Actor;
 use crate::slots::Contest;
+use crate::stripe::{AbsentPools, LegAtHand};
 use crate::sync::{Ordering, fence};
 
 /// What capacity is wanted.
@@ -29,6 +38,8 @@ pub struct CapacityRequest {
     pub tag: Option<Tag>,
     /// Who may see it.
     pub class: Class,
+    /// How the caches of those who see it agree. Guests need hardware.
+    pub coherence: Coherence,
     /// Its size: a multiple of [`GRANULE`].
     pub bytes: u64,
     /// The hosts that may use it; all if empty.
@@ -42,15 +53,27 @@ pub struct CapacityRequest {
 pub(crate) struct Spec {
     pub(crate) tag: Tag,
     pub(crate) class: Class,
+    pub(crate) coherence: Coherence,
     pub(crate) granules: u32,
     pub(crate) access: Vec<HostId>,
     pub(crate) label: String,
     /// The guest that it is for.
     pub(crate) user: Option<Reference>,
+    /// What it is composed of; only a plain one and a leg claim granules.
+    pub(crate) composition: Composition,
+}
+
+impl Spec {
+    /// A capacity that a guest uses.
+    pub(crate) fn for_guest(tag: Tag, granules: u32, label: String, guest: Reference) -> Self {
+        let (class, coherence) = (Class::Shared, Coherence::Hardware);
+        let (access, user, composition) = (Vec::new(), Some(guest), Composition::Plain);
+        Self { tag, class, coherence, granules, access, label, user, composition }
+    }
 }
 
 impl CapacityRequest {
-    fn validate(&self) -> Result<Spec> {
+    pub(crate) fn validate(&self) -> Result<Spec> {
         encode_label("capacity label", &self.label)?;
         if self.access.len() > MAX_ACCESS {
             return Err(Error::AccessListTooLong { hosts: self.access.len() });
@@ -61,8 +84,17 @@ impl CapacityRequest {
             (None, Class::Shared) => return Err(Error::TagNeeded),
         };
         let granules = granules(self.bytes).ok_or(Error::CapacitySize { bytes: self.bytes })?;
-        let (class, access, label) = (self.class, self.access.clone(), self.label.clone());
-        Ok(Spec { tag, class, granules, access, label, user: None })
+        let (access, label) = (self.access.clone(), self.label.clone());
+        let (class, coherence, composition) = (self.class, self.coherence, Composition::Plain);
+        Ok(Spec { tag, class, coherence, granules, access, label, user: None, composition })
+    }
+}
+
+/// Refuses what memory of a guest cannot lie in.
+pub(crate) fn require_for_guests(record: &CapacityRecord) -> Result<()> {
+    match (record.class, record.coherence) {
+        (Class::Shared, Coherence::Hardware) => Ok(()),
+        (class, coherence) => Err(Error::NotForGuests { tag: record.tag, class, coherence }),
     }
 }
 
@@ -81,13 +113,18 @@ impl Membership {
     /// [`Error`] with the reason; then nothing is left of it.
     pub fn add_capacity(&self, request: &CapacityRequest) -> Result<CapacityInfo> {
         let spec = request.validate()?;
+        let made = self.add(&spec)?;
+        self.pool().capacity(CapacitySlot(made.slot)).ok_or(Error::NoCapacity { tag: spec.tag })
+    }
+
+    /// Makes a capacity and commits it, as an operation of its own.
+    pub(crate) fn add(&self, spec: &Spec) -> Result<Reference> {
         self.require_unfenced()?;
         let mut journal = self.journal();
-        let made = self.make_capacity(&spec, |made| journal.write(self.pool(), Intent::AddCapacity(made)));
+        let made = self.make_capacity(spec, |made| journal.write(self.pool(), Intent::AddCapacity(made)));
         let committed = made.and_then(|made| self.commit_capacity(made, spec.tag).map(|()| made));
         journal.write(self.pool(), Intent::Idle);
-        let made = committed?;
-        self.pool().capacity(CapacitySlot(made.slot)).ok_or(Error::NoCapacity { tag: spec.tag })
+        committed
     }
 
     /// Makes a capacity up to its commit. `note` is told which slot is about to be claimed.
@@ -112,19 +149,27 @@ impl Membership {
     /// The slot is claimed: granules, record, tag. On failure all but the slot is given back.
     fn furnish_capacity(&self, spec: &Spec, made: Reference) -> Result<()> {
         let (tables, actor) = (self.pool().tables(), Actor::new(self.pool(), self.slot()));
-        let claimed = self.claim_granules(spec.granules, made)?;
+        let (extents, maker) = match &spec.composition {
+            Composition::Plain => (self.claim_granules(spec.granules, made)?, None),
+            Composition::LegOf(_) => (self.claim_granules(spec.granules, made)?, Some(self.as_maker())),
+            Composition::Striped(_) => (Vec::new(), None),
+        };
         let record = CapacityRecord {
             tag: spec.tag,
             generation: made.generation,
             bytes: u64::from(spec.granules) * GRANULE,
             created: now(),
             class: spec.class,
+            coherence: spec.coherence,
             access: spec.access.clone(),
-            extents: claimed.extents,
+            extents,
+            composition: spec.composition.clone(),
             label: spec.label.clone(),
         };
         tables.write_capacity(made.slot.into(), &record);
         put(tables.capacity_user(made.slot.into()), spec.user.map_or(0, Reference::encode), Ordering::Release);
+        put(tables.capacity_asked(made.slot.into()), 0, Ordering::Release);
+        put(tables.capacity_maker(made.slot.into()), maker.map_or(0, Reference::encode), Ordering::Release);
         if !tables.tags().insert(spec.tag, made) {
             actor.dismantle_recorded(made, &record);
             return Err(Error::TagIndexFull { tag: spec.tag });
@@ -137,7 +182,7 @@ impl Membership {
         Ok(())
     }
 
-    fn claim_granules(&self, granules: u32, made: Reference) -> Result<Claimed> {
+    fn claim_granules(&self, granules: u32, made: Reference) -> Result<Vec<Extent>> {
         let owners = self.pool().tables().owners();
         let hint = self.granule_hint.load(Ordering::Relaxed);
         let claimed = owners.claim(made, granules, hint).map_err(|none| no_room(granules, none))?;
@@ -155,7 +200,7 @@ impl Membership {
                 zero(&mapping.inspect_err(|_| owners.release(made, &claimed.extents))?);
             }
         }
-        Ok(claimed)
+        Ok(claimed.extents)
     }
 
     /// `Making` → `Live`. A rival for the tag may have aborted it meanwhile; then it is taken apart.
@@ -182,23 +227,26 @@ impl Membership {
         }
     }
 
-    /// Releases a capacity.
+    /// Releases a capacity that needs no other pool: see [`Membership::release_capacity_with`].
     ///
     /// # Errors
-    /// [`Error::CapacityInUse`] with the guest, [`Error::NoCapacity`], [`Error::CapacityBusy`].
+    /// [`Error::CapacityInUse`] with the guest, [`Error::NoCapacity`], [`Error::CapacityBusy`], [`Error::LegInUse`],
+    /// [`Error::LegNotAtHand`].
     pub fn release_capacity(&self, tag: Tag) -> Result<()> {
-        self.require_unfenced()?;
-        let tables = self.pool().tables();
+        self.release_capacity_with(tag, &[], AbsentPools::Refuse)
+    }
+
+    /// Makes a capacity that nobody uses `Unmaking`, releases `legs` in their pools, and takes the capacity apart.
+    pub(crate) fn release(&self, capacity: Reference, tag: Tag, legs: &[LegAtHand<'_>]) -> Result<()> {
         let mut journal = self.journal();
-        let capacity = tables.with_tag(tag).next().ok_or(Error::NoCapacity { tag })?;
         self.refuse_in_use(capacity, tag)?;
         journal.write(self.pool(), Intent::ReleaseCapacity(capacity));
-        let released = self.release_noted(capacity, tag);
+        let released = self.release_noted(capacity, tag, legs);
         journal.write(self.pool(), Intent::Idle);
         released
     }
 
-    fn release_noted(&self, capacity: Reference, tag: Tag) -> Result<()> {
+    fn release_noted(&self, capacity: Reference, tag: Tag, legs: &[LegAtHand<'_>]) -> Result<()> {
         let slots = self.pool().tables().capacity_slots();
         if !slots.begin_unmaking(capacity, self.slot()) {
             return match slots.load(capacity.slot.into()) {
@@ -214,7 +262,34 @@ impl Membership {
             slots.put_back(capacity, self.slot());
             return Err(in_use);
         }
+        legs.iter().for_each(LegAtHand::release);
         Actor::new(self.pool(), self.slot()).finish_release(capacity);
+        Ok(())
+    }
+
+    /// Asks whoever uses a capacity to release it. It stays theirs until they do.
+    ///
+    /// # Errors
+    /// [`Error::NoCapacity`], [`Error::Fenced`].
+    pub fn ask_release(&self, tag: Tag) -> Result<()> {
+        self.set_asked(tag, |capacity| capacity.generation)
+    }
+
+    /// Takes back that a capacity be released.
+    ///
+    /// # Errors
+    /// [`Error::NoCapacity`], [`Error::Fenced`].
+    pub fn withdraw_release(&self, tag: Tag) -> Result<()> {
+        self.set_asked(tag, |_| 0)
+    }
+
+    fn set_asked(&self, tag: Tag, value: impl Fn(Reference) -> u64) -> Result<()> {
+        self.require_unfenced()?;
+        let capacity = self.pool().capacity_by_tag(tag).ok_or(Error::NoCapacity { tag })?;
+        let word = self.pool().tables().capacity_asked(capacity.slot.into());
+        let before = word.load(Ordering::Acquire);
+        // A later use of the slot has another generation. If somebody else has changed the word, they spoke last.
+        let _ = exchange(word, before, value(capacity));
         Ok(())
     }
 

@@ -2,12 +2,16 @@
 //!
 //! A capacity lies in *pieces*: contiguous bytes of some pool. They are mapped one behind the other, so that offsets in
 //! the mapping are offsets in the capacity. The mapping keeps the pools of its pieces open, can show the very same bytes
-//! at another address, and knows for every byte where it comes from, so that memory that fails can be named.
+//! at another address, and knows for every byte where it comes from, so that memory that fails can be named. The pieces of
+//! a striped capacity are those of its legs, each in its own pool, in the order of the stripes.
 
 use crate::backing::BackingKind;
+use crate::capacities::require_for_guests;
 use crate::error::{Error, Result};
-use crate::format::GRANULE;
+use crate::format::capacity::{CapacityRecord, Extent};
 use crate::format::slot_word::Reference;
+use crate::format::stripe::Composition;
+use crate::format::{BadRecord, GRANULE};
 use crate::ids::{PoolId, PoolOffset, Tag};
 use crate::mapping::{Access, Mapping, advise_huge, map_over};
 use crate::pool::Pool;
@@ -34,6 +38,14 @@ pub(crate) struct Piece {
 }
 
 impl Piece {
+    /// Whether the two are one contiguous piece, in the capacity and in the pool.
+    fn continues_in(&self, next: &Self) -> bool {
+        self.pool.id() == next.pool.id()
+            && self.capacity == next.capacity
+            && self.capacity_offset + self.bytes == next.capacity_offset
+            && self.pool_offset + self.bytes == next.pool_offset
+    }
+
     /// The part of the piece that lies in `wanted`, where `start` is the offset of the piece itself.
     fn clip(&self, start: u64, wanted: &Range<u64>) -> Option<Self> {
         let (from, to) = (start.max(wanted.start), (start + self.bytes).min(wanted.end));
@@ -220,7 +232,8 @@ impl Pool {
     /// Maps a whole capacity.
     ///
     /// # Errors
-    /// [`Error::NoCapacity`], [`Error::Damaged`], [`Error::NoMmap`], [`Error::OpenedReadOnly`].
+    /// [`Error::NoCapacity`], [`Error::Damaged`], [`Error::NoMmap`], [`Error::OpenedReadOnly`]; [`Error::LegNotAtHand`]
+    /// and [`Error::BadLeg`] with the leg of a striped one that is missing.
     pub fn map_capacity(&self, tag: Tag) -> Result<CapacityMapping> {
         self.require_write()?;
         let capacity = self.capacity_by_tag(tag).ok_or(Error::NoCapacity { tag })?;
@@ -228,37 +241,57 @@ impl Pool {
     }
 
     pub(crate) fn map_reference(&self, capacity: Reference, tag: Tag) -> Result<CapacityMapping> {
-        self.map_pieces(&self.pieces_of(capacity, tag)?)
+        let record = self.tables().capacity_of(capacity).ok_or(Error::NoCapacity { tag })?;
+        self.map_pieces(&self.pieces_of(&record)?)
     }
 
     pub(crate) fn map_pieces(&self, pieces: &[Piece]) -> Result<CapacityMapping> {
         CapacityMapping::map(self, pieces.to_vec(), self.access())
     }
 
-    /// The parts of pools that hold `bytes` bytes of a capacity from `offset` on.
+    /// The parts of pools that hold `bytes` bytes of a capacity of guests from `offset` on.
     pub(crate) fn pieces(&self, tag: Tag, offset: u64, bytes: u64) -> Result<Vec<Piece>> {
-        let reference = self.capacity_by_tag(tag).ok_or(Error::NoCapacity { tag })?;
-        let pieces = self.pieces_of(reference, tag)?;
-        let length = pieces.iter().map(|piece| piece.bytes).sum();
-        let end = offset.checked_add(bytes).filter(|end| *end <= length);
+        let capacity = self.capacity_by_tag(tag).ok_or(Error::NoCapacity { tag })?;
+        let record = self.tables().capacity_of(capacity).ok_or(Error::NoCapacity { tag })?;
+        require_for_guests(&record)?;
+        let end = offset.checked_add(bytes).filter(|end| *end <= record.bytes);
         let granules = offset.is_multiple_of(GRANULE) && bytes.is_multiple_of(GRANULE);
         let end = end.filter(|_| granules).ok_or_else(|| Error::Damaged {
             what: format!("a placement in capacity {tag}"),
-            source: crate::format::BadRecord::Field("placement"),
+            source: BadRecord::Field("placement"),
         })?;
-        Ok(clipped(&pieces, &(offset..end)))
+        Ok(clipped(&self.pieces_of(&record)?, &(offset..end)))
     }
 
     /// The parts of pools that hold a capacity.
-    fn pieces_of(&self, capacity: Reference, tag: Tag) -> Result<Vec<Piece>> {
-        let record = self.tables().capacity_of(capacity).ok_or(Error::NoCapacity { tag })?;
+    fn pieces_of(&self, record: &CapacityRecord) -> Result<Vec<Piece>> {
+        let Composition::Striped(stripe) = &record.composition else { return Ok(self.own_pieces(record)) };
+        let legs = stripe.leg_bytes(record.bytes).into_iter().zip(&stripe.legs).map(|(bytes, leg)| {
+            let (pool, record) = self.leg(record, leg, bytes)?;
+            Ok(pool.own_pieces(&record))
+        });
+        let legs: Vec<Vec<Piece>> = legs.collect::<Result<_>>()?;
+        let mut pieces: Vec<Piece> = Vec::new();
+        for share in stripe.shares(record.bytes) {
+            for piece in clipped(&legs[share.leg], &share.bytes) {
+                match pieces.last_mut().filter(|last| last.continues_in(&piece)) {
+                    Some(last) => last.bytes += piece.bytes,
+                    None => pieces.push(piece),
+                }
+            }
+        }
+        Ok(pieces)
+    }
+
+    /// The extents of a capacity that has granules.
+    fn own_pieces(&self, record: &CapacityRecord) -> Vec<Piece> {
         let mut capacity_offset = 0;
-        let piece = |extent: &crate::format::capacity::Extent| {
+        let piece = |extent: &Extent| {
             let (pool, pool_offset) = (self.clone(), u64::from(extent.first) * GRANULE);
             let piece = Piece { pool, capacity: record.tag, capacity_offset, pool_offset, bytes: extent.bytes() };
             capacity_offset += extent.bytes();
             piece
         };
-        Ok(record.extents.iter().map(piece).collect())
+        record.extents.iter().map(piece).collect()
     }
 }

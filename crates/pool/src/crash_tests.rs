@@ -7,8 +7,8 @@ use crate::format::guest::GuestKind;
 use crate::format::host::HostKind;
 use crate::recovery::Actor;
 use crate::{
-    Access, CapacityRequest, CreateOptions, Epoch, GuestRequest, HostId, HostIdentity, HostSlot, Membership,
-    MemoryHome, Pool, Severity, Tag, Usage,
+    Access, CapacityRequest, Coherence, CreateOptions, Epoch, GuestControl, GuestRequest, HostId, HostIdentity,
+    HostSlot, Membership, MemoryHome, Place as GranulePlace, Placed, PlacementMap, Pool, Severity, Tag, Usage,
 };
 use std::path::PathBuf;
 
@@ -32,21 +32,22 @@ fn identity(name: &str) -> HostIdentity {
 
 fn shared(tag: Tag, granules: u64) -> CapacityRequest {
     let label = "crash".to_owned();
-    CapacityRequest { tag: Some(tag), class: Class::Shared, bytes: granules * GRANULE, access: Vec::new(), label }
-}
-
-fn guest(name: &str) -> GuestRequest {
-    GuestRequest {
-        name: name.to_owned(),
-        kind: GuestKind::Vm,
-        memory_bytes: 2 * GRANULE,
-        home: MemoryHome::Pool,
-        vcpus: 1,
-        features: 0,
+    CapacityRequest {
+        tag: Some(tag),
+        class: Class::Shared,
+        coherence: Coherence::Hardware,
+        bytes: granules * GRANULE,
+        access: Vec::new(),
+        label,
     }
 }
 
-/// A pool with a host, a capacity of its own, and a guest that it owns; what the operations work on.
+fn guest(name: &str, home: MemoryHome) -> GuestRequest {
+    let name = name.to_owned();
+    GuestRequest { name, kind: GuestKind::Vm, memory_bytes: 2 * GRANULE, home, vcpus: 1, features: 0 }
+}
+
+/// A pool with a host, a capacity of its own, and guests that it owns; what the operations work on.
 struct Scene {
     pool: Pool,
     host: Membership,
@@ -54,22 +55,53 @@ struct Scene {
 }
 
 impl Scene {
+    /// Guest "old" is in the pool; "bare" in DRAM; "kept" in DRAM, with its memory capacity; "half" on its way.
     fn build(place: &Place) -> Self {
         let _ = std::fs::remove_file(&place.path);
-        let options = CreateOptions { size: Some(16 * GRANULE), ..CreateOptions::default() };
+        let options = CreateOptions { size: Some(32 * GRANULE), ..CreateOptions::default() };
         let pool = Pool::create(&place.path, &options).expect("a new pool");
         let host = pool.join(&identity("a")).expect("membership");
         let tag = Tag::random();
         host.add_capacity(&shared(tag, 2)).expect("capacity");
-        let owned = host.create_guest(&guest("old")).expect("a guest");
-        owned.publish(host.slot()).expect("published");
-        Self { pool, host, tag }
+        let scene = Self { pool, host, tag };
+        scene.add("old", MemoryHome::Pool);
+        scene.add("bare", MemoryHome::Dram);
+        scene.add("kept", MemoryHome::Dram);
+        scene.host.place_memory(&scene.guest("kept")).expect("placed");
+        scene.add("half", MemoryHome::Pool);
+        let (host, epoch) = (scene.host.slot(), Epoch(1));
+        scene.map("half").put(1, Placed::cold(GranulePlace::Mixed { host, epoch }));
+        scene
+    }
+
+    fn add(&self, name: &str, home: MemoryHome) {
+        let owned = self.host.create_guest(&guest(name, home)).expect("a guest");
+        owned.publish(self.host.slot()).expect("published");
+    }
+
+    fn guest(&self, name: &str) -> GuestControl {
+        let info = self.pool.find_guest(name).expect("the guest");
+        self.pool.guest(info.slot, info.id).expect("the guest")
+    }
+
+    fn map(&self, name: &str) -> PlacementMap {
+        self.guest(name).map_state().expect("its state").placement()
     }
 
     fn destroy(&self) {
-        let info = self.pool.find_guest("old").expect("the guest");
-        let control = self.pool.guest(info.slot, info.id).expect("the guest");
-        self.host.destroy_guest(&control).expect("destroyed");
+        self.host.destroy_guest(&self.guest("old")).expect("destroyed");
+    }
+
+    fn destroy_half(&self) {
+        self.host.destroy_guest(&self.guest("half")).expect("destroyed");
+    }
+
+    fn place(&self) {
+        self.host.place_memory(&self.guest("bare")).expect("placed");
+    }
+
+    fn unplace(&self) {
+        self.host.unplace_memory(&self.guest("kept")).expect("released");
     }
 }
 
@@ -144,7 +176,14 @@ fn a_crash_anywhere_in_releasing_capacity_leaves_all_of_it_or_nothing() {
 #[test]
 fn a_crash_anywhere_in_creating_a_guest_leaves_all_of_it_or_nothing() {
     crash_everywhere(|scene| {
-        scene.host.create_guest(&guest("new")).expect("a guest");
+        scene.host.create_guest(&guest("new", MemoryHome::Pool)).expect("a guest");
+    });
+}
+
+#[test]
+fn a_crash_anywhere_in_creating_a_guest_in_dram_leaves_all_of_it_or_nothing() {
+    crash_everywhere(|scene| {
+        scene.host.create_guest(&guest("new", MemoryHome::Dram)).expect("a guest");
     });
 }
 
@@ -154,13 +193,54 @@ fn a_crash_anywhere_in_destroying_a_guest_leaves_all_of_it_or_nothing() {
 }
 
 #[test]
+fn a_crash_anywhere_in_destroying_a_guest_on_its_way_leaves_all_of_it_or_nothing() {
+    crash_everywhere(Scene::destroy_half);
+}
+
+#[test]
+fn a_crash_anywhere_in_placing_memory_leaves_all_of_it_or_nothing() {
+    crash_everywhere(Scene::place);
+}
+
+#[test]
+fn a_crash_anywhere_in_unplacing_memory_leaves_all_of_it_or_nothing() {
+    crash_everywhere(Scene::unplace);
+}
+
+#[test]
+fn a_crash_anywhere_in_a_change_of_placement_never_leaves_the_count_too_low() {
+    let place = place();
+    let scene = Scene::build(&place);
+    let map = scene.map("old");
+    let local = Placed::cold(GranulePlace::Local { host: scene.host.slot(), epoch: Epoch(1) });
+    let pooled = Placed::cold(GranulePlace::Pooled);
+    for placed in [local, pooled] {
+        for writes in 0.. {
+            let finished = crash_after(writes, || map.put(0, placed)).is_some();
+            assert!(map.away() >= map.summary().away(), "{placed:?}, stopped before write {writes}");
+            map.recount();
+            assert_eq!(map.away(), map.summary().away());
+            if finished {
+                break;
+            }
+        }
+        assert_eq!(map.get(0), Ok(placed));
+    }
+    assert_eq!(map.away(), 0);
+}
+
+#[test]
 fn check_mends_what_any_crash_leaves_behind() {
     let place = place();
-    let operations: [fn(&Scene); 4] = [
+    let operations: [fn(&Scene); 8] = [
         |scene| drop(scene.host.add_capacity(&shared(Tag::random(), 3))),
         |scene| drop(scene.host.release_capacity(scene.tag)),
-        |scene| drop(scene.host.create_guest(&guest("new"))),
+        |scene| drop(scene.host.create_guest(&guest("new", MemoryHome::Pool))),
+        |scene| drop(scene.host.create_guest(&guest("new", MemoryHome::Dram))),
         Scene::destroy,
+        Scene::destroy_half,
+        Scene::place,
+        Scene::unplace,
     ];
     for operation in operations {
         for writes in (0..ENOUGH).step_by(7) {
@@ -192,7 +272,7 @@ fn a_host_that_returns_retakes_its_slot_and_settles_its_work() {
     let mut retaken = 0;
     for writes in (0..ENOUGH).step_by(5) {
         let scene = Scene::build(&place);
-        let ended = crash_after(writes, || scene.host.create_guest(&guest("new"))).is_some();
+        let ended = crash_after(writes, || scene.host.create_guest(&guest("new", MemoryHome::Pool))).is_some();
         kill(&scene);
         let returned = scene.pool.join(scene.host.identity()).expect("the host is taken back");
         assert_eq!((returned.slot(), returned.epoch()), (scene.host.slot(), Epoch(2)));

@@ -2,10 +2,12 @@
 
 use crate::bytes::Bytes;
 use crate::format::BadRecord;
-use crate::format::header::BadHeader;
+use crate::format::capacity::Class;
+use crate::format::header::{BadHeader, Coherence};
 use crate::format::layout::BadLayout;
 use crate::format::pin::PinId;
 use crate::format::placement::{BadPlacement, Place};
+use crate::format::stripe::{BadStripe, Whole};
 use crate::format::text::BadText;
 use crate::ids::{GuestId, GuestSlot, HostId, PoolId, Tag};
 use crate::ownership::{HostSlot, Ownership};
@@ -245,6 +247,78 @@ pub enum Error {
         tag: Tag,
         /// By whom.
         host: HostSlot,
+    },
+    /// Guests need memory that every host may see and that all caches agree on.
+    #[error(
+        "capacity {tag} is {class} with {coherence} coherence, and memory of guests lies only in shared capacity with hardware coherence"
+    )]
+    NotForGuests {
+        /// The tag.
+        tag: Tag,
+        /// Its class.
+        class: Class,
+        /// Its coherence.
+        coherence: Coherence,
+    },
+    /// It cannot be striped like this.
+    #[error(transparent)]
+    BadStripe(#[from] BadStripe),
+    /// A part of a striped capacity lies in a pool that is not open here.
+    #[error("capacity {leg}, a stripe of weight {weight}, lies in pool {pool}; join that pool too: --pool PATH")]
+    LegNotAtHand {
+        /// Its tag.
+        leg: Tag,
+        /// Its pool.
+        pool: PoolId,
+        /// Its weight.
+        weight: u32,
+    },
+    /// A part of a striped capacity cannot be used.
+    #[error("capacity {leg}, a stripe of weight {weight} in pool {pool} at {path}, {what}; run nil pool check")]
+    BadLeg {
+        /// Its tag.
+        leg: Tag,
+        /// Its pool.
+        pool: PoolId,
+        /// Where that pool is.
+        path: PathBuf,
+        /// Its weight.
+        weight: u32,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A part of a striped capacity is released with the whole.
+    #[error("capacity {leg} is a stripe of capacity {} in pool {}; release that one", whole.tag, whole.pool)]
+    LegInUse {
+        /// Its tag.
+        leg: Tag,
+        /// What it is a part of.
+        whole: Whole,
+    },
+    /// Nobody can say whether it is still needed.
+    #[error(
+        "capacity {leg} is a stripe of capacity {} in pool {}; join that pool too: --pool PATH, or say that it is gone for good: --without-absent",
+        whole.tag, whole.pool
+    )]
+    WholeNotAtHand {
+        /// Its tag.
+        leg: Tag,
+        /// What it is a part of.
+        whole: Whole,
+    },
+    /// A pool that is to take a stripe is not joined.
+    #[error("pool {pool} is to take a stripe, and was not joined; join that pool too: --pool PATH")]
+    PoolNotJoined {
+        /// The pool.
+        pool: PoolId,
+    },
+    /// It failed in one of several pools.
+    #[error("in {path}: {source}")]
+    InPool {
+        /// Where the pool is.
+        path: PathBuf,
+        /// What failed.
+        source: Box<Self>,
     },
     /// No slot left.
     #[error("the pool's capacity table is full ({slots} capacities)")]

@@ -43,6 +43,7 @@ mod sections;
 #[doc(hidden)]
 pub mod slots;
 mod state;
+mod stripe;
 pub mod sync;
 mod tables;
 #[doc(hidden)]
@@ -62,10 +63,11 @@ pub use error::{Error, Result};
 pub use format::GRANULE;
 pub use format::capacity::{Class, Extent};
 pub use format::guest::{GuestKind, Region};
-pub use format::header::Header;
+pub use format::header::{BadCoherence, Coherence, Header};
 pub use format::host::HostKind;
 pub use format::pin::PinId;
 pub use format::placement::{BadPlacement, Place, Placed};
+pub use format::stripe::{BadStripe, Composition, Leg, Stripe, Whole};
 pub use guests::GuestRequest;
 pub use ids::{BadUuid, CapacitySlot, GuestId, GuestSlot, HostId, PoolId, PoolOffset, Tag};
 pub use listing::{CapacityInfo, GuestInfo, HostInfo};
@@ -80,4 +82,5 @@ pub use pool::{Pool, Usage};
 pub use recovery::Recovered;
 pub use sections::{AreaFull, DecodeError, Section, SectionWriter, Sections, decode, decode_any_epoch};
 pub use state::{Area, MACHINE_AREA, StateArea, VCPU_AREA};
+pub use stripe::{AbsentPools, LegRequest, StripeRequest, reap_orphan_legs};
 pub use timeline::{Stamp, Timeline};

@@ -4,8 +4,10 @@ use crate::arm::Arm;
 use crate::format::BadRecord;
 use crate::format::capacity::{Class, Extent};
 use crate::format::guest::{GuestKind, Region};
+use crate::format::header::Coherence;
 use crate::format::host::HostKind;
 use crate::format::slot_word::SlotState;
+use crate::format::stripe::Composition;
 use crate::ids::{CapacitySlot, GuestId, GuestSlot, HostId, Tag};
 use crate::liveness::Liveness;
 use crate::ownership::{HostSlot, Ownership};
@@ -48,18 +50,24 @@ pub struct CapacityInfo {
     pub tag: Tag,
     /// Who may see it.
     pub class: Class,
+    /// How the caches of those who see it agree.
+    pub coherence: Coherence,
     /// Its size.
     pub bytes: u64,
     /// The hosts that may use it; all if empty.
     pub access: Vec<HostId>,
-    /// Its granules.
+    /// Its granules; none if it is striped.
     pub extents: Vec<Extent>,
+    /// What it is composed of.
+    pub composition: Composition,
     /// For people.
     pub label: String,
     /// Nanoseconds since 1970 at creation.
     pub created: u64,
     /// The guest that uses it.
     pub user: Option<String>,
+    /// Whether somebody wants it, or a leg of it that is at hand, to be released.
+    pub release_asked: bool,
     /// The host that is adding or releasing it at this moment.
     pub changed_by: Option<HostSlot>,
     /// What is wrong with it.
@@ -167,12 +175,15 @@ impl Pool {
             slot,
             tag: Tag::from_bytes([0; 16]),
             class: Class::Private,
+            coherence: Coherence::Hardware,
             bytes: 0,
             access: Vec::new(),
             extents: Vec::new(),
+            composition: Composition::Plain,
             label: String::new(),
             created: 0,
             user: None,
+            release_asked: false,
             changed_by: None,
             damage: None,
         };
@@ -191,11 +202,14 @@ impl Pool {
                 if state.current() != Some(record.generation) {
                     info.damage = Some("its record belongs to an earlier use of the slot".to_owned());
                 }
+                info.release_asked = self.is_release_asked(slot, &record);
                 info.tag = record.tag;
                 info.class = record.class;
+                info.coherence = record.coherence;
                 info.bytes = record.bytes;
                 info.access = record.access;
                 info.extents = record.extents;
+                info.composition = record.composition;
                 info.label = record.label;
                 info.created = record.created;
             }

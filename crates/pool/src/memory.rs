@@ -17,7 +17,6 @@
 use crate::capacities::{Spec, granules};
 use crate::control::GuestControl;
 use crate::error::{Error, Result};
-use crate::format::capacity::Class;
 use crate::format::guest::GuestRecord;
 use crate::format::journal::Intent;
 use crate::format::placement::Place;
@@ -41,8 +40,7 @@ pub enum MemoryHome {
 
 /// What a new capacity of a guest is to be.
 pub(crate) fn guest_spec(what: &str, name: &str, tag: Tag, granules: u32, guest: Reference) -> Spec {
-    let label = shortened(format!("{what} of {name}"));
-    Spec { tag, class: Class::Shared, granules, access: Vec::new(), label, user: Some(guest) }
+    Spec::for_guest(tag, granules, shortened(format!("{what} of {name}")), guest)
 }
 
 /// Labels have 64 bytes; a name that fills them leaves no room for what it is.

@@ -15,12 +15,15 @@ use crate::ownership::HostSlot;
 use crate::sync::Ordering;
 use crate::tables::{Seen, Tables};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// An open pool. Clones share one mapping of its tables.
+/// An open pool. Clones share one mapping of its tables, and their companions.
 #[derive(Clone, Debug)]
 pub struct Pool {
     pub(crate) inner: Arc<Inner>,
+    /// Pools in which legs of this one's capacities are looked up. A companion's own companions are not kept here, so
+    /// that two pools may be each other's.
+    companions: Arc<Mutex<Vec<Arc<Inner>>>>,
 }
 
 #[derive(Debug)]
@@ -77,7 +80,31 @@ impl Pool {
         let mapping = Mapping::map(&backing, 0, length, access)?;
         let tables = Tables::new(mapping, header.layout);
         let here = ProcessIdentity::current()?;
-        Ok(Self { inner: Arc::new(Inner { backing, header, tables, access, here }) })
+        Ok(Self::over(Arc::new(Inner { backing, header, tables, access, here })))
+    }
+
+    fn over(inner: Arc<Inner>) -> Self {
+        Self { inner, companions: Arc::default() }
+    }
+
+    /// Keeps another pool open, so that stripes of this one's capacities that lie there are found. It replaces an
+    /// earlier companion of the same name.
+    pub fn add_companion(&self, other: &Self) {
+        if other.id() == self.id() {
+            return;
+        }
+        let mut companions = self.companions.lock().unwrap_or_else(PoisonError::into_inner);
+        companions.retain(|companion| companion.header.id != other.id());
+        companions.push(Arc::clone(&other.inner));
+    }
+
+    /// This pool or the companion with this name.
+    pub(crate) fn at_hand(&self, id: PoolId) -> Option<Self> {
+        if id == self.id() {
+            return Some(self.clone());
+        }
+        let companions = self.companions.lock().unwrap_or_else(PoisonError::into_inner);
+        companions.iter().find(|companion| companion.header.id == id).map(|inner| Self::over(Arc::clone(inner)))
     }
 
     /// The pool's name.

@@ -15,6 +15,7 @@ use crate::format::capacity::{CapacityRecord, Extent};
 use crate::format::guest::{ARM, BELL_SOURCE, BELL_TARGET};
 use crate::format::journal::{Entry, Intent};
 use crate::format::slot_word::{BadSlotWord, Reference, SlotState};
+use crate::format::stripe::{Composition, Whole};
 use crate::format::{BadRecord, GRANULE};
 use crate::ownership::{HostSlot, Ownership};
 use crate::pool::Pool;
@@ -221,8 +222,29 @@ impl<'a> Actor<'a> {
 
     /// The capacity is `Unmaking` by the host: give everything back, free the slot.
     pub(crate) fn finish_release(&self, capacity: Reference) {
+        self.release_leg_here(capacity);
         self.dismantle(capacity);
         self.pool.tables().capacity_slots().end_unmaking(capacity, self.host);
+    }
+
+    /// A striped capacity that ends takes its leg in its own pool along. Legs in other pools are for whoever has joined
+    /// those: they are orphans from now on.
+    fn release_leg_here(&self, striped: Reference) {
+        let (tables, id) = (self.pool.tables(), self.pool.id());
+        let record = tables.capacity_record(striped.slot.into()).ok();
+        let Some(record) = record.filter(|record| record.generation == striped.generation) else { return };
+        let Composition::Striped(stripe) = record.composition else { return };
+        let whole = Composition::LegOf(Whole { pool: id, tag: record.tag });
+        for leg in stripe.legs.iter().filter(|leg| leg.pool == id).flat_map(|leg| tables.with_tag(leg.tag)) {
+            if tables.capacity_of(leg).is_none_or(|record| record.composition != whole) {
+                continue;
+            }
+            tables.capacity_slots().begin_unmaking(leg, self.host);
+            if self.is_unmaking(tables.capacity_slots().load(leg.slot.into()), leg) {
+                self.dismantle(leg);
+                tables.capacity_slots().end_unmaking(leg, self.host);
+            }
+        }
     }
 
     /// Takes a capacity's tag out of the index and gives its granules back.

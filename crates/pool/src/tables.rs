@@ -148,6 +148,16 @@ impl Tables {
         self.mapping.word(self.capacity_at(slot) + capacity::USER)
     }
 
+    /// Holds the capacity's generation while its release is asked for.
+    pub(crate) fn capacity_asked(&self, slot: usize) -> &AtomicU64 {
+        self.mapping.word(self.capacity_at(slot) + capacity::ASKED)
+    }
+
+    /// Names the host that makes the striped capacity of a leg.
+    pub(crate) fn capacity_maker(&self, slot: usize) -> &AtomicU64 {
+        self.mapping.word(self.capacity_at(slot) + capacity::MAKER)
+    }
+
     /// The record of exactly this capacity.
     pub(crate) fn capacity_of(&self, reference: Reference) -> Option<CapacityRecord> {
         match self.capacity(reference.slot.into()) {

@@ -2,8 +2,8 @@
 #![cfg(not(loom))]
 
 use nil_pool::{
-    BackingKind, CapacityMapping, CapacityRequest, Class, CreateOptions, Error, GRANULE, HostId, HostIdentity,
-    HostKind, Membership, Pool, Tag,
+    BackingKind, CapacityMapping, CapacityRequest, Class, Coherence, CreateOptions, Error, GRANULE, HostId,
+    HostIdentity, HostKind, Membership, Pool, Tag,
 };
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -26,7 +26,14 @@ fn directory() -> TempDir {
 fn add(member: &Membership, granules: u64) -> Tag {
     let tag = Tag::random();
     let (bytes, label) = (granules * GRANULE, String::new());
-    let request = CapacityRequest { tag: Some(tag), class: Class::Shared, bytes, access: Vec::new(), label };
+    let request = CapacityRequest {
+        tag: Some(tag),
+        class: Class::Shared,
+        coherence: Coherence::Hardware,
+        bytes,
+        access: Vec::new(),
+        label,
+    };
     member.add_capacity(&request).expect("capacity").tag
 }
 
@@ -88,7 +95,7 @@ fn holes_stay_holes_when_data_is_populated() {
     assert_eq!(blocks(host.pool().path()), before);
     assert_eq!(again.data_ranges(), data);
     again.populate().expect("memory");
-    assert_eq!(again.data_ranges(), [0..8 * STEP], "populating everything fills the holes");
+    assert_eq!(again.data_ranges(), std::slice::from_ref(&(0..8 * STEP)), "populating everything fills the holes");
 }
 
 #[test]

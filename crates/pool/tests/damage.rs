@@ -4,8 +4,8 @@
 use nil_pool::format::header::{BadHeader, Header};
 use nil_pool::format::layout::{HEADER_B, Layout};
 use nil_pool::{
-    Access, CapacityRequest, CheckReport, Class, CreateOptions, Error, GRANULE, GuestKind, GuestRequest, HostId,
-    HostIdentity, HostKind, MemoryHome, Pool, Severity, Tag,
+    Access, CapacityRequest, CheckReport, Class, Coherence, CreateOptions, Error, GRANULE, GuestKind, GuestRequest,
+    HostId, HostIdentity, HostKind, MemoryHome, Pool, Severity, Tag,
 };
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -30,8 +30,14 @@ fn furnished(path: &Path) -> Layout {
     let host = HostIdentity { id: HostId::random(), name: "a".to_owned(), kind: HostKind::Agent };
     let host = pool.join(&host).expect("membership");
     let tag = Some(Tag::random());
-    let request =
-        CapacityRequest { tag, class: Class::Shared, bytes: 4 << 20, access: Vec::new(), label: "x".to_owned() };
+    let request = CapacityRequest {
+        tag,
+        class: Class::Shared,
+        coherence: Coherence::Hardware,
+        bytes: 4 << 20,
+        access: Vec::new(),
+        label: "x".to_owned(),
+    };
     host.add_capacity(&request).expect("capacity");
     let vm = GuestRequest {
         name: "g".to_owned(),

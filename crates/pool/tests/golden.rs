@@ -3,13 +3,14 @@
 
 use nil_pool::format::capacity::CapacityRecord;
 use nil_pool::format::guest::GuestRecord;
-use nil_pool::format::header::{Coherence, Header};
+use nil_pool::format::header::Header;
 use nil_pool::format::host::HostRecord;
 use nil_pool::format::journal::{Entry, Intent};
 use nil_pool::format::layout::Layout;
 use nil_pool::format::slot_word::Reference;
 use nil_pool::{
-    Class, Epoch, Extent, GRANULE, GuestId, GuestKind, HostId, HostKind, PoolId, Region, SectionWriter, Tag,
+    Class, Coherence, Composition, Epoch, Extent, GRANULE, GuestId, GuestKind, HostId, HostKind, Leg, PoolId, Region,
+    SectionWriter, Stripe, Tag, Whole,
 };
 
 const SPECIFICATION: &str = include_str!("../../../docs/pool-format.md");
@@ -79,12 +80,51 @@ fn a_capacity_record_is_the_specified_one() {
         bytes: 3 * GRANULE,
         created: 1_800_000_000_000_000_002,
         class: Class::Shared,
+        coherence: Coherence::Hardware,
         access: vec![HostId::from_bytes(uuid(2))],
         extents: vec![Extent { first: 2, count: 1 }, Extent { first: 5, count: 2 }],
+        composition: Composition::Plain,
         label: "memory of g".to_owned(),
     };
     assert_specified("capacity", &capacity.encode());
     assert_eq!(CapacityRecord::decode(&capacity.encode()), Ok(capacity));
+}
+
+/// 10 MiB: of every four granules three in the first pool and one in the second; the second round has one granule.
+fn striped() -> CapacityRecord {
+    let leg = |pool, tag, weight| Leg { pool: PoolId::from_bytes(uuid(pool)), tag: Tag::from_bytes(uuid(tag)), weight };
+    CapacityRecord {
+        tag: Tag::from_bytes(uuid(7)),
+        generation: 1,
+        bytes: 5 * GRANULE,
+        created: 1_800_000_000_000_000_004,
+        class: Class::Shared,
+        coherence: Coherence::Software,
+        access: Vec::new(),
+        extents: Vec::new(),
+        composition: Composition::Striped(Stripe { granularity: GRANULE, legs: vec![leg(1, 8, 3), leg(9, 10, 1)] }),
+        label: String::new(),
+    }
+}
+
+#[test]
+fn a_striped_capacity_record_is_the_specified_one() {
+    let striped = striped();
+    assert_specified("striped", &striped.encode());
+    assert_eq!(CapacityRecord::decode(&striped.encode()), Ok(striped));
+}
+
+#[test]
+fn the_record_of_a_leg_is_the_specified_one() {
+    let leg = CapacityRecord {
+        tag: Tag::from_bytes(uuid(10)),
+        bytes: GRANULE,
+        extents: vec![Extent { first: 4, count: 1 }],
+        composition: Composition::LegOf(Whole { pool: PoolId::from_bytes(uuid(1)), tag: Tag::from_bytes(uuid(7)) }),
+        ..striped()
+    };
+    assert_specified("leg", &leg.encode());
+    assert_eq!(CapacityRecord::decode(&leg.encode()), Ok(leg));
 }
 
 #[test]

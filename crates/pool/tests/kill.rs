@@ -2,8 +2,8 @@
 #![cfg(not(loom))]
 
 use nil_pool::{
-    Access, CapacityRequest, Class, CreateOptions, GRANULE, GuestKind, GuestRequest, HostId, HostIdentity, HostKind,
-    Liveness, Membership, MemoryHome, Pool, Tag,
+    Access, CapacityRequest, Class, Coherence, CreateOptions, GRANULE, GuestControl, GuestKind, GuestRequest, HostId,
+    HostIdentity, HostKind, Liveness, Membership, MemoryHome, Pool, Tag,
 };
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -50,13 +50,20 @@ fn churn_until_killed() {
 /// One change; what is refused because a peer was faster is refused.
 fn change(member: &Membership, dice: &mut Dice) {
     let pool = member.pool();
-    match dice.throw(8) {
+    match dice.throw(12) {
         0..=2 => {
             // Few tags, so that processes contend for the same.
             let tag = Tag::from_bytes([u8::try_from(dice.throw(12)).expect("small"); 16]);
             let bytes = GRANULE * (1 + dice.throw(4));
             let label = "kill".to_owned();
-            let request = CapacityRequest { tag: Some(tag), class: Class::Shared, bytes, access: Vec::new(), label };
+            let request = CapacityRequest {
+                tag: Some(tag),
+                class: Class::Shared,
+                coherence: Coherence::Hardware,
+                bytes,
+                access: Vec::new(),
+                label,
+            };
             let _ = member.add_capacity(&request);
         }
         3..=5 => {
@@ -65,22 +72,20 @@ fn change(member: &Membership, dice: &mut Dice) {
         6 => {
             let name = format!("guest-{}", dice.throw(4));
             let memory_bytes = GRANULE * (1 + dice.throw(3));
-            let _ = member.create_guest(&GuestRequest {
-                name,
-                kind: GuestKind::Vm,
-                memory_bytes,
-                home: MemoryHome::Pool,
-                vcpus: 1,
-                features: 0,
-            });
+            let home = if dice.throw(2) == 0 { MemoryHome::Dram } else { MemoryHome::Pool };
+            let request = GuestRequest { name, kind: GuestKind::Vm, memory_bytes, home, vcpus: 1, features: 0 };
+            let _ = member.create_guest(&request);
         }
-        _ => {
-            let Some(info) = pool.find_guest(&format!("guest-{}", dice.throw(4))) else { return };
-            if let Ok(control) = pool.guest(info.slot, info.id) {
-                let _ = member.destroy_guest(&control);
-            }
-        }
+        7 => drop(some_guest(pool, dice).map(|control| member.destroy_guest(&control))),
+        // Nobody but its creator may.
+        8 | 9 => drop(some_guest(pool, dice).map(|control| member.place_memory(&control))),
+        _ => drop(some_guest(pool, dice).map(|control| member.unplace_memory(&control))),
     }
+}
+
+fn some_guest(pool: &Pool, dice: &mut Dice) -> Option<GuestControl> {
+    let info = pool.find_guest(&format!("guest-{}", dice.throw(4)))?;
+    pool.guest(info.slot, info.id).ok()
 }
 
 fn spawn(path: &Path, host: HostId) -> Child {

@@ -2,8 +2,8 @@
 #![cfg(not(loom))]
 
 use nil_pool::{
-    Access, Area, CapacityRequest, Class, CreateOptions, Epoch, Error, GRANULE, GuestControl, GuestKind, GuestRequest,
-    HostId, HostIdentity, HostKind, Membership, MemoryHome, Ownership, Pool, Side, Stamp, Tag, decode,
+    Access, Area, CapacityRequest, Class, Coherence, CreateOptions, Epoch, Error, GRANULE, GuestControl, GuestKind,
+    GuestRequest, HostId, HostIdentity, HostKind, Membership, MemoryHome, Ownership, Pool, Side, Stamp, Tag, decode,
 };
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -25,7 +25,14 @@ fn agent(name: &str) -> HostIdentity {
 }
 
 fn private(bytes: u64) -> CapacityRequest {
-    CapacityRequest { tag: None, class: Class::Private, bytes, access: Vec::new(), label: String::new() }
+    CapacityRequest {
+        tag: None,
+        class: Class::Private,
+        coherence: Coherence::Hardware,
+        bytes,
+        access: Vec::new(),
+        label: String::new(),
+    }
 }
 
 fn vm(name: &str) -> GuestRequest {

@@ -6,7 +6,8 @@
 use crate::cli::Output;
 use anyhow::{Context, Result, ensure};
 use nil_pool::{
-    Access, Bytes, CapacityRequest, Class, CreateOptions, Error, GRANULE, HostIdentity, Membership, Pool, Tag,
+    Access, Bytes, CapacityRequest, Class, Coherence, CreateOptions, Error, GRANULE, HostIdentity, Membership, Pool,
+    Tag,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -141,7 +142,14 @@ fn churn(membership: &Membership, span: Duration) -> Result<Counts> {
 
 fn request(turn: u32) -> CapacityRequest {
     let bytes = GRANULE << (turn % 3);
-    CapacityRequest { tag: None, class: Class::Private, bytes, access: Vec::new(), label: String::new() }
+    CapacityRequest {
+        tag: None,
+        class: Class::Private,
+        coherence: Coherence::Hardware,
+        bytes,
+        access: Vec::new(),
+        label: String::new(),
+    }
 }
 
 fn release_oldest(membership: &Membership, held: &mut VecDeque<Tag>, counts: &mut Counts) -> Result<()> {

@@ -3,7 +3,8 @@
 use super::{Output, Table};
 use anyhow::{Context, Result};
 use nil_pool::{
-    Access, Bytes, CapacityInfo, CapacityRequest, Class, GRANULE, HostId, HostIdentity, Membership, Pool, Tag,
+    Access, Bytes, CapacityInfo, CapacityRequest, Class, Coherence, GRANULE, HostId, HostIdentity, Membership, Pool,
+    Tag,
 };
 use serde::Serialize;
 use std::fmt;
@@ -111,7 +112,8 @@ fn add(args: AddArgs, output: Output) -> Result<()> {
         TagChoice::New => Tag::random(),
         TagChoice::Given(tag) => tag,
     });
-    let request = CapacityRequest { tag, class: args.class, bytes, access, label: args.label };
+    let request =
+        CapacityRequest { tag, class: args.class, coherence: Coherence::Hardware, bytes, access, label: args.label };
     let added = membership.add_capacity(&request)?;
     membership.leave()?;
     output.print(&Added(CapacityLine::from(added)))

@@ -54,6 +54,7 @@ impl Checker<'_> {
             let owner = Reference { slot: slot.0, generation: record.generation }.encode();
             let mut granules = record.extents.iter().flat_map(|extent| extent.granules());
             record.generation != 0
+                && !record.extents.is_empty()
                 && granules.all(|granule| tables.owners().words[granule].load(Ordering::Relaxed) == owner)
         });
         let Some(record) = proof else { return self.report(Wrong::error(place, what, KEEP)) };

@@ -20,6 +20,8 @@ use super::text::{self, NAME_BYTES};
 use super::{GRANULE, record_sum};
 use crate::ids::PoolId;
 use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -74,12 +76,57 @@ const _: () = {
     assert!(std::mem::offset_of!(RawHeader, crc) == 4092);
 };
 
-/// How the hosts' caches agree on the pool's contents.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// How the hosts' caches agree on the contents of a pool or a capacity.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Coherence {
     /// By hardware: one machine, or CXL 3 back-invalidate. Plain atomics suffice.
     Hardware,
+    /// By whoever writes flushing and whoever reads invalidating. nil puts no guest there, and opens no such pool.
+    Software,
+}
+
+impl Coherence {
+    pub(crate) fn encode(self) -> u8 {
+        match self {
+            Self::Hardware => 0,
+            Self::Software => 1,
+        }
+    }
+
+    pub(crate) fn decode(number: u32) -> Option<Self> {
+        match number {
+            0 => Some(Self::Hardware),
+            1 => Some(Self::Software),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Coherence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hardware => "hardware",
+            Self::Software => "software",
+        })
+    }
+}
+
+/// A text that is no coherence.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("'{0}' is no coherence of capacity; write hardware or software")]
+pub struct BadCoherence(String);
+
+impl FromStr for Coherence {
+    type Err = BadCoherence;
+
+    fn from_str(text: &str) -> Result<Self, BadCoherence> {
+        match text {
+            "hardware" => Ok(Self::Hardware),
+            "software" => Ok(Self::Software),
+            _ => Err(BadCoherence(text.to_owned())),
+        }
+    }
 }
 
 /// A validated copy of the header.
@@ -146,6 +193,7 @@ impl Header {
         let mut raw = RawHeader::new_zeroed();
         raw.magic = MAGIC;
         raw.version = self.version.into();
+        raw.coherence = u32::from(self.coherence.encode()).into();
         raw.uuid = self.id.to_bytes();
         raw.compat = self.compat.into();
         raw.ro_compat = self.ro_compat.into();

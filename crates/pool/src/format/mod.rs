@@ -12,6 +12,7 @@ pub mod layout;
 pub mod pin;
 pub mod placement;
 pub mod slot_word;
+pub mod stripe;
 pub mod text;
 
 /// The unit of allocation: 2 MiB.

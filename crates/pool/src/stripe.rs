@@ -1,0 +1,366 @@
+//! Striped capacity: one capacity over several pools, for room and for bandwidth.
+//!
+//! Its *home* pool has a record that lists its legs; each leg is a capacity of its own pool that says whose leg it is.
+//!
+//! ```text
+//! add       for each leg: add it in its pool, with its maker's name  ·  add the record at home  ·  maker words → 0
+//! release   home Live→Unmaking · in use? put back  ·  for each leg: release it in its pool  ·  free the record at home
+//! ```
+//!
+//! | died                                  | left                            | settled by                              |
+//! |---------------------------------------|---------------------------------|-----------------------------------------|
+//! | among the legs, before home is `Live` | legs that name a maker who died | recovery in each pool, then the reaping |
+//! | home is `Live`, a maker word is not 0 | a whole capacity                | nothing to do: whoever is whole is none |
+//! | among the legs, home is `Unmaking`    | a home that recovery takes away | recovery, then the reaping              |
+//!
+//! An *orphan* is a leg whose home pool is at hand and has no capacity that lists it, and whose maker is not about to
+//! make one: the maker word is 0, or names a host that is dead or has joined anew. The maker word is read first: once it is
+//! 0, the whole has been there.
+
+use crate::capacities::{CapacityRequest, Spec, granules};
+use crate::error::{Error, Result};
+use crate::format::GRANULE;
+use crate::format::capacity::CapacityRecord;
+use crate::format::slot_word::{Reference, SlotState};
+use crate::format::stripe::{Composition, Leg, Stripe, Whole};
+use crate::ids::{CapacitySlot, PoolId, Tag};
+use crate::listing::CapacityInfo;
+use crate::liveness::Liveness;
+use crate::mapping::put;
+use crate::membership::Membership;
+use crate::ownership::HostSlot;
+use crate::pool::Pool;
+use crate::sync::Ordering;
+use crate::tables::Seen;
+use std::sync::{Mutex, PoisonError};
+
+/// Whoever releases a striped capacity holds the journal of one membership while it takes those of others; one at a time.
+static RELEASING: Mutex<()> = Mutex::new(());
+
+/// How a capacity is to be striped.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StripeRequest {
+    /// Bytes that a leg of weight 1 gets in each round: a multiple of [`GRANULE`].
+    pub granularity: u64,
+    /// The legs, in the order of a round.
+    pub legs: Vec<LegRequest>,
+}
+
+/// One leg that is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LegRequest {
+    /// The pool that takes it; the home pool may be among them.
+    pub pool: PoolId,
+    /// Its share: by bandwidth.
+    pub weight: u32,
+}
+
+/// What is done about pools that are not at hand when a capacity is released.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AbsentPools {
+    /// Nothing is released.
+    Refuse,
+    /// They are taken to be gone for good. If one returns, what lies there is an orphan.
+    TakeAsGone,
+}
+
+/// A leg of a capacity that is being released, and who can release it.
+#[derive(Debug)]
+pub(crate) struct LegAtHand<'a> {
+    member: &'a Membership,
+    leg: Reference,
+    tag: Tag,
+}
+
+impl LegAtHand<'_> {
+    /// Releases the leg. What cannot be released becomes an orphan, because its whole is about to end.
+    pub(crate) fn release(&self) {
+        if self.member.require_unfenced().is_ok() {
+            let _ = self.member.release(self.leg, self.tag, &[]);
+        }
+    }
+}
+
+/// Whether a leg is needed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Standing {
+    /// The striped capacity is there.
+    Needed,
+    /// This host is making the striped capacity.
+    BeingMade(HostSlot),
+    /// Nobody needs it.
+    Orphan,
+    /// Its home pool is not at hand.
+    Unknown,
+}
+
+impl Membership {
+    /// Adds a capacity whose bytes are spread over several pools. This pool has its record; `members` are memberships in
+    /// the pools that take a leg, which become this pool's companions.
+    ///
+    /// # Errors
+    /// [`Error`] with the reason; then nothing is left of it. [`Error::InPool`] says in which pool it failed.
+    pub fn add_striped_capacity(
+        &self,
+        request: &CapacityRequest,
+        stripe: &StripeRequest,
+        members: &[&Self],
+    ) -> Result<CapacityInfo> {
+        let spec = request.validate()?;
+        let tag = spec.tag;
+        let made = self.add_striped(spec, stripe, members)?;
+        self.pool().capacity(CapacitySlot(made.slot)).ok_or(Error::NoCapacity { tag })
+    }
+
+    /// Adds a striped capacity like `spec`.
+    pub(crate) fn add_striped(&self, spec: Spec, request: &StripeRequest, members: &[&Self]) -> Result<Reference> {
+        self.require_unfenced()?;
+        let bytes = u64::from(spec.granules) * GRANULE;
+        let stripe = request.with_tags();
+        stripe.validate(bytes)?;
+        let takers = request.legs.iter().map(|leg| self.member_of(leg.pool, members).ok_or(leg.pool));
+        let takers: Vec<&Self> = takers.collect::<Result<_, _>>().map_err(|pool| Error::PoolNotJoined { pool })?;
+        let mut made = Vec::new();
+        let added = self.add_legs(&spec, &stripe, &takers, &mut made).and_then(|()| {
+            takers.iter().for_each(|member| self.pool().add_companion(member.pool()));
+            self.add(&Spec { composition: Composition::Striped(stripe), ..spec })
+        });
+        for leg in &made {
+            match &added {
+                Ok(_) => put(leg.member.pool().tables().capacity_maker(leg.leg.slot.into()), 0, Ordering::Release),
+                Err(_) => leg.release(),
+            }
+        }
+        added
+    }
+
+    fn add_legs<'a>(
+        &self,
+        spec: &Spec,
+        stripe: &Stripe,
+        takers: &[&'a Self],
+        made: &mut Vec<LegAtHand<'a>>,
+    ) -> Result<()> {
+        let whole = Whole { pool: self.pool().id(), tag: spec.tag };
+        let sizes = stripe.leg_bytes(u64::from(spec.granules) * GRANULE);
+        for ((leg, bytes), member) in stripe.legs.iter().zip(sizes).zip(takers) {
+            let leg_spec = Spec {
+                tag: leg.tag,
+                class: spec.class,
+                coherence: spec.coherence,
+                granules: granules(bytes).ok_or(Error::CapacitySize { bytes })?,
+                access: spec.access.clone(),
+                label: spec.label.clone(),
+                user: None,
+                composition: Composition::LegOf(whole),
+            };
+            let path = || member.pool().path().to_owned();
+            let added = member.add(&leg_spec);
+            let added = added.map_err(|source| Error::InPool { path: path(), source: Box::new(source) })?;
+            made.push(LegAtHand { member, leg: added, tag: leg.tag });
+        }
+        Ok(())
+    }
+
+    /// Releases a capacity, striped or not. `members` are memberships in the pools of its legs.
+    ///
+    /// # Errors
+    /// [`Error::CapacityInUse`] with the guest, [`Error::NoCapacity`], [`Error::CapacityBusy`]; [`Error::LegInUse`] for a
+    /// leg that is needed; [`Error::LegNotAtHand`] and [`Error::WholeNotAtHand`] for pools that are not.
+    pub fn release_capacity_with(&self, tag: Tag, members: &[&Self], absent: AbsentPools) -> Result<()> {
+        self.require_unfenced()?;
+        let tables = self.pool().tables();
+        let capacity = tables.with_tag(tag).next().ok_or(Error::NoCapacity { tag })?;
+        let composition = tables.capacity_of(capacity).map_or(Composition::Plain, |record| record.composition);
+        match composition {
+            Composition::Plain => self.release(capacity, tag, &[]),
+            Composition::LegOf(whole) => {
+                members.iter().for_each(|member| self.pool().add_companion(member.pool()));
+                self.refuse_needed(capacity, tag, whole, absent)?;
+                self.release(capacity, tag, &[])
+            }
+            Composition::Striped(stripe) => {
+                let whole = Whole { pool: self.pool().id(), tag };
+                let legs = self.legs_elsewhere(whole, &stripe, members, absent)?;
+                let _releasing = RELEASING.lock().unwrap_or_else(PoisonError::into_inner);
+                self.release(capacity, tag, &legs)
+            }
+        }
+    }
+
+    fn refuse_needed(&self, leg: Reference, tag: Tag, whole: Whole, absent: AbsentPools) -> Result<()> {
+        match (self.pool().standing(leg, whole), absent) {
+            (Standing::Orphan, _) | (Standing::Unknown, AbsentPools::TakeAsGone) => Ok(()),
+            (Standing::Unknown, AbsentPools::Refuse) => Err(Error::WholeNotAtHand { leg: tag, whole }),
+            (Standing::Needed, _) => Err(Error::LegInUse { leg: tag, whole }),
+            (Standing::BeingMade(host), _) => Err(Error::CapacityBusy { tag, host }),
+        }
+    }
+
+    /// The legs that lie in other pools, as far as they are there.
+    fn legs_elsewhere<'a>(
+        &self,
+        whole: Whole,
+        stripe: &Stripe,
+        members: &[&'a Self],
+        absent: AbsentPools,
+    ) -> Result<Vec<LegAtHand<'a>>> {
+        let mut legs = Vec::new();
+        for &Leg { pool, tag, weight } in stripe.legs.iter().filter(|leg| leg.pool != self.pool().id()) {
+            let member = members.iter().copied().find(|member| member.pool().id() == pool);
+            match (member, absent) {
+                (Some(member), _) => {
+                    let leg = member.pool().capacity_by_tag(tag).filter(|leg| member.pool().is_leg_of(*leg, whole));
+                    legs.extend(leg.map(|leg| LegAtHand { member, leg, tag }));
+                }
+                (None, AbsentPools::Refuse) => return Err(Error::LegNotAtHand { leg: tag, pool, weight }),
+                (None, AbsentPools::TakeAsGone) => {}
+            }
+        }
+        Ok(legs)
+    }
+
+    /// This membership or the one among `members` that is in a pool.
+    fn member_of<'a>(&'a self, pool: PoolId, members: &[&'a Self]) -> Option<&'a Self> {
+        std::iter::once(self).chain(members.iter().copied()).find(|member| member.pool().id() == pool)
+    }
+
+    /// This host in this incarnation, as the maker of a leg.
+    pub(crate) fn as_maker(&self) -> Reference {
+        // Slots of hosts have twelve bits.
+        let slot = u16::try_from(self.slot().index()).unwrap_or(u16::MAX);
+        Reference { slot, generation: self.epoch().0.into() }
+    }
+}
+
+impl StripeRequest {
+    /// The same with a new tag for each leg.
+    fn with_tags(&self) -> Stripe {
+        let leg = |&LegRequest { pool, weight }: &LegRequest| Leg { pool, tag: Tag::random(), weight };
+        Stripe { granularity: self.granularity, legs: self.legs.iter().map(leg).collect() }
+    }
+}
+
+/// Releases the legs in these pools whose striped capacity is gone: what a host that died while it added or released
+/// one, or while it released a guest's memory, has left behind. For the start of an agent, and after it has destroyed a
+/// guest or recovered a peer. Gives the tags of what was released.
+///
+/// # Errors
+/// [`Error::Fenced`]; a leg that somebody else is releasing at this moment is left to them.
+pub fn reap_orphan_legs(members: &[&Membership]) -> Result<Vec<Tag>> {
+    let mut reaped = Vec::new();
+    for member in members {
+        member.require_unfenced()?;
+        let pool = member.pool();
+        members.iter().for_each(|other| pool.add_companion(other.pool()));
+        for (leg, record) in pool.live_capacities() {
+            let Composition::LegOf(whole) = record.composition else { continue };
+            if pool.standing(leg, whole) == Standing::Orphan && member.release(leg, record.tag, &[]).is_ok() {
+                reaped.push(record.tag);
+            }
+        }
+    }
+    Ok(reaped)
+}
+
+impl Pool {
+    fn live_capacities(&self) -> impl Iterator<Item = (Reference, CapacityRecord)> + '_ {
+        let slots = self.tables().capacity_slots();
+        (0..slots.count()).filter_map(move |slot| {
+            let Ok(SlotState::Live { generation }) = slots.load(slot) else { return None };
+            let reference = Reference { slot: u16::try_from(slot).ok()?, generation };
+            Some((reference, self.tables().capacity_of(reference)?))
+        })
+    }
+
+    /// The pool and the record of a leg that is to have `bytes` bytes.
+    pub(crate) fn leg(&self, striped: &CapacityRecord, leg: &Leg, bytes: u64) -> Result<(Self, CapacityRecord)> {
+        let &Leg { pool: id, tag, weight } = leg;
+        let pool = self.at_hand(id).ok_or(Error::LegNotAtHand { leg: tag, pool: id, weight })?;
+        let record = pool.capacity_by_tag(tag).and_then(|found| pool.tables().capacity_of(found));
+        match self.flaw_of_leg(striped, record.as_ref(), bytes) {
+            Some(what) => Err(Error::BadLeg { leg: tag, pool: id, path: pool.path().to_owned(), weight, what }),
+            None => record.map(|record| (pool, record)).ok_or(Error::NoCapacity { tag }),
+        }
+    }
+
+    /// What keeps a capacity from being the leg of this pool's striped one that has `bytes` bytes.
+    pub(crate) fn flaw_of_leg(
+        &self,
+        striped: &CapacityRecord,
+        leg: Option<&CapacityRecord>,
+        bytes: u64,
+    ) -> Option<&'static str> {
+        let whole = Whole { pool: self.id(), tag: striped.tag };
+        let Some(leg) = leg else { return Some("is missing, and what lay there is lost") };
+        match leg.composition {
+            Composition::Plain => Some("is a capacity of its own, and no stripe"),
+            Composition::Striped(_) => Some("is itself striped"),
+            Composition::LegOf(other) if other != whole => Some("is a stripe of another capacity"),
+            Composition::LegOf(_) if leg.bytes != bytes => Some("has not the size that falls to it"),
+            Composition::LegOf(_) => None,
+        }
+    }
+
+    fn is_leg_of(&self, leg: Reference, whole: Whole) -> bool {
+        self.tables().capacity_of(leg).is_some_and(|record| record.composition == Composition::LegOf(whole))
+    }
+
+    /// Whether a leg in this pool is needed.
+    pub(crate) fn standing(&self, leg: Reference, whole: Whole) -> Standing {
+        // First the maker, then the whole: see above.
+        let maker = Reference::decode(self.tables().capacity_maker(leg.slot.into()).load(Ordering::Acquire));
+        if let Some(host) = maker.and_then(|maker| self.living_host(maker)) {
+            return Standing::BeingMade(host);
+        }
+        let (Some(home), Some(record)) = (self.at_hand(whole.pool), self.tables().capacity_of(leg)) else {
+            return Standing::Unknown;
+        };
+        if home.may_list(self.id(), record.tag) { Standing::Needed } else { Standing::Orphan }
+    }
+
+    /// Whether some capacity here has this leg. The index is not asked, because it may be damaged; and what cannot be
+    /// read might have it.
+    fn may_list(&self, pool: PoolId, tag: Tag) -> bool {
+        let tables = self.tables();
+        (0..tables.capacity_slots().count()).any(|slot| match tables.capacity(slot) {
+            Seen::Free => false,
+            // Not written yet: it is not what this leg is of, whose maker has died or has come to its end.
+            Seen::Used(SlotState::Making { generation, .. }, record)
+                if record.as_ref().map_or(0, |record| record.generation) != generation =>
+            {
+                false
+            }
+            Seen::BadWord(_) | Seen::Used(_, Err(_)) => true,
+            Seen::Used(state, Ok(record)) if state.current() != Some(record.generation) => true,
+            Seen::Used(_, Ok(record)) => match record.composition {
+                Composition::Plain | Composition::LegOf(_) => false,
+                Composition::Striped(stripe) => stripe.legs.iter().any(|leg| (leg.pool, leg.tag) == (pool, tag)),
+            },
+        })
+    }
+
+    /// The host that this is, if it has not ended and is not dead for sure.
+    fn living_host(&self, host: Reference) -> Option<HostSlot> {
+        let slot = HostSlot::new(host.slot)?;
+        let current = self.tables().hosts().load(host.slot.into()).ok()?.current();
+        (current == Some(host.generation) && self.liveness(slot) != Liveness::Dead).then_some(slot)
+    }
+
+    /// Whether somebody asks for the release of this capacity or of one of its legs.
+    pub(crate) fn is_release_asked(&self, slot: CapacitySlot, record: &CapacityRecord) -> bool {
+        let asked = |pool: &Self, slot: usize, generation: u64| {
+            pool.tables().capacity_asked(slot).load(Ordering::Acquire) == generation
+        };
+        let of_leg = |leg: &Leg| {
+            let pool = self.at_hand(leg.pool)?;
+            let found = pool.capacity_by_tag(leg.tag)?;
+            Some(asked(&pool, found.slot.into(), found.generation))
+        };
+        let of_a_leg = || match &record.composition {
+            Composition::Striped(stripe) => stripe.legs.iter().any(|leg| of_leg(leg) == Some(true)),
+            Composition::Plain | Composition::LegOf(_) => false,
+        };
+        asked(self, slot.index(), record.generation) || of_a_leg()
+    }
+}
