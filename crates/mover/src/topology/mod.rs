@@ -16,13 +16,15 @@ mod ids;
 mod judge;
 mod node;
 mod tree;
+mod usage;
 
 pub use cxl::{Cxl, Decoder, DecoderKind, DynamicPartition, MemoryDevice, Region};
 pub use dax::{DaxDevice, DaxDriver, DaxOrigin, DaxRegion, Extent};
 pub use ids::{BadList, IdList, NodeId};
-pub use judge::{Evidence, Expander, Found, MemoryUse, NodeKind, Unusable, Warning};
+pub use judge::{Evidence, Expander, NodeKind};
 pub use node::{NodeAccess, NodeDistance, NodeMemory, NumaNode};
 pub use tree::Remark;
+pub use usage::{Found, MemoryUse, Unusable, Warning};
 
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -56,7 +58,7 @@ impl Topology {
     /// What a person should know about it, with what to do.
     #[must_use]
     pub fn warnings(&self) -> Vec<Warning> {
-        judge::warnings(self)
+        usage::warnings(self)
     }
 
     /// Whether firmware tells what access to any node's memory costs.
