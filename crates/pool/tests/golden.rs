@@ -9,9 +9,12 @@ use nil_pool::format::journal::{Entry, Intent};
 use nil_pool::format::layout::Layout;
 use nil_pool::format::slot_word::Reference;
 use nil_pool::{
-    Class, Coherence, Composition, Epoch, Extent, GRANULE, GuestId, GuestKind, HostId, HostKind, Leg, PoolId, Region,
-    SectionWriter, Stripe, Tag, Whole,
+    Class, Coherence, Composition, CreateOptions, Epoch, Extent, GRANULE, GuestId, GuestKind, GuestRequest, HostId,
+    HostIdentity, HostKind, HostSlot, Leg, MemoryHome, PinRequest, Place, Placed, Pool, PoolId, Region, SectionWriter,
+    Stripe, Tag, Whole,
 };
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 const SPECIFICATION: &str = include_str!("../../../docs/pool-format.md");
 
@@ -167,4 +170,47 @@ fn an_area_is_the_specified_one() {
     writer.put(1, 1, 0, b"registers").expect("it fits");
     writer.finish();
     assert_specified("area", &bytes);
+}
+
+#[test]
+fn placement_map_and_pin_are_the_specified_ones() {
+    let directory = tempfile::tempdir_in("/dev/shm").expect("a directory on tmpfs");
+    let path = directory.path().join("pool");
+    let options = CreateOptions { size: Some(16 << 20), ..CreateOptions::default() };
+    let pool = Pool::create(&path, &options).expect("a new pool");
+    let identity = HostIdentity { id: HostId::from_bytes(uuid(2)), name: "a".to_owned(), kind: HostKind::Agent };
+    let member = pool.join(&identity).expect("membership");
+    let home = MemoryHome::Dram;
+    let name = "g".to_owned();
+    let request = GuestRequest { name, kind: GuestKind::Vm, memory_bytes: 3 * GRANULE, home, vcpus: 2, features: 0 };
+    let guest = member.create_guest(&request).expect("a guest");
+    let state = guest.map_state().expect("its state area");
+    let other = HostSlot::new(1).expect("a slot");
+    let placed = [
+        Placed { place: Place::Local { host: member.slot(), epoch: Epoch(1) }, heat: 255 },
+        Placed { place: Place::Mixed { host: other, epoch: Epoch(7) }, heat: 0x20 },
+        Placed { place: Place::Pooled, heat: 0 },
+    ];
+    placed.into_iter().enumerate().for_each(|(granule, placed)| state.placement().put(granule, placed));
+    let (owner, reason) = ("virtio-blk0".to_owned(), "fixed buffer".to_owned());
+    let pin = PinRequest { offset: 0x3000, bytes: 0x2000, owner, reason, host: other };
+    state.pins().take(&pin).expect("a pin");
+
+    let tag = pool.find_guest("g").expect("the guest").state.expect("a state area");
+    let start = u64::from(pool.find_capacity(tag).expect("its capacity").extents[0].first) * GRANULE;
+    let at = |offset: u64, bytes: usize| {
+        let mut found = vec![0; bytes];
+        File::open(&path).and_then(|file| file.read_exact_at(&mut found, start + offset)).expect("the state area");
+        found
+    };
+    let mut header = [0; 64];
+    header[..8].copy_from_slice(b"nilstate");
+    header[8..24].copy_from_slice(&guest.id().to_bytes());
+    (header[24], header[32]) = (2, 3);
+    let sum = nil_pool::format::checksum(&header[..60]);
+    header[60..].copy_from_slice(&sum.to_le_bytes());
+    assert_eq!(at(0, 64), header);
+    assert_specified("pin", &at(4 << 10, 256));
+    let map = (128 << 10) + 2 * (64 + 2 * 32) * 1024;
+    assert_specified("placement map", &at(map, 88));
 }
