@@ -59,17 +59,12 @@ impl Membership {
     /// [`Error::GuestNotOurs`], [`Error::GuestGone`], [`Error::NoRoom`] and what else keeps a capacity from being added;
     /// then nothing is left of it.
     pub fn place_memory(&self, guest: &GuestControl) -> Result<()> {
-        self.require_unfenced()?;
-        let record = guest.record()?;
-        self.require_ours(guest, &record)?;
-        let bytes = record.memory_extent();
-        let granules = granules(bytes).ok_or(Error::GuestMemory { bytes })?;
-        let tag = record.memory();
+        let spec = self.memory_spec(guest)?;
+        let tag = spec.tag;
         let mut journal = self.journal();
         if guest.is_placed() {
             return Ok(());
         }
-        let spec = guest_spec("memory", &record.name, tag, granules, guest.reference());
         let made = self.make_capacity(&spec, |made| journal.write(self.pool(), Intent::AddCapacity(made)));
         let placed = made.and_then(|made| {
             self.commit_capacity(made, tag)?;
@@ -79,16 +74,32 @@ impl Membership {
         placed
     }
 
+    /// What the capacity of the memory of a guest that is this host's is to be.
+    pub(crate) fn memory_spec(&self, guest: &GuestControl) -> Result<Spec> {
+        self.require_unfenced()?;
+        let record = guest.record()?;
+        self.require_ours(guest, &record)?;
+        let bytes = record.memory_extent();
+        let granules = granules(bytes).ok_or(Error::GuestMemory { bytes })?;
+        Ok(guest_spec("memory", &record.name, record.memory(), granules, guest.reference()))
+    }
+
     /// A guest that was destroyed meanwhile, after a handoff that nobody waited for, has not released the new capacity.
     fn keep_for(&self, guest: &GuestControl, made: Reference) -> Result<()> {
         fence(Ordering::SeqCst);
+        self.require_live(guest).inspect_err(|_| {
+            if self.pool().tables().capacity_slots().begin_unmaking(made, self.slot()) {
+                Actor::new(self.pool(), self.slot()).finish_release(made);
+            }
+        })
+    }
+
+    /// Nobody has begun to destroy the guest.
+    pub(crate) fn require_live(&self, guest: &GuestControl) -> Result<()> {
         let reference = guest.reference();
         let state = self.pool().tables().guest_slots().load(reference.slot.into());
         if state == Ok(SlotState::Live { generation: reference.generation }) {
             return Ok(());
-        }
-        if self.pool().tables().capacity_slots().begin_unmaking(made, self.slot()) {
-            Actor::new(self.pool(), self.slot()).finish_release(made);
         }
         Err(Error::GuestGone { id: guest.id(), slot: GuestSlot(reference.slot) })
     }

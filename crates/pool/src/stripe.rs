@@ -13,25 +13,20 @@
 //! | home is `Live`, a maker word is not 0 | a whole capacity                | nothing to do: whoever is whole is none |
 //! | among the legs, home is `Unmaking`    | a home that recovery takes away | recovery, then the reaping              |
 //!
-//! An *orphan* is a leg whose home pool is at hand and has no capacity that lists it, and whose maker is not about to
-//! make one: the maker word is 0, or names a host that is dead or has joined anew. The maker word is read first: once it is
-//! 0, the whole has been there.
+//! What an orphan is, and how legs are found, is in [`crate::legs`].
 
 use crate::capacities::{CapacityRequest, Spec, granules};
+use crate::control::GuestControl;
 use crate::error::{Error, Result};
 use crate::format::GRANULE;
-use crate::format::capacity::CapacityRecord;
-use crate::format::slot_word::{Reference, SlotState};
+use crate::format::slot_word::Reference;
 use crate::format::stripe::{Composition, Leg, Stripe, Whole};
 use crate::ids::{CapacitySlot, PoolId, Tag};
+use crate::legs::Standing;
 use crate::listing::CapacityInfo;
-use crate::liveness::Liveness;
 use crate::mapping::put;
 use crate::membership::Membership;
-use crate::ownership::HostSlot;
-use crate::pool::Pool;
-use crate::sync::Ordering;
-use crate::tables::Seen;
+use crate::sync::{Ordering, fence};
 use std::sync::{Mutex, PoisonError};
 
 /// Whoever releases a striped capacity holds the journal of one membership while it takes those of others; one at a time.
@@ -81,19 +76,6 @@ impl LegAtHand<'_> {
     }
 }
 
-/// Whether a leg is needed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Standing {
-    /// The striped capacity is there.
-    Needed,
-    /// This host is making the striped capacity.
-    BeingMade(HostSlot),
-    /// Nobody needs it.
-    Orphan,
-    /// Its home pool is not at hand.
-    Unknown,
-}
-
 impl Membership {
     /// Adds a capacity whose bytes are spread over several pools. This pool has its record; `members` are memberships in
     /// the pools that take a leg, which become this pool's companions.
@@ -110,6 +92,26 @@ impl Membership {
         let tag = spec.tag;
         let made = self.add_striped(spec, stripe, members)?;
         self.pool().capacity(CapacitySlot(made.slot)).ok_or(Error::NoCapacity { tag })
+    }
+
+    /// Makes the capacity of a guest's memory, striped over several pools; else like [`Membership::place_memory`]. When it
+    /// is released with [`Membership::unplace_memory`] or with the guest, the legs in other pools become orphans: see
+    /// [`crate::reap_orphan_legs`].
+    ///
+    /// # Errors
+    /// As for [`Membership::place_memory`] and [`Membership::add_striped_capacity`]; then nothing is left of it.
+    pub fn place_memory_striped(&self, guest: &GuestControl, stripe: &StripeRequest, members: &[&Self]) -> Result<()> {
+        let spec = self.memory_spec(guest)?;
+        if guest.is_placed() {
+            return Ok(());
+        }
+        let tag = spec.tag;
+        self.add_striped(spec, stripe, members)?;
+        fence(Ordering::SeqCst);
+        self.require_live(guest).inspect_err(|_| {
+            // Its user is over, so that nothing keeps it; and should a peer be faster, it is gone all the same.
+            let _ = self.release_capacity_with(tag, members, AbsentPools::Refuse);
+        })
     }
 
     /// Adds a striped capacity like `spec`.
@@ -238,129 +240,5 @@ impl StripeRequest {
     fn with_tags(&self) -> Stripe {
         let leg = |&LegRequest { pool, weight }: &LegRequest| Leg { pool, tag: Tag::random(), weight };
         Stripe { granularity: self.granularity, legs: self.legs.iter().map(leg).collect() }
-    }
-}
-
-/// Releases the legs in these pools whose striped capacity is gone: what a host that died while it added or released
-/// one, or while it released a guest's memory, has left behind. For the start of an agent, and after it has destroyed a
-/// guest or recovered a peer. Gives the tags of what was released.
-///
-/// # Errors
-/// [`Error::Fenced`]; a leg that somebody else is releasing at this moment is left to them.
-pub fn reap_orphan_legs(members: &[&Membership]) -> Result<Vec<Tag>> {
-    let mut reaped = Vec::new();
-    for member in members {
-        member.require_unfenced()?;
-        let pool = member.pool();
-        members.iter().for_each(|other| pool.add_companion(other.pool()));
-        for (leg, record) in pool.live_capacities() {
-            let Composition::LegOf(whole) = record.composition else { continue };
-            if pool.standing(leg, whole) == Standing::Orphan && member.release(leg, record.tag, &[]).is_ok() {
-                reaped.push(record.tag);
-            }
-        }
-    }
-    Ok(reaped)
-}
-
-impl Pool {
-    fn live_capacities(&self) -> impl Iterator<Item = (Reference, CapacityRecord)> + '_ {
-        let slots = self.tables().capacity_slots();
-        (0..slots.count()).filter_map(move |slot| {
-            let Ok(SlotState::Live { generation }) = slots.load(slot) else { return None };
-            let reference = Reference { slot: u16::try_from(slot).ok()?, generation };
-            Some((reference, self.tables().capacity_of(reference)?))
-        })
-    }
-
-    /// The pool and the record of a leg that is to have `bytes` bytes.
-    pub(crate) fn leg(&self, striped: &CapacityRecord, leg: &Leg, bytes: u64) -> Result<(Self, CapacityRecord)> {
-        let &Leg { pool: id, tag, weight } = leg;
-        let pool = self.at_hand(id).ok_or(Error::LegNotAtHand { leg: tag, pool: id, weight })?;
-        let record = pool.capacity_by_tag(tag).and_then(|found| pool.tables().capacity_of(found));
-        match self.flaw_of_leg(striped, record.as_ref(), bytes) {
-            Some(what) => Err(Error::BadLeg { leg: tag, pool: id, path: pool.path().to_owned(), weight, what }),
-            None => record.map(|record| (pool, record)).ok_or(Error::NoCapacity { tag }),
-        }
-    }
-
-    /// What keeps a capacity from being the leg of this pool's striped one that has `bytes` bytes.
-    pub(crate) fn flaw_of_leg(
-        &self,
-        striped: &CapacityRecord,
-        leg: Option<&CapacityRecord>,
-        bytes: u64,
-    ) -> Option<&'static str> {
-        let whole = Whole { pool: self.id(), tag: striped.tag };
-        let Some(leg) = leg else { return Some("is missing, and what lay there is lost") };
-        match leg.composition {
-            Composition::Plain => Some("is a capacity of its own, and no stripe"),
-            Composition::Striped(_) => Some("is itself striped"),
-            Composition::LegOf(other) if other != whole => Some("is a stripe of another capacity"),
-            Composition::LegOf(_) if leg.bytes != bytes => Some("has not the size that falls to it"),
-            Composition::LegOf(_) => None,
-        }
-    }
-
-    fn is_leg_of(&self, leg: Reference, whole: Whole) -> bool {
-        self.tables().capacity_of(leg).is_some_and(|record| record.composition == Composition::LegOf(whole))
-    }
-
-    /// Whether a leg in this pool is needed.
-    pub(crate) fn standing(&self, leg: Reference, whole: Whole) -> Standing {
-        // First the maker, then the whole: see above.
-        let maker = Reference::decode(self.tables().capacity_maker(leg.slot.into()).load(Ordering::Acquire));
-        if let Some(host) = maker.and_then(|maker| self.living_host(maker)) {
-            return Standing::BeingMade(host);
-        }
-        let (Some(home), Some(record)) = (self.at_hand(whole.pool), self.tables().capacity_of(leg)) else {
-            return Standing::Unknown;
-        };
-        if home.may_list(self.id(), record.tag) { Standing::Needed } else { Standing::Orphan }
-    }
-
-    /// Whether some capacity here has this leg. The index is not asked, because it may be damaged; and what cannot be
-    /// read might have it.
-    fn may_list(&self, pool: PoolId, tag: Tag) -> bool {
-        let tables = self.tables();
-        (0..tables.capacity_slots().count()).any(|slot| match tables.capacity(slot) {
-            Seen::Free => false,
-            // Not written yet: it is not what this leg is of, whose maker has died or has come to its end.
-            Seen::Used(SlotState::Making { generation, .. }, record)
-                if record.as_ref().map_or(0, |record| record.generation) != generation =>
-            {
-                false
-            }
-            Seen::BadWord(_) | Seen::Used(_, Err(_)) => true,
-            Seen::Used(state, Ok(record)) if state.current() != Some(record.generation) => true,
-            Seen::Used(_, Ok(record)) => match record.composition {
-                Composition::Plain | Composition::LegOf(_) => false,
-                Composition::Striped(stripe) => stripe.legs.iter().any(|leg| (leg.pool, leg.tag) == (pool, tag)),
-            },
-        })
-    }
-
-    /// The host that this is, if it has not ended and is not dead for sure.
-    fn living_host(&self, host: Reference) -> Option<HostSlot> {
-        let slot = HostSlot::new(host.slot)?;
-        let current = self.tables().hosts().load(host.slot.into()).ok()?.current();
-        (current == Some(host.generation) && self.liveness(slot) != Liveness::Dead).then_some(slot)
-    }
-
-    /// Whether somebody asks for the release of this capacity or of one of its legs.
-    pub(crate) fn is_release_asked(&self, slot: CapacitySlot, record: &CapacityRecord) -> bool {
-        let asked = |pool: &Self, slot: usize, generation: u64| {
-            pool.tables().capacity_asked(slot).load(Ordering::Acquire) == generation
-        };
-        let of_leg = |leg: &Leg| {
-            let pool = self.at_hand(leg.pool)?;
-            let found = pool.capacity_by_tag(leg.tag)?;
-            Some(asked(&pool, found.slot.into(), found.generation))
-        };
-        let of_a_leg = || match &record.composition {
-            Composition::Striped(stripe) => stripe.legs.iter().any(|leg| of_leg(leg) == Some(true)),
-            Composition::Plain | Composition::LegOf(_) => false,
-        };
-        asked(self, slot.index(), record.generation) || of_a_leg()
     }
 }

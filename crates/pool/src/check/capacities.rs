@@ -40,6 +40,7 @@ impl Checker<'_> {
                     let reference = Reference { slot: slot.0, generation: record.generation };
                     self.check_granules(reference, &record, &place);
                     self.check_indexed(reference, &record, &place);
+                    self.check_composition(reference, &record, &place);
                     self.check_user(slot, place);
                 }
             }

@@ -9,6 +9,7 @@ mod header;
 mod hosts;
 mod owners;
 mod placement;
+mod stripes;
 mod tags;
 
 use crate::liveness::Liveness;
