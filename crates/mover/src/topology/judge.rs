@@ -158,13 +158,13 @@ impl fmt::Display for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::MadeOf { device } => write!(f, "made of {device}"),
-            Self::CxlRegion { region } => write!(f, "which is cut from the CXL {region}"),
-            Self::Nvdimm => f.write_str("which is persistent memory"),
+            Self::CxlRegion { region } => write!(f, "cut from CXL {region}"),
+            Self::Nvdimm => f.write_str("persistent memory (NVDIMM)"),
             Self::Slower { latency_ns, dram_latency_ns } => {
-                write!(f, "{latency_ns} ns to read, DRAM {dram_latency_ns} ns")
+                write!(f, "{latency_ns} ns to read (DRAM: {dram_latency_ns} ns)")
             }
             Self::Wider { bandwidth_mb_s, dram_bandwidth_mb_s } => {
-                write!(f, "{bandwidth_mb_s} MB/s, DRAM {dram_bandwidth_mb_s} MB/s")
+                write!(f, "{bandwidth_mb_s} MB/s (DRAM: {dram_bandwidth_mb_s} MB/s)")
             }
         }
     }

@@ -18,7 +18,7 @@ pub enum MemoryUse {
     Pool,
     /// It is the capacity with this tag, which a pool knows: shared.
     Capacity(Tag),
-    /// Nothing of nil's is there; a pool could be made.
+    /// A pool could be made on it, if nothing else is there.
     Candidate,
     /// Nothing, as it is.
     Unusable(Unusable),
@@ -143,7 +143,7 @@ impl fmt::Display for MemoryUse {
             Self::Private => "private",
             Self::Pool => "shared: a pool",
             Self::Capacity(_) => "shared: a capacity",
-            Self::Candidate => "free for a pool",
+            Self::Candidate => "candidate for a pool",
             Self::Unusable(Unusable::OnlineAsRam) => "not for nil: online as RAM",
             Self::Unusable(Unusable::NotMappable) => "not for nil: cannot be mapped",
             Self::Unusable(Unusable::Coarse) => "not for nil: aligned too coarsely",

@@ -1,7 +1,7 @@
 //! `nil host`: be a host, and see which ones there are.
 
-use super::Output;
 use super::table::Table;
+use super::{Output, inspect};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use nil_host::{Agent, AgentOptions, Farewell, GuestName, GuestsAtStop, HostName, HostReport, RunDir, Survey};
@@ -23,6 +23,11 @@ pub(crate) enum Command {
     /// List the hosts of this machine.
     #[command(after_help = "Example:\n  nil host list")]
     List,
+    /// Show the memory of this machine, and what nil can use it for.
+    #[command(after_help = "Examples:
+  nil host inspect
+  nil host inspect --pool /dev/shm/pool --json")]
+    Inspect(inspect::Args),
 }
 
 #[derive(Debug, Args)]
@@ -46,6 +51,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<ExitCode> {
             output.print(&Hosts { hosts })?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Inspect(args) => inspect::run(&args, output),
     }
 }
 

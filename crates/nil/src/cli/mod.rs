@@ -7,6 +7,7 @@
 
 mod capacity;
 mod host;
+mod inspect;
 mod migrate;
 mod output;
 mod pool;
