@@ -1,21 +1,39 @@
 //! Moves live memory between a host's DRAM and the pool while the guest in it runs.
 //!
+//! - [`GuestMemory`]: a guest's memory in the process that runs it; [`Move`]: a move of it.
 //! - [`MovePlan`], [`Budget`]: what is to move, and what it may cost the guest.
 //! - [`MoveControl`]: how a move is called off or slowed down from outside.
 //! - [`MoveProgress`], [`MoveReport`], [`Stall`]: what became of it.
 //! - [`topology`]: what memory the host has; [`numa`]: memory on its nodes, which the kernel moves.
 #![deny(unsafe_code)]
 
+mod barrier;
+mod chunk;
 mod controller;
+mod copy;
+mod dram;
+mod error;
 mod loss;
+mod lost;
+mod memory;
+mod moving;
 pub mod numa;
 mod order;
+mod pagemap;
 mod plan;
 mod report;
 mod shares;
+mod sides;
+mod turn;
 mod undeclared;
 pub mod topology;
+mod userfault;
 
+pub use chunk::HOLDER;
+pub use error::{Error, Hole, Result};
+pub use lost::{LostMemory, Waited};
+pub use memory::{Closed, GuestMemory};
+pub use moving::Move;
 pub use plan::{Budget, Direction, MoveControl, MovePlan, MoveRange, Pace};
 pub use report::{ChunkSizes, MoveOutcome, MoveProgress, MoveReport, Stall, StallFigures, StallReason, UndeclaredPin};
 pub use shares::fair_shares;

@@ -1,0 +1,385 @@
+//! One chunk, from one side to the other.
+//!
+//! ```text
+//! look ─▶ prepare ─▶ protect ─▶ look again ─▶ copy ─▶ ┌ recouple: word, place ┐ ─▶ wake
+//!                       │                             └ decouple: place, word ┘
+//!                       └─ pinned meanwhile, or memory failed ─▶ lift: the chunk stays
+//! ```
+//!
+//! **Why no store is lost.** From `protect` until something else is mapped over the chunk no store reaches it, and what is
+//! mapped then has been copied after `protect`. A store that waited tries again and finds what is mapped then.
+//!
+//! **Why the word is never too good.** Stores reach the new place as soon as it is mapped, before anybody is woken. So a
+//! granule is written down as having left the pool before its memory is mapped, and as having arrived there after.
+//!
+//! **Why a pin is never overlooked.** A device writes its pin down before it takes hold of the pages, and pins are looked
+//! at under protection: one that is not there yet belongs to a device that has still to take hold, for writing, and so
+//! waits for the chunk and gets the pages that it has then.
+#![allow(unsafe_code)]
+
+use crate::barrier::{Barrier, Ground};
+use crate::copy::{self, Failed};
+use crate::dram::{Mirror, PAGE, granule_bytes, move_pages};
+use crate::error::{Error, Result};
+use crate::memory::GuestMemory;
+use crate::pagemap::{PageMap, has_swap};
+use crate::report::{Stall, StallReason};
+use crate::sides::{Side, Supply};
+use nil_pool::{BackingKind, CapacityMapping, Pin, Place, Placed};
+use rustix::io::Errno;
+use rustix::mm::{Advice, madvise};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The owner of pins by which somebody keeps memory local that has been pulled back from the pool. They hold up what would
+/// decouple it, and not what recouples it.
+pub const HOLDER: &str = "nil recouple";
+
+/// Zeros to write where the pool holds something that the guest does not.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// What one move moves chunks with.
+#[derive(Debug)]
+pub(crate) struct Carrier<'a> {
+    memory: &'a GuestMemory,
+    target: Target,
+    barrier: Barrier,
+    pool: Arc<CapacityMapping>,
+    page_map: PageMap,
+}
+
+/// Where chunks go, and what they are filled in.
+#[derive(Debug)]
+pub(crate) enum Target {
+    /// The pool, through its own mapping.
+    Pool,
+    /// This host's DRAM, which comes out of the mirror.
+    Dram(Arc<Mirror>),
+}
+
+/// What became of an attempt.
+#[derive(Debug)]
+pub(crate) enum Attempt {
+    /// All of the granule is there already.
+    Nothing,
+    /// A chunk has moved.
+    Moved(Moved),
+    /// The granule must not move now.
+    Blocked(Stall),
+}
+
+/// A chunk that has moved.
+#[derive(Debug)]
+pub(crate) struct Moved {
+    pub(crate) bytes: usize,
+    pub(crate) contents: Contents,
+    pub(crate) huge: bool,
+    /// How long stores were kept out.
+    pub(crate) protected: Duration,
+    /// Whether one waited.
+    pub(crate) hit: bool,
+}
+
+/// What a chunk holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Contents {
+    /// Nothing: it has never been written.
+    Untouched,
+    /// Zeros.
+    Zero,
+    /// Something.
+    Something,
+}
+
+impl<'a> Carrier<'a> {
+    pub(crate) fn new(
+        memory: &'a GuestMemory,
+        target: Target,
+        barrier: Barrier,
+        pool: Arc<CapacityMapping>,
+    ) -> Result<Self> {
+        let page_map = PageMap::open().map_err(|source| Error::PageMap { source })?;
+        Ok(Self { memory, target, barrier, pool, page_map })
+    }
+
+    /// The side that chunks go to.
+    pub(crate) fn to(&self) -> Side {
+        match self.target {
+            Target::Pool => Side::Pool,
+            Target::Dram(_) => Side::Dram,
+        }
+    }
+
+    /// Moves the next chunk of a granule, of at most `limit` bytes.
+    pub(crate) fn move_next(&self, granule: usize, limit: usize) -> Result<Attempt> {
+        let mut supply = self.memory.turn();
+        let placed = self.memory.placement().get(granule)?;
+        let Some(chunk) = self.choose(granule, placed, limit)? else { return Ok(Attempt::Nothing) };
+        if let Some(stall) = self.pinned(granule) {
+            return Ok(Attempt::Blocked(stall));
+        }
+        let expected = self.look(&supply, &chunk)?;
+        if expected == Contents::Something {
+            self.prepare(&chunk)?;
+        }
+        let begun = Instant::now();
+        self.barrier.raise(self.ground(), &chunk)?;
+        let carried = self.carry(&mut supply, &chunk, placed, expected);
+        if !matches!(carried, Ok(Carried::Away(_))) {
+            self.barrier.lift(self.ground(), &chunk)?;
+            self.tidy(&chunk);
+        }
+        match carried? {
+            Carried::Stays(stall) => Ok(Attempt::Blocked(stall)),
+            Carried::Away(contents) => {
+                let hit = self.barrier.waiting(self.ground(), &chunk)? > 0;
+                self.barrier.replaced(self.ground(), &chunk)?;
+                let protected = begun.elapsed();
+                let huge = contents == Contents::Something && self.is_huge(&chunk);
+                Ok(Attempt::Moved(Moved { bytes: chunk.len(), contents, huge, protected, hit }))
+            }
+        }
+    }
+
+    fn choose(&self, granule: usize, placed: Placed, limit: usize) -> Result<Option<Range<usize>>> {
+        let sides = self.memory.sides();
+        sides.check(granule, placed.place)?;
+        Ok(sides.next_chunk(self.to(), granule, limit))
+    }
+
+    /// What is done while the chunk is protected.
+    fn carry(&self, supply: &mut Supply, chunk: &Range<usize>, placed: Placed, expected: Contents) -> Result<Carried> {
+        if let Some(stall) = self.pinned(chunk.start / granule_bytes()) {
+            return Ok(Carried::Stays(stall));
+        }
+        let contents = self.look_again(chunk, expected)?;
+        match contents {
+            Contents::Something => self.copy(chunk)?,
+            Contents::Untouched | Contents::Zero => self.clear(supply, chunk)?,
+        }
+        let after = self.memory.sides().place_after(chunk, self.to())?;
+        self.settle(supply, chunk, placed, after)?;
+        Ok(Carried::Away(contents))
+    }
+
+    /// Maps what has been filled over the chunk, and writes that down; in which order, the top of this module says.
+    fn settle(&self, supply: &mut Supply, chunk: &Range<usize>, before: Placed, after: Place) -> Result<()> {
+        let granule = chunk.start / granule_bytes();
+        let word = Placed { place: after, ..before };
+        let placement = self.memory.placement();
+        match self.to() {
+            Side::Dram => {
+                placement.put(granule, word);
+                if let Err(error) = self.place(chunk) {
+                    placement.put(granule, before);
+                    return Err(error);
+                }
+            }
+            Side::Pool => {
+                supply.filled(chunk);
+                self.place(chunk)?;
+                placement.put(granule, word);
+            }
+        }
+        self.memory.sides().note(chunk, self.to());
+        Ok(())
+    }
+
+    /// What the chunk seems to hold; the guest may change that at any time.
+    fn look(&self, supply: &Supply, chunk: &Range<usize>) -> Result<Contents> {
+        let untouched = match self.to() {
+            Side::Pool => !self.page_map.is_touched(&self.addresses(chunk)).unwrap_or(true),
+            Side::Dram => supply.was_hole(chunk) && !self.page_map.is_present(&self.addresses(chunk)).unwrap_or(true),
+        };
+        // In a page table alone, a page that has gone to swap looks like one that is protected before it was ever there;
+        // where there is swap, only the memory itself tells.
+        if untouched && !has_swap() { Ok(Contents::Untouched) } else { self.read(chunk) }
+    }
+
+    /// What the chunk holds now that nobody can store into it, if it may be other than it seemed. What was to be copied is
+    /// copied.
+    fn look_again(&self, chunk: &Range<usize>, expected: Contents) -> Result<Contents> {
+        let now = match expected {
+            Contents::Something => return Ok(Contents::Something),
+            Contents::Zero => self.read(chunk)?,
+            Contents::Untouched if self.page_map.is_present(&self.addresses(chunk)).unwrap_or(true) => {
+                self.read(chunk)?
+            }
+            Contents::Untouched => Contents::Untouched,
+        };
+        if now == Contents::Something {
+            self.prepare(chunk)?;
+        }
+        Ok(now)
+    }
+
+    fn read(&self, chunk: &Range<usize>) -> Result<Contents> {
+        // SAFETY: the chunk lies in the source, which is mapped as long as `self` lives; `Watch::over` has installed the
+        // handlers.
+        let zero = unsafe { copy::is_zero(self.source(chunk), chunk.len()) };
+        let zero = zero.map_err(|failed| self.source_failed(chunk, failed))?;
+        Ok(if zero { Contents::Zero } else { Contents::Something })
+    }
+
+    /// Where the chunk's bytes are read. The pool's side is read apart from the guest's range, where a protected huge page
+    /// would have to be split first.
+    fn source(&self, chunk: &Range<usize>) -> *const u8 {
+        match self.to() {
+            Side::Pool => self.memory.range().at(chunk.start).cast_const(),
+            Side::Dram => self.pool_at(chunk).cast_const(),
+        }
+    }
+
+    /// Where the chunk's bytes go.
+    fn destination(&self, chunk: &Range<usize>) -> *mut u8 {
+        match &self.target {
+            Target::Pool => self.pool_at(chunk),
+            Target::Dram(mirror) => mirror.at(chunk.start),
+        }
+    }
+
+    fn pool_at(&self, chunk: &Range<usize>) -> *mut u8 {
+        assert!(chunk.end <= self.pool.len(), "{chunk:#x?} of a capacity");
+        // SAFETY: the assertion keeps it in the mapping.
+        unsafe { self.pool.as_ptr().add(chunk.start) }
+    }
+
+    /// Brings in the pages that the chunk is to be copied to.
+    fn prepare(&self, chunk: &Range<usize>) -> Result<()> {
+        match &self.target {
+            Target::Dram(mirror) => mirror
+                .populate(chunk.clone())
+                .map_err(|source| Error::Populate { what: "the guest's memory in this host's DRAM", source }),
+            Target::Pool => {
+                // SAFETY: the chunk lies in the capacity's mapping; populating changes no contents.
+                let populated = unsafe { madvise(self.pool_at(chunk).cast(), chunk.len(), Advice::LinuxPopulateWrite) };
+                populated.map_err(|errno| match errno {
+                    // What a page that is poisoned or gone gives (madvise(2), MADV_POPULATE_WRITE).
+                    Errno::HWPOISON | Errno::FAULT => self.pool_failed(chunk.start),
+                    errno => Error::Populate { what: "the guest's memory in the pool", source: errno.into() },
+                })
+            }
+        }
+    }
+
+    fn copy(&self, chunk: &Range<usize>) -> Result<()> {
+        let (to, from) = (self.destination(chunk), self.source(chunk));
+        // SAFETY: both lie in mappings that live as long as `self`, which are never the same; nobody else writes the
+        // destination; `Watch::over` has installed the handlers.
+        let copied = unsafe { copy::copy(to, from, chunk.len()) };
+        copied.map_err(|failed| {
+            let source = from.addr()..from.addr() + chunk.len();
+            if source.contains(&failed.address) {
+                self.source_failed(chunk, failed)
+            } else {
+                self.target_failed(chunk, failed)
+            }
+        })
+    }
+
+    /// Makes sure that the destination reads as zeros. What comes out of the mirror does; the pool may hold what the guest
+    /// had there before.
+    fn clear(&self, supply: &Supply, chunk: &Range<usize>) -> Result<()> {
+        if self.to() == Side::Dram || supply.was_hole(chunk) {
+            return Ok(());
+        }
+        let to = self.pool_at(chunk);
+        // SAFETY: as in `copy`; the zeros are this program's own.
+        let cleared = unsafe {
+            match copy::is_zero(to, chunk.len()) {
+                Ok(false) => (0..chunk.len())
+                    .step_by(ZEROS.len())
+                    .try_for_each(|at| copy::copy(to.add(at), ZEROS.as_ptr(), ZEROS.len().min(chunk.len() - at))),
+                zero => zero.map(|_| ()),
+            }
+        };
+        cleared.map_err(|failed| self.target_failed(chunk, failed))
+    }
+
+    /// Maps the destination over the chunk.
+    fn place(&self, chunk: &Range<usize>) -> Result<()> {
+        let guest = self.memory.range().at(chunk.start);
+        let failed = |source| Error::Place { guest_address: self.memory.guest_address(chunk.start), source };
+        if matches!(self.target, Target::Pool) && self.pool.kind() != BackingKind::File {
+            // SAFETY: the chunk is the guest's range, which belongs to `self.memory`.
+            return Ok(unsafe { self.pool.map_onto(chunk.start, chunk.len(), guest) }?);
+        }
+        // SAFETY: both are mapped, one in the guest's range, one in the mirror or in the capacity's mapping, where a chunk
+        // lies in one piece; nobody has references there.
+        unsafe { move_pages(self.destination(chunk), chunk.len(), guest) }.map_err(failed)
+    }
+
+    /// A chunk stays: what was brought in for it is of no use, and may have been filled.
+    fn tidy(&self, chunk: &Range<usize>) {
+        match &self.target {
+            Target::Dram(mirror) => mirror.empty(chunk.clone()),
+            Target::Pool => {}
+        }
+    }
+
+    fn is_huge(&self, chunk: &Range<usize>) -> bool {
+        chunk.len() == granule_bytes() && self.page_map.is_huge(&self.addresses(chunk)).unwrap_or(false)
+    }
+
+    /// What keeps the granule from moving.
+    pub(crate) fn pinned(&self, granule: usize) -> Option<Stall> {
+        let (start, end) = (granule * granule_bytes(), (granule + 1) * granule_bytes());
+        let pins = self.memory.pins().list();
+        let pin = pins.iter().find(|pin| {
+            let overlaps = pin.offset < end as u64 && pin.offset.saturating_add(pin.bytes) > start as u64;
+            overlaps && !(self.to() == Side::Dram && pin.owner == HOLDER)
+        })?;
+        Some(self.stall(pin.offset..pin.offset.saturating_add(pin.bytes), granule, reason(pin)))
+    }
+
+    /// A part of the memory that keeps a granule from moving, as far as it lies in that: whole pages.
+    pub(crate) fn stall(&self, pinned: Range<u64>, granule: usize, reason: StallReason) -> Stall {
+        let (start, end) = (granule * granule_bytes(), (granule + 1) * granule_bytes());
+        let within = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX).clamp(start, end);
+        let first = within(pinned.start) / PAGE * PAGE;
+        let bytes = within(pinned.end).next_multiple_of(PAGE) - first;
+        let guest_address = self.memory.guest_address(first);
+        Stall { guest_address, bytes: bytes as u64, reason }
+    }
+
+    fn ground(&self) -> Ground<'_> {
+        Ground { range: self.memory.range(), watch: self.memory.watch() }
+    }
+
+    fn addresses(&self, chunk: &Range<usize>) -> Range<usize> {
+        let start = self.memory.range().at(chunk.start).addr();
+        start..start + chunk.len()
+    }
+
+    /// The guest's memory is lost: it is written down, so that whoever runs the guest learns of it.
+    fn source_failed(&self, chunk: &Range<usize>, failed: Failed) -> Error {
+        let offset = chunk.start + failed.address.saturating_sub(self.source(chunk).addr()).min(chunk.len() - 1);
+        self.memory.watch().lose(offset);
+        Error::Lost(self.memory.lost_at(offset))
+    }
+
+    fn target_failed(&self, chunk: &Range<usize>, failed: Failed) -> Error {
+        let into = failed.address.saturating_sub(self.destination(chunk).addr()).min(chunk.len() - 1);
+        self.pool_failed(chunk.start + into)
+    }
+
+    fn pool_failed(&self, offset: usize) -> Error {
+        let guest_address = self.memory.guest_address(offset);
+        Error::PoolFailed { guest_address, place: Box::new(self.pool.source_at(offset)) }
+    }
+}
+
+/// What became of a chunk that was protected.
+#[derive(Debug)]
+enum Carried {
+    /// It is on the other side.
+    Away(Contents),
+    /// It has not moved.
+    Stays(Stall),
+}
+
+fn reason(pin: &Pin) -> StallReason {
+    let (owner, reason) = (pin.owner.clone(), pin.reason.clone());
+    if owner == HOLDER { StallReason::Held { owner, reason } } else { StallReason::Pinned { owner, reason } }
+}

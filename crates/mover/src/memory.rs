@@ -1,0 +1,268 @@
+//! A guest's memory in the process that runs it: one range of addresses, each granule of which is local or in the pool.
+//!
+//! ```text
+//!              in_dram                               in_pool
+//!                 │                                     │
+//!                 ▼          Move (decouple)            ▼
+//!          all granules local ─────────────▶ all granules pooled ──close──▶ handoff
+//!                 ▲                                     │
+//!                 └────────── Move (recouple) ──────────┘
+//! ```
+//!
+//! Invariants: something is mapped at every address of the range, at every instant; what is mapped there agrees with the
+//! placement map, except while the map says `Local` or `Mixed` of what has just come to the pool; nobody moves memory
+//! without the turn ([`crate::turn`]), so none moves while it is closed.
+#![allow(unsafe_code)]
+
+use crate::dram::{AddressRange, granule_bytes};
+use crate::error::{Error, Hole, Result};
+use crate::lost::{LostMemory, Waited, Watch};
+use crate::sides::{Side, Sides, Supply};
+use crate::turn::{Turn, Turns};
+use nil_pool::{CapacityMapping, Epoch, GuestControl, HostSlot, PinTable, Place, PlacementMap, StateArea};
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A guest's memory, mapped; unmapped on drop.
+#[derive(Debug)]
+pub struct GuestMemory {
+    // Before the range: the handlers must have forgotten it when its addresses are given back.
+    watch: Watch,
+    range: AddressRange,
+    control: GuestControl,
+    placement: PlacementMap,
+    pins: PinTable,
+    stretches: Vec<Stretch>,
+    node: Option<u32>,
+    /// Never locked while waiting for a turn.
+    sides: Mutex<Sides>,
+    supply: Turns<Supply>,
+}
+
+/// A part of the memory that is contiguous in the guest's address space, too.
+#[derive(Clone, Copy, Debug)]
+struct Stretch {
+    offset: u64,
+    guest_address: u64,
+}
+
+/// A guest's memory of which nothing moves, all of it in the pool, as long as this lives.
+#[derive(Debug)]
+pub struct Closed<'a> {
+    _turn: Turn<'a, Supply>,
+}
+
+impl GuestMemory {
+    /// The memory of a guest that is to be booted in this host's DRAM. It has no pages yet; new ones come from `node`, if
+    /// one is named.
+    ///
+    /// # Errors
+    /// [`Error::Elsewhere`] when the placement map does not say that all of it is local; [`Error::Numa`] when the node has
+    /// no memory for us; [`Error::Pool`], [`Error::NoAddressSpace`], [`Error::Watch`].
+    pub fn in_dram(control: &GuestControl, state: &StateArea, node: Option<u32>) -> Result<Self> {
+        require(state, "in this host's DRAM", |place| matches!(place, Place::Local { .. }))?;
+        let memory = Self::reserve(control, state, node, None)?;
+        if let Some(node) = node {
+            crate::numa::bind(memory.as_ptr(), memory.len(), node)?;
+        }
+        Ok(memory)
+    }
+
+    /// The memory of a guest that is in the pool.
+    ///
+    /// # Errors
+    /// [`Error::Elsewhere`] when the placement map does not say that all of it is; [`Error::Pool`],
+    /// [`Error::NoAddressSpace`], [`Error::Watch`].
+    pub fn in_pool(control: &GuestControl, state: &StateArea) -> Result<Self> {
+        require(state, "in the pool", |place| place == Place::Pooled)?;
+        let memory = Self::reserve(control, state, None, Some(control.map_memory()?))?;
+        let pool = memory.sides().pool.clone();
+        if let Some(pool) = pool {
+            // SAFETY: the range is `memory`'s, nobody else has been told of it, and it unmaps it on drop.
+            unsafe { pool.map_onto(0, memory.len(), memory.as_ptr())? };
+        }
+        Ok(memory)
+    }
+
+    fn reserve(
+        control: &GuestControl,
+        state: &StateArea,
+        node: Option<u32>,
+        pool: Option<CapacityMapping>,
+    ) -> Result<Self> {
+        let record = control.config()?.memory_bytes;
+        let contradiction = |what, found| Error::Contradiction { record, what, found };
+        let placement = state.placement();
+        let mapped = placement.granules().saturating_mul(granule_bytes());
+        if mapped as u64 != record {
+            return Err(contradiction("placement map", mapped as u64));
+        }
+        if let Some(pool) = &pool
+            && pool.len() != mapped
+        {
+            return Err(contradiction("capacity", pool.len() as u64));
+        }
+        let range = AddressRange::private(mapped)?;
+        let watch = Watch::over(range.addresses()).map_err(|source| Error::Watch { source })?;
+        let mut stretches = Vec::new();
+        let mut offset = 0;
+        for region in control.placement()? {
+            stretches.push(Stretch { offset, guest_address: region.guest_address });
+            offset += region.bytes;
+        }
+        if offset != record {
+            return Err(contradiction("list of regions", offset));
+        }
+        Ok(Self {
+            watch,
+            range,
+            control: control.clone(),
+            sides: Mutex::new(Sides::new(placement.granules(), pool)),
+            placement,
+            pins: state.pins(),
+            stretches,
+            node,
+            supply: Turns::new(Supply::default()),
+        })
+    }
+
+    /// Address of the first byte. The guest may write these bytes at any time.
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.range.as_ptr()
+    }
+
+    /// Its length.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "no guest's memory is empty")]
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Brings in every page, so that neither KVM nor the guest faults on one later.
+    ///
+    /// # Errors
+    /// [`Error::Populate`].
+    pub fn populate(&self) -> Result<()> {
+        self.bring_in(0..self.len())
+    }
+
+    /// Brings in every page of the pool's that has contents; holes stay holes.
+    ///
+    /// # Errors
+    /// [`Error::Populate`].
+    pub fn populate_data(&self) -> Result<()> {
+        let pool = self.sides().pool.clone();
+        pool.map_or(Ok(()), |pool| pool.data_ranges().into_iter().try_for_each(|data| self.bring_in(data)))
+    }
+
+    fn bring_in(&self, part: Range<usize>) -> Result<()> {
+        self.range.populate(part).map_err(|source| Error::Populate { what: "the guest's memory", source })
+    }
+
+    /// Says in whose name memory moves: who runs the guest, and since which epoch. Before any move.
+    pub fn set_owner(&self, host: HostSlot, epoch: Epoch) {
+        self.sides().owner = Some((host, epoch));
+    }
+
+    /// Keeps everything where it is, if all of it is in the pool.
+    ///
+    /// # Errors
+    /// [`Hole`] with the first part that is not.
+    pub fn close(&self) -> std::result::Result<Closed<'_>, Hole> {
+        let turn = self.supply.take();
+        match self.placement.away() {
+            0 => Ok(Closed { _turn: turn }),
+            away => Err(self.hole(away, turn.moves)),
+        }
+    }
+
+    fn hole(&self, away: u64, moves: usize) -> Hole {
+        let (granule, place) = match self.placement.first_away() {
+            Some((granule, placed)) => (granule, Some(placed.place)),
+            None => (
+                (0..self.placement.granules()).find(|&granule| self.placement.get(granule).is_err()).unwrap_or(0),
+                None,
+            ),
+        };
+        let what = if moves > 0 { "it is being moved" } else { "decouple the guest first" };
+        let why =
+            format!("{} MiB in all are not in the pool; {what}", away.saturating_mul(granule_bytes() as u64) >> 20);
+        Hole { guest_address: self.guest_address(granule * granule_bytes()), place, why }
+    }
+
+    /// The first part of the memory that was found to be lost, if any was: by a vCPU, by a move or by a device.
+    #[must_use]
+    pub fn lost(&self) -> Option<LostMemory> {
+        self.watch.lost().map(|offset| self.lost_at(offset))
+    }
+
+    pub(crate) fn lost_at(&self, offset: usize) -> LostMemory {
+        let sides = self.sides();
+        let pooled = sides.side_of(offset) == Side::Pool;
+        let source = sides.pool.as_ref().filter(|_| pooled).map(|pool| pool.source_at(offset));
+        LostMemory { guest_address: self.guest_address(offset), source }
+    }
+
+    /// For a vCPU thread whose `KVM_RUN` says `EFAULT`: waits while the chunk that it may have touched moves.
+    pub fn wait_for_barrier(&self) -> Waited {
+        self.watch.wait()
+    }
+
+    /// Its pins.
+    #[must_use]
+    pub fn pins(&self) -> &PinTable {
+        &self.pins
+    }
+
+    /// Which granule is where.
+    #[must_use]
+    pub fn placement(&self) -> &PlacementMap {
+        &self.placement
+    }
+
+    /// The guest-physical address of a byte.
+    #[must_use]
+    pub fn guest_address(&self, offset: usize) -> u64 {
+        let offset = offset as u64;
+        let next = self.stretches.partition_point(|stretch| stretch.offset <= offset);
+        let stretch = self.stretches[..next].last();
+        stretch.map_or(offset, |stretch| stretch.guest_address + (offset - stretch.offset))
+    }
+
+    pub(crate) fn sides(&self) -> MutexGuard<'_, Sides> {
+        self.sides.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn turn(&self) -> Turn<'_, Supply> {
+        self.supply.take()
+    }
+
+    pub(crate) fn range(&self) -> &AddressRange {
+        &self.range
+    }
+
+    pub(crate) fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    pub(crate) fn control(&self) -> &GuestControl {
+        &self.control
+    }
+
+    pub(crate) fn node(&self) -> Option<u32> {
+        self.node
+    }
+}
+
+/// Refuses memory of which a part is in another place.
+fn require(state: &StateArea, wanted: &'static str, fits: impl Fn(Place) -> bool) -> Result<()> {
+    let placement = state.placement();
+    for granule in 0..placement.granules() {
+        let place = placement.get(granule)?.place;
+        if !fits(place) {
+            return Err(Error::Elsewhere { wanted, granule, place });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,517 @@
+//! A move: granule after granule, chunk after chunk, until all of it is there, or it is called off, or waits in vain.
+//!
+//! ```text
+//!            ┌───────────────────────────────── chunk moved, pause ──┐
+//!            ▼                                                       │
+//!  start ─▶ next granule ──▶ not pinned ─────────────────────────────┘
+//!            │   │  └─ pinned: set aside, next
+//!            │   └─ none left but pinned ones ─▶ STALL: look again every few ms ──▶ timeout ─▶ Stalled
+//!            └─ none left: came any back (decouple only)? ─▶ start; else Done            cancel, anywhere ─▶ Cancelled
+//! ```
+//!
+//! Whatever the end, the memory stays as it is: what has moved has moved, and the placement map says so.
+
+use crate::barrier::{Barrier, Ground};
+use crate::chunk::{Attempt, Carrier, Contents, Moved, Target};
+use crate::controller::{ChunkSample, Controller};
+use crate::dram::{Mirror, granule_bytes};
+use crate::error::{Error, Result};
+use crate::loss::GuestLoss;
+use crate::memory::GuestMemory;
+use crate::order;
+use crate::plan::{Direction, MoveControl, MovePlan};
+use crate::report::{MoveOutcome, MoveProgress, MoveReport, Stall, StallReason, UndeclaredPin};
+use crate::sides::Side;
+use crate::undeclared::{PinWatch, undeclared_pins};
+use crate::userfault::Userfault;
+use nil_pool::GRANULE;
+use rustix::process::Pid;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+#[cfg(test)]
+mod tests;
+
+/// How often a stalled move looks whether it can go on.
+const STALL_POLL: Duration = Duration::from_millis(2);
+/// How often progress is told, and the process is asked for pins that nobody has declared.
+const TELL_EVERY: Duration = Duration::from_millis(50);
+
+/// A move of a guest's memory, ready to run.
+#[derive(Debug)]
+pub struct Move {
+    memory: Arc<GuestMemory>,
+    plan: MovePlan,
+    vcpu_threads: Vec<Pid>,
+    granules: Range<usize>,
+    largest_chunk: usize,
+    guard: Guard,
+}
+
+/// What stores are kept out with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Guard {
+    /// What the memory permits.
+    BestFit,
+    #[cfg(any(test, feature = "testing"))]
+    Protect,
+    #[cfg(any(test, feature = "testing"))]
+    Nothing,
+}
+
+impl Move {
+    /// Gets a move ready. What the guest loses is measured on its vCPU threads.
+    ///
+    /// # Errors
+    /// [`Error::BadRange`], [`Error::NoOwner`]; [`Error::Pool`] when the guest's memory has no capacity in the pool to go
+    /// to.
+    pub fn new(memory: Arc<GuestMemory>, plan: MovePlan, vcpu_threads: Vec<Pid>) -> Result<Self> {
+        let granules = granules_of(&plan, memory.len())?;
+        if memory.sides().owner.is_none() {
+            return Err(Error::NoOwner);
+        }
+        pool_of(&memory, plan.direction)?;
+        let (largest_chunk, guard) = (granule_bytes(), Guard::BestFit);
+        Ok(Self { memory, plan, vcpu_threads, granules, largest_chunk, guard })
+    }
+
+    /// The same move in chunks of at most this many bytes: a power of two from 4 KiB to 2 MiB.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn in_chunks_of(self, bytes: usize) -> Self {
+        assert!(bytes.is_power_of_two() && (crate::dram::PAGE..=granule_bytes()).contains(&bytes), "{bytes}");
+        Self { largest_chunk: bytes, ..self }
+    }
+
+    /// The same move with mprotect in place of a userfaultfd.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn by_mprotect(self) -> Self {
+        Self { guard: Guard::Protect, ..self }
+    }
+
+    /// The same move without anything that keeps stores out of what is being copied. **It loses stores**: by this a test
+    /// proves that it would see them lost.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn unprotected(self) -> Self {
+        Self { guard: Guard::Nothing, ..self }
+    }
+
+    /// Moves. Blocks until it is over; runs on the caller's thread. `progress` is told every 50 ms, and whenever the move
+    /// stalls or goes on.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] when memory of the guest has failed; [`Error::PoolFailed`] and [`Error::Populate`] when there is
+    /// nowhere to move it to. What has moved stays where it is.
+    pub fn run(&self, control: &MoveControl, mut progress: impl FnMut(&MoveProgress)) -> Result<MoveReport> {
+        let equipment = Equipment::take(self)?;
+        let mut run = Run::begin(self, control, equipment.carrier())?;
+        let outcome = run.until_the_end(&mut progress)?;
+        run.tell(&mut progress);
+        Ok(run.report(outcome))
+    }
+}
+
+fn granules_of(plan: &MovePlan, memory: usize) -> Result<Range<usize>> {
+    let Some(range) = plan.range else { return Ok(0..memory / granule_bytes()) };
+    let bad = Error::BadRange { offset: range.offset, bytes: range.bytes, memory: memory as u64 };
+    let whole = range.offset.is_multiple_of(GRANULE) && range.bytes.is_multiple_of(GRANULE) && range.bytes > 0;
+    let end = range.offset.checked_add(range.bytes).filter(|end| whole && *end <= memory as u64);
+    let index = |bytes: u64| usize::try_from(bytes / GRANULE).ok();
+    match (index(range.offset), end.and_then(index)) {
+        (Some(start), Some(end)) => Ok(start..end),
+        _ => Err(bad),
+    }
+}
+
+/// The pool's side, mapped; it is mapped now if the guest is wholly local.
+fn pool_of(memory: &GuestMemory, direction: Direction) -> Result<Option<Arc<nil_pool::CapacityMapping>>> {
+    let mut sides = memory.sides();
+    if sides.pool.is_none() && direction == Direction::Decouple {
+        let pool = memory.control().map_memory()?;
+        let (record, found) = (memory.len() as u64, pool.len() as u64);
+        if record != found {
+            return Err(Error::Contradiction { record, what: "capacity", found });
+        }
+        sides.pool = Some(Arc::new(pool));
+    }
+    Ok(sides.pool.clone())
+}
+
+/// What a move needs, taken for as long as it lasts. The last move to end leaves nothing behind: no userfaultfd, no
+/// page in the mirror, and no mapping of a capacity that the guest has left, so that it can be released.
+struct Equipment<'a> {
+    memory: &'a GuestMemory,
+    carrier: Option<Carrier<'a>>,
+}
+
+impl<'a> Equipment<'a> {
+    fn take(this: &'a Move) -> Result<Self> {
+        let Move { memory, plan, granules, guard, .. } = this;
+        let mut supply = memory.turn();
+        supply.moves += 1;
+        // From here on the drop puts things right.
+        let mut equipment = Self { memory, carrier: None };
+        let Some(pool) = pool_of(memory, plan.direction)? else {
+            drop(supply);
+            return Ok(equipment);
+        };
+        let target = match plan.direction {
+            Direction::Decouple => Target::Pool,
+            Direction::Recouple => {
+                let mirror = match &supply.mirror {
+                    Some(mirror) => Arc::clone(mirror),
+                    None => Arc::clone(supply.mirror.insert(Arc::new(Mirror::of(memory.len())?))),
+                };
+                if let Some(node) = plan.node.or(memory.node()) {
+                    mirror.bind(&bytes_of(granules), node)?;
+                }
+                Target::Dram(mirror)
+            }
+        };
+        let userfault = match &supply.userfault {
+            Some(userfault) => Arc::clone(userfault),
+            None => Arc::clone(supply.userfault.insert(Arc::new(Userfault::open()?))),
+        };
+        let ground = Ground { range: memory.range(), watch: memory.watch() };
+        let barrier = match guard {
+            Guard::BestFit => Barrier::choose(userfault, ground, &bytes_of(granules))?,
+            #[cfg(any(test, feature = "testing"))]
+            Guard::Protect => Barrier::Protect,
+            #[cfg(any(test, feature = "testing"))]
+            Guard::Nothing => Barrier::Unprotected,
+        };
+        // After the barrier is ready: whatever is stored into a hole from now on leaves a page behind that `Carrier` sees.
+        supply.look(&pool);
+        equipment.carrier = Some(Carrier::new(memory, target, barrier, pool)?);
+        Ok(equipment)
+    }
+
+    /// `None` when nothing can have to move: a recouple of a guest that is wholly local.
+    fn carrier(&self) -> Option<&Carrier<'a>> {
+        self.carrier.as_ref()
+    }
+}
+
+impl Drop for Equipment<'_> {
+    fn drop(&mut self) {
+        self.carrier = None;
+        let mut supply = self.memory.turn();
+        supply.moves -= 1;
+        if supply.moves > 0 {
+            return;
+        }
+        supply.userfault = None;
+        if let Some(mirror) = &supply.mirror {
+            mirror.empty(0..self.memory.len());
+        }
+        let mut sides = self.memory.sides();
+        if !sides.has_pooled() {
+            sides.pool = None;
+        }
+    }
+}
+
+fn bytes_of(granules: &Range<usize>) -> Range<usize> {
+    granules.start * granule_bytes()..granules.end * granule_bytes()
+}
+
+/// A move under way.
+struct Run<'a> {
+    plan: &'a Move,
+    control: &'a MoveControl,
+    carrier: Option<&'a Carrier<'a>>,
+    controller: Controller,
+    loss: GuestLoss,
+    /// Granules that have to move, and can as far as is known.
+    queue: VecDeque<usize>,
+    /// Those that could not when they were looked at, and why the last of them could not.
+    aside: Vec<usize>,
+    stall: Option<Stall>,
+    /// Since when nothing has moved because of that.
+    stalled_since: Option<Instant>,
+    pins: PinWatch,
+    undeclared: Vec<UndeclaredPin>,
+    begun: Instant,
+    told: Instant,
+    told_bytes: u64,
+    tally: Tally,
+}
+
+/// What has been done.
+#[derive(Default)]
+struct Tally {
+    total_bytes: u64,
+    copied_bytes: u64,
+    zero_bytes: u64,
+    untouched_bytes: u64,
+    huge_bytes: u64,
+    chunks: u64,
+    bytes_per_s: u64,
+    moving: Duration,
+    stalled: Duration,
+}
+
+impl Tally {
+    fn moved_bytes(&self) -> u64 {
+        self.copied_bytes + self.zero_bytes + self.untouched_bytes
+    }
+
+    fn add(&mut self, moved: &Moved) {
+        let bytes = moved.bytes as u64;
+        *match moved.contents {
+            Contents::Something => &mut self.copied_bytes,
+            Contents::Zero => &mut self.zero_bytes,
+            Contents::Untouched => &mut self.untouched_bytes,
+        } += bytes;
+        self.huge_bytes += if moved.huge { bytes } else { 0 };
+        self.chunks += 1;
+    }
+}
+
+/// What became of one step.
+enum Step {
+    Moved,
+    Stalled(Stall),
+    Done,
+}
+
+impl<'a> Run<'a> {
+    fn begin(plan: &'a Move, control: &'a MoveControl, carrier: Option<&'a Carrier<'a>>) -> Result<Self> {
+        let now = Instant::now();
+        let mut run = Self {
+            plan,
+            control,
+            carrier,
+            controller: Controller::new(&plan.plan.budget, plan.largest_chunk as u64),
+            loss: GuestLoss::watch(&plan.vcpu_threads),
+            queue: VecDeque::new(),
+            aside: Vec::new(),
+            stall: None,
+            stalled_since: None,
+            pins: PinWatch::default(),
+            undeclared: Vec::new(),
+            begun: now,
+            told: now,
+            told_bytes: 0,
+            tally: Tally::default(),
+        };
+        run.fill_queue()?;
+        run.tally.total_bytes = run.left();
+        run.look_for_pins();
+        Ok(run)
+    }
+
+    fn until_the_end(&mut self, progress: &mut impl FnMut(&MoveProgress)) -> Result<MoveOutcome> {
+        loop {
+            if self.control.is_cancelled() {
+                return Ok(MoveOutcome::Cancelled);
+            }
+            match self.step()? {
+                Step::Moved => {
+                    if self.stall.take().is_some() {
+                        self.tell(progress);
+                    }
+                    self.pause();
+                }
+                Step::Stalled(stall) => {
+                    let since = *self.stalled_since.get_or_insert_with(Instant::now);
+                    if self.stall.replace(stall.clone()).is_none() {
+                        self.tell(progress);
+                    }
+                    if since.elapsed() >= Duration::from_micros(self.plan.plan.stall_timeout_us) {
+                        self.tally.stalled += since.elapsed();
+                        return Ok(MoveOutcome::Stalled(stall));
+                    }
+                    sleep(STALL_POLL);
+                }
+                Step::Done => return Ok(MoveOutcome::Done),
+            }
+            if self.told.elapsed() >= TELL_EVERY {
+                self.look_for_pins();
+                self.tell(progress);
+            }
+        }
+    }
+
+    /// Moves one chunk, if any can move.
+    fn step(&mut self) -> Result<Step> {
+        let Some(carrier) = self.carrier else { return Ok(Step::Done) };
+        let mut blocked_by = None;
+        loop {
+            let Some(&granule) = self.queue.front() else {
+                if let Some(stall) = blocked_by {
+                    return Ok(Step::Stalled(stall));
+                }
+                if self.aside.is_empty() && !self.came_back()? {
+                    return Ok(Step::Done);
+                }
+                self.queue.extend(self.aside.drain(..));
+                continue;
+            };
+            let begun = Instant::now();
+            let limit = usize::try_from(self.controller.chunk_bytes()).unwrap_or(granule_bytes());
+            let attempt = match self.undeclared_in(carrier, granule) {
+                Some(stall) => Attempt::Blocked(stall),
+                None => carrier.move_next(granule, limit)?,
+            };
+            match attempt {
+                Attempt::Nothing => {
+                    self.queue.pop_front();
+                }
+                Attempt::Blocked(stall) => {
+                    self.queue.pop_front();
+                    self.aside.push(granule);
+                    blocked_by = Some(stall);
+                }
+                Attempt::Moved(moved) => {
+                    self.learn(&moved, begun.elapsed());
+                    return Ok(Step::Moved);
+                }
+            }
+        }
+    }
+
+    fn learn(&mut self, moved: &Moved, busy: Duration) {
+        if let Some(since) = self.stalled_since.take() {
+            self.tally.stalled += since.elapsed();
+        }
+        self.tally.moving += busy;
+        self.tally.add(moved);
+        let bytes = if moved.contents == Contents::Something { moved.bytes as u64 } else { 0 };
+        let (protected, hit, lost) = (moved.protected, moved.hit, self.loss.lost(busy));
+        self.controller.record(&ChunkSample { bytes, protected, hit, lost, now: Instant::now() });
+    }
+
+    fn pause(&mut self) {
+        while !self.control.is_cancelled() {
+            match self.controller.pause(Instant::now(), self.control.bandwidth()) {
+                Duration::ZERO => return,
+                pause => sleep(pause),
+            }
+        }
+    }
+
+    /// All granules of the range that are not where they are to go, in the order in which they are to go there.
+    fn fill_queue(&mut self) -> Result<()> {
+        let side = to(self.plan.plan.direction);
+        let (placement, sides) = (self.plan.memory.placement(), self.plan.memory.sides());
+        let mut granules = Vec::new();
+        for granule in self.plan.granules.clone() {
+            let placed = placement.get(granule)?;
+            sides.check(granule, placed.place)?;
+            if sides.bytes_not_on(side, granule) > 0 {
+                granules.push((granule, placed.heat));
+            }
+        }
+        self.queue = order::in_order(self.plan.plan.direction, &granules).into();
+        Ok(())
+    }
+
+    /// Whether granules have come back that had been moved: pulled back by another move. A recouple leaves alone what
+    /// goes to the pool behind its back, so that two moves do not undo each other's work for ever.
+    fn came_back(&mut self) -> Result<bool> {
+        if self.plan.plan.direction == Direction::Recouple {
+            return Ok(false);
+        }
+        self.fill_queue()?;
+        Ok(!self.queue.is_empty())
+    }
+
+    /// Bytes that are not there yet.
+    fn left(&self) -> u64 {
+        let side = to(self.plan.plan.direction);
+        let sides = self.plan.memory.sides();
+        self.plan.granules.clone().map(|granule| sides.bytes_not_on(side, granule) as u64).sum()
+    }
+
+    /// Pins that nobody has declared, where that is known to be in this granule. They block it for as long as they last;
+    /// those of which the kernel does not tell where they are cannot.
+    fn undeclared_in(&self, carrier: &Carrier<'_>, granule: usize) -> Option<Stall> {
+        let (start, end) = (granule as u64 * GRANULE, (granule as u64 + 1) * GRANULE);
+        let pin = self
+            .undeclared
+            .iter()
+            .find(|pin| pin.offset.is_some_and(|offset| offset < end && offset.saturating_add(pin.bytes) > start))?;
+        Some(carrier.stall(
+            pin.offset?..pin.offset?.saturating_add(pin.bytes),
+            granule,
+            StallReason::Undeclared(pin.clone()),
+        ))
+    }
+
+    fn look_for_pins(&mut self) {
+        let memory = &self.plan.memory;
+        let addresses = memory.range().addresses();
+        let changed = self.pins.has_changed().and_then(|changed| {
+            if changed {
+                let pinned = memory.pins().list().into_iter().map(|pin| {
+                    let at = |offset: u64| addresses.start + usize::try_from(offset).unwrap_or(0).min(addresses.len());
+                    at(pin.offset)..at(pin.offset.saturating_add(pin.bytes))
+                });
+                self.undeclared = undeclared_pins(&addresses, &pinned.collect::<Vec<_>>())?.pins;
+            }
+            Ok(())
+        });
+        if let Err(error) = changed {
+            tracing::warn!("{error}");
+        }
+    }
+
+    fn tell(&mut self, progress: &mut impl FnMut(&MoveProgress)) {
+        let (moved, since) = (self.tally.moved_bytes(), self.told.elapsed());
+        if since >= TELL_EVERY {
+            self.tally.bytes_per_s = per_second(moved - self.told_bytes, since);
+            (self.told, self.told_bytes) = (Instant::now(), moved);
+        }
+        progress(&MoveProgress {
+            direction: self.plan.plan.direction,
+            done_bytes: self.tally.total_bytes.saturating_sub(self.left()),
+            total_bytes: self.tally.total_bytes,
+            bytes_per_s: self.tally.bytes_per_s,
+            stall: self.stall.clone(),
+        });
+    }
+
+    fn report(self, outcome: MoveOutcome) -> MoveReport {
+        let (elapsed, figures, tally) = (self.begun.elapsed(), self.controller.figures(), self.tally);
+        MoveReport {
+            direction: self.plan.plan.direction,
+            outcome,
+            total_bytes: tally.total_bytes,
+            copied_bytes: tally.copied_bytes,
+            zero_bytes: tally.zero_bytes,
+            untouched_bytes: tally.untouched_bytes,
+            huge_bytes: tally.huge_bytes,
+            chunks: tally.chunks,
+            elapsed_us: microseconds(elapsed),
+            moving_us: microseconds(tally.moving),
+            stalled_us: microseconds(tally.stalled),
+            bytes_per_s: per_second(tally.moved_bytes(), elapsed.saturating_sub(tally.stalled)),
+            stall_us: figures.stall_us,
+            slowdown_pct: figures.slowdown_pct,
+            chunk_bytes: figures.chunk_bytes,
+            undeclared: self.undeclared,
+        }
+    }
+}
+
+fn to(direction: Direction) -> Side {
+    match direction {
+        Direction::Decouple => Side::Pool,
+        Direction::Recouple => Side::Dram,
+    }
+}
+
+fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn per_second(bytes: u64, duration: Duration) -> u64 {
+    let nanoseconds = duration.as_nanos().max(1);
+    u64::try_from(u128::from(bytes) * 1_000_000_000 / nanoseconds).unwrap_or(u64::MAX)
+}

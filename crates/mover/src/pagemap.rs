@@ -1,0 +1,105 @@
+//! What the page tables say about a range: `PAGEMAP_SCAN`.
+//!
+//! Structures and numbers are those of `include/uapi/linux/fs.h`; Documentation/admin-guide/mm/pagemap.rst says what they
+//! mean. Linux 6.7 and later; what an older kernel cannot say counts as unknown.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+
+/// `_IOWR('f', 16, struct pm_scan_arg)`
+const PAGEMAP_SCAN: libc::c_ulong = 0xC060_6610;
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGE_IS_SWAPPED: u64 = 1 << 4;
+const PAGE_IS_HUGE: u64 = 1 << 6;
+
+#[repr(C)]
+#[derive(Default)]
+struct Scan {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Region {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+const _: () = assert!(size_of::<Scan>() == 0x60 && size_of::<Region>() == 24);
+
+/// This process's page tables.
+#[derive(Debug)]
+pub(crate) struct PageMap {
+    file: File,
+}
+
+impl PageMap {
+    pub(crate) fn open() -> io::Result<Self> {
+        File::open("/proc/self/pagemap").map(|file| Self { file })
+    }
+
+    /// Whether any page of the range is in memory, in swap, or marked as protected before it was ever there.
+    pub(crate) fn is_touched(&self, range: &Range<usize>) -> io::Result<bool> {
+        self.any(range, PAGE_IS_PRESENT | PAGE_IS_SWAPPED)
+    }
+
+    /// Whether any page of the range is in memory.
+    pub(crate) fn is_present(&self, range: &Range<usize>) -> io::Result<bool> {
+        self.any(range, PAGE_IS_PRESENT)
+    }
+
+    /// Whether the range is one huge page.
+    pub(crate) fn is_huge(&self, range: &Range<usize>) -> io::Result<bool> {
+        Ok(self.first(range, PAGE_IS_HUGE)?.is_some_and(|found| found == *range))
+    }
+
+    fn any(&self, range: &Range<usize>, categories: u64) -> io::Result<bool> {
+        Ok(self.first(range, categories)?.is_some())
+    }
+
+    /// The first run of pages in any of the categories.
+    fn first(&self, range: &Range<usize>, categories: u64) -> io::Result<Option<Range<usize>>> {
+        let mut found = [Region::default()];
+        let mut scan = Scan {
+            size: size_of::<Scan>() as u64,
+            start: range.start as u64,
+            end: range.end as u64,
+            vec: found.as_mut_ptr().expose_provenance() as u64,
+            vec_len: 1,
+            category_anyof_mask: categories,
+            return_mask: categories,
+            ..Scan::default()
+        };
+        // SAFETY: the structure and the one region that it points to are alive and of the sizes that it says.
+        let regions = unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &raw mut scan) };
+        match regions {
+            0 => Ok(None),
+            1.. => Ok(Some(address(found[0].start)..address(found[0].end))),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+fn address(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// Whether pages can be in swap on this machine, where page tables alone do not tell what they hold.
+pub(crate) fn has_swap() -> bool {
+    rustix::system::sysinfo().totalswap > 0
+}
