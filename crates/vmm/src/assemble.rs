@@ -12,7 +12,7 @@ use crate::vcpu::Vcpu;
 use crate::vm::BootRequest;
 use kvm_ioctls::VmFd;
 use nil_migrate::Part;
-use nil_pool::{Area, Epoch, GuestControl, StateArea};
+use nil_pool::{Area, Epoch, StateArea};
 use std::sync::Arc;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -33,12 +33,10 @@ pub(crate) struct Assembled {
 }
 
 impl Assembled {
-    /// Maps the guest's memory, creates the VM around it and everything in it.
-    pub(crate) fn new(host: &KvmHost, control: &GuestControl, config: &Config) -> Result<Self> {
-        let MachineConfig { vcpus, memory_bytes, .. } = config.machine;
+    /// Creates the VM around the guest's memory, and everything in it.
+    pub(crate) fn new(host: &KvmHost, ram: GuestRam, config: &Config) -> Result<Self> {
+        let vcpus = config.machine.vcpus;
         let irqchip = config.machine.irqchip();
-        let ram = GuestRam::map(control, memory_bytes)?;
-        ram.populate()?;
         let vm = host.kvm().create_vm().map_err(Error::kvm("KVM_CREATE_VM"))?;
         vm.set_tss_address(TSS_ADDRESS).map_err(Error::kvm("KVM_SET_TSS_ADDR"))?;
         ram.plug_into(&vm)?;
@@ -50,7 +48,8 @@ impl Assembled {
         let console = Console::default();
         let serial = SerialPort::new(console.clone(), serial_interrupt(&vm, irqchip)?);
         let (vm, ram) = (Arc::new(vm), Arc::new(ram));
-        let machine = Machine::new(Arc::clone(&vm), irqchip, Devices::new(serial));
+        let memory = Arc::clone(ram.memory());
+        let machine = Machine::new(Arc::clone(&vm), irqchip, Devices::new(serial), memory);
         let tsc_hz = vcpus.first().map_or(0, Vcpu::tsc_hz);
         Ok(Self { vcpus, machine, console, vm, ram, tsc_hz })
     }

@@ -109,14 +109,30 @@ pub enum Error {
     /// The guest's image cannot be loaded.
     #[error(transparent)]
     Boot(#[from] crate::boot::Error),
-    /// The guest's memory could not be brought in.
+    /// The guest's state area could not be brought in.
     #[error(
-        "cannot bring in the guest's memory from the pool: {source}. Is there enough free memory on the pool's device or file system?"
+        "cannot bring in the guest's state from the pool: {source}. Is there enough free memory on the pool's device or \
+         file system?"
     )]
     Populate {
         /// Why not.
         source: io::Error,
     },
+    /// The guest's memory cannot be mapped, brought in or moved.
+    #[error(transparent)]
+    Mover(#[from] nil_mover::Error),
+    /// A handoff was wanted while a part of the guest's memory was not in the pool.
+    #[error("the guest cannot be handed over: {0}")]
+    Hole(nil_mover::Hole),
+    /// A guest was handed over although a part of its memory is not in the pool.
+    #[error("{granules} granule(s) of the guest's memory are not in the pool, but in its source's DRAM")]
+    MemoryAway {
+        /// How many.
+        granules: u64,
+    },
+    /// A page of the guest's memory is gone.
+    #[error("the guest has been stopped: {0}")]
+    MemoryLost(nil_mover::LostMemory),
     /// The guest's memory cannot be mapped in one piece.
     #[error("{bytes} bytes of guest memory cannot be mapped into this process")]
     NotMappable {

@@ -71,9 +71,12 @@ impl Vm {
         }
         let source = &self.shared.source;
         source.await_armed(to, deadlines.armed)?;
+        // From here until the handoff is over nothing moves. What is not in the pool now would be a hole over there.
+        let _closed = self.memory().close().map_err(Error::Hole)?;
         let handoff = match source.offer(to, deadlines.poised) {
             Ok(handoff) => handoff,
             Err(nil_migrate::Error::Withdrawn { epoch, reason }) => {
+                self.memory().set_owner(self.me, epoch);
                 return Ok(HandoffOutcome::TakenBack { epoch, reason, detail: None });
             }
             Err(error) => return Err(error.into()),
@@ -92,6 +95,7 @@ impl Vm {
                 Ok(HandoffOutcome::Released { epoch, report: self.report(&handoff) })
             }
             Outcome::TakenBack { epoch, reason } => {
+                self.memory().set_owner(self.me, epoch);
                 let detail = self.shared.take_failure();
                 Ok(HandoffOutcome::TakenBack { epoch, reason, detail })
             }

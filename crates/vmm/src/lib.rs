@@ -1,14 +1,16 @@
 //! A KVM virtual machine whose memory lies in a pool, and which freezes and thaws between two instructions.
 //!
 //! ```text
-//! Vm ── assemble ── memory    the guest's RAM, mapped from the pool, one slot of KVM per region
+//! Vm ── assemble ── memory    the guest's RAM, in DRAM or in the pool, one slot of KVM per region
 //!    │           ├─ vcpu      one vCPU: a `Part` that saves and loads itself
 //!    │           ├─ machine   devices and in-kernel irqchip: the other `Part`
 //!    │           └─ config    what a target must know before it can build the machine
 //!    ├─ boot                  image loader
 //!    ├─ warm                  second-level page tables, ahead of time
 //!    ├─ run                   the life of a vCPU thread
-//!    └─ kick                  out of the guest
+//!    ├─ kick                  out of the guest
+//!    ├─ relocation            its memory moves, between DRAM and pool
+//!    └─ handing_over          it leaves for another host
 //! ```
 //!
 //! The handoff itself is `nil_migrate`'s: vCPU threads run its steps. `docs/vmm.md` says what travels and which traps
@@ -26,6 +28,7 @@ mod kvm;
 mod machine;
 mod memory;
 mod placement;
+mod relocation;
 mod run;
 mod shared;
 mod state;

@@ -12,6 +12,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VmFd;
 use nil_migrate::Part;
+use nil_mover::GuestMemory;
 use nil_pool::{SectionWriter, Sections};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use zerocopy::FromZeros;
@@ -21,13 +22,14 @@ pub(crate) struct Machine {
     vm: Arc<VmFd>,
     irqchip: bool,
     devices: Arc<Mutex<Devices>>,
+    memory: Arc<GuestMemory>,
     /// Memory that KVM must forget the translations of before the guest lands.
     replug: Option<Arc<GuestRam>>,
 }
 
 impl Machine {
-    pub(crate) fn new(vm: Arc<VmFd>, irqchip: bool, devices: Devices) -> Self {
-        Self { vm, irqchip, devices: Arc::new(Mutex::new(devices)), replug: None }
+    pub(crate) fn new(vm: Arc<VmFd>, irqchip: bool, devices: Devices, memory: Arc<GuestMemory>) -> Self {
+        Self { vm, irqchip, devices: Arc::new(Mutex::new(devices)), memory, replug: None }
     }
 
     /// Creates the in-kernel irqchip and PIT. Must come before the vCPUs.
@@ -88,7 +90,13 @@ impl Part for Machine {
         if self.irqchip { self.save_irqchip(out) } else { Ok(()) }
     }
 
+    /// The source hands no guest over whose memory is not all in the pool. Nor is one taken: a granule that is not there
+    /// would be a hole in the guest's memory.
     fn load(&mut self, sections: &Sections<'_>) -> Result<()> {
+        let away = self.memory.placement().away();
+        if away > 0 {
+            return Err(Error::MemoryAway { granules: away });
+        }
         if let Some(ram) = &self.replug {
             ram.replug(&self.vm)?;
         }

@@ -1,46 +1,66 @@
-//! A guest's memory as this process sees it: one mapping of the pool, several guest-physical regions, one memory slot of
-//! KVM for each.
+//! A guest's memory as KVM sees it: one range of this process, several guest-physical regions, one memory slot for each.
+//!
+//! What lies in the range, DRAM or the pool, is `nil_mover`'s business and changes while the guest runs: KVM follows the
+//! process's page tables by itself.
 
 use crate::boot;
 use crate::error::{Error, Result};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
-use nil_pool::{CapacityMapping, GuestControl};
+use nil_mover::GuestMemory;
+use nil_pool::{GuestControl, StateArea};
+use std::sync::Arc;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
-/// The guest's RAM, mapped from the pool.
+/// The guest's RAM.
 pub(crate) struct GuestRam {
-    mapping: CapacityMapping,
+    memory: Arc<GuestMemory>,
     slots: Vec<kvm_userspace_memory_region>,
 }
 
 impl GuestRam {
-    /// Maps the guest's memory and lays it out in guest-physical space.
-    pub(crate) fn map(control: &GuestControl, memory_bytes: u64) -> Result<Self> {
-        let mapping = control.map_memory()?;
-        if mapping.len() as u64 != memory_bytes {
+    /// The memory of a guest that is about to boot: in DRAM or in the pool, as its placement says.
+    pub(crate) fn new(control: &GuestControl, state: &StateArea, memory_bytes: u64) -> Result<Self> {
+        if state.placement().away() > 0 {
+            return Self::over(GuestMemory::in_dram(control, state, None)?, memory_bytes);
+        }
+        let ram = Self::over(GuestMemory::in_pool(control, state)?, memory_bytes)?;
+        ram.memory.populate()?;
+        Ok(ram)
+    }
+
+    /// The memory of a guest that comes from another host, or back: it lies in the pool. What has contents is brought in,
+    /// so that neither KVM nor the guest faults on it later; what the guest has never touched stays unallocated.
+    pub(crate) fn of_comer(control: &GuestControl, state: &StateArea, memory_bytes: u64) -> Result<Self> {
+        let ram = Self::over(GuestMemory::in_pool(control, state)?, memory_bytes)?;
+        ram.memory.populate_data()?;
+        Ok(ram)
+    }
+
+    /// Lays memory out in guest-physical space.
+    fn over(memory: GuestMemory, memory_bytes: u64) -> Result<Self> {
+        if memory.len() as u64 != memory_bytes {
             return Err(Error::NotMappable { bytes: memory_bytes });
         }
         let mut slots = Vec::new();
-        let mut offset = 0;
+        let mut userspace_addr = memory.as_ptr() as u64;
         for (slot, (guest_phys_addr, memory_size)) in (0..).zip(boot::ram_regions(memory_bytes)) {
-            let userspace_addr = mapping.as_ptr() as u64 + offset;
             slots.push(kvm_userspace_memory_region { slot, flags: 0, guest_phys_addr, memory_size, userspace_addr });
-            offset += memory_size;
+            userspace_addr += memory_size;
         }
-        Ok(Self { mapping, slots })
+        Ok(Self { memory: Arc::new(memory), slots })
     }
 
-    /// Has the kernel establish every page of the mapping, so that neither KVM nor the guest faults on it later.
-    pub(crate) fn populate(&self) -> Result<()> {
-        self.mapping.populate().map_err(|source| Error::Populate { source })
+    /// Where the memory lies, and what moves it.
+    pub(crate) fn memory(&self) -> &Arc<GuestMemory> {
+        &self.memory
     }
 
     /// Gives the memory to a VM.
     pub(crate) fn plug_into(&self, vm: &VmFd) -> Result<()> {
         for slot in &self.slots {
-            // SAFETY: the range lies in `self.mapping`, which outlives the VM: `Vm` drops its `VmFd` first.
+            // SAFETY: the range is `self.memory`'s, which outlives the VM: `Vm` drops its `VmFd` first.
             unsafe { vm.set_user_memory_region(*slot) }.map_err(Error::kvm("KVM_SET_USER_MEMORY_REGION"))?;
         }
         Ok(())
@@ -70,18 +90,18 @@ impl GuestRam {
                 usize::try_from(slot.memory_size).map_err(|_| Error::NotMappable { bytes: slot.memory_size })?;
             let not_mappable = || Error::NotMappable { bytes: slot.memory_size };
             let host = slot.userspace_addr as *mut u8;
-            // SAFETY: `host..host + bytes` lies in `self.mapping`; vm-memory does not unmap raw pointers, and the
+            // SAFETY: `host..host + bytes` lies in `self.memory`; vm-memory does not unmap raw pointers, and the
             // result is used only while `self` lives.
             let region = unsafe {
                 MmapRegionBuilder::new(bytes)
                     .with_raw_mmap_pointer(host)
                     .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-                    .with_mmap_flags(libc::MAP_SHARED)
+                    .with_mmap_flags(libc::MAP_PRIVATE)
                     .build()
             }
             .map_err(|_| not_mappable())?;
             regions.push(GuestRegionMmap::new(region, GuestAddress(slot.guest_phys_addr)).ok_or_else(not_mappable)?);
         }
-        GuestMemoryMmap::from_regions(regions).map_err(|_| Error::NotMappable { bytes: self.mapping.len() as u64 })
+        GuestMemoryMmap::from_regions(regions).map_err(|_| Error::NotMappable { bytes: self.memory.len() as u64 })
     }
 }

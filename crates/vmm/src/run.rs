@@ -20,6 +20,7 @@ use crate::vm::VmEvent;
 use crate::warm::WarmUp;
 use kvm_ioctls::VcpuExit;
 use nil_migrate::{Freeze, Landing, Outcome, Part, Seat, TornDown};
+use nil_mover::{GuestMemory, Waited};
 use nil_pool::{Epoch, SectionWriter};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,6 +35,7 @@ pub(crate) struct Runner {
     pub(crate) machine: Arc<Mutex<Machine>>,
     pub(crate) devices: Arc<Mutex<Devices>>,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) memory: Arc<GuestMemory>,
 }
 
 /// Why a vCPU left the guest.
@@ -108,14 +110,27 @@ impl Runner {
         loop {
             match self.run_guest() {
                 Left::Kicked => match self.shared.request() {
-                    Request::None => self.take_kick(),
+                    Request::None if self.memory.lost().is_none() => self.take_kick(),
+                    Request::None => return self.fault(self.memory_fault()),
                     Request::Stop => return,
                     Request::Freeze if self.freeze() == Next::Run => {}
                     Request::Freeze => return,
                 },
                 Left::Ended(why) => return self.shared.tell(VmEvent::Ended { why }),
-                Left::Faulted(error) => return self.shared.tell(VmEvent::Faulted { why: error.to_string() }),
+                Left::Faulted(error) => return self.fault(error),
             }
+        }
+    }
+
+    fn fault(&self, error: Error) {
+        self.shared.tell(VmEvent::Faulted { why: error.to_string() });
+    }
+
+    /// Why KVM cannot reach the guest's memory.
+    fn memory_fault(&self) -> Error {
+        match self.memory.lost() {
+            Some(lost) => Error::MemoryLost(lost),
+            None => Error::kvm("KVM_RUN")(kvm_ioctls::Error::new(libc::EFAULT)),
         }
     }
 
@@ -154,6 +169,12 @@ impl Runner {
                 Ok(VcpuExit::Shutdown) => return Left::Ended("it shut down (triple fault)".into()),
                 Ok(exit) => return Left::Ended(format!("KVM stopped it: {exit:?}")),
                 Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return Left::Kicked,
+                // The memory that the guest wants is being moved where only page protection can hold its stores back, or
+                // it is not there any more.
+                Err(error) if error.errno() == libc::EFAULT => match self.memory.wait_for_barrier() {
+                    Waited::Moved => {}
+                    Waited::NothingMoves => return Left::Faulted(self.memory_fault()),
+                },
                 Err(error) => return Left::Faulted(Error::kvm("KVM_RUN")(error)),
             }
         }

@@ -18,6 +18,7 @@ use crate::shared::{Request, Shared};
 use crate::warm::WarmUp;
 use kvm_ioctls::VmFd;
 use nil_migrate::{Source, Target, WaitStyle};
+use nil_mover::GuestMemory;
 use nil_pool::{Epoch, GuestControl, HostSlot, Ownership, StateArea};
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -87,12 +88,12 @@ pub struct Vm {
     pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
     events: Mutex<Receiver<VmEvent>>,
     pub(crate) control: GuestControl,
-    me: HostSlot,
+    pub(crate) me: HostSlot,
     console: Console,
     pub(crate) tsc_hz: u64,
     /// Kept until the threads have ended, in this order.
     _vm: Arc<VmFd>,
-    _ram: Arc<GuestRam>,
+    ram: Arc<GuestRam>,
 }
 
 impl Vm {
@@ -105,9 +106,11 @@ impl Vm {
         let host = KvmHost::open()?;
         let mut config = Config::for_boot(&host, &control.config()?, request.irqchip);
         config.check_runs_on(&host)?;
-        let mut assembled = Assembled::new(&host, control, &config)?;
-        assembled.load_image(&host, &mut config, request)?;
         let state = map_state(control)?;
+        let ram = GuestRam::new(control, &state, config.machine.memory_bytes)?;
+        ram.memory().set_owner(me, Epoch(1));
+        let mut assembled = Assembled::new(&host, ram, &config)?;
+        assembled.load_image(&host, &mut config, request)?;
         config.write(&state.config())?;
         assembled.write_boot_state(&state)?;
         let source = Source::new(control.clone(), state, me, Epoch(1), assembled.vcpus.len())?;
@@ -171,7 +174,8 @@ impl Vm {
     ) -> Result<Self> {
         let host = KvmHost::open()?;
         config.check_runs_on(&host)?;
-        let mut assembled = Assembled::new(&host, control, config)?;
+        let ram = GuestRam::of_comer(control, state, config.machine.memory_bytes)?;
+        let mut assembled = Assembled::new(&host, ram, config)?;
         assembled.carry(&config.msr_indices)?;
         if !config.machine.static_page_tables() && host.paging() == Paging::Shadow {
             assembled.machine.replug_before_landing(Arc::clone(&assembled.ram));
@@ -205,7 +209,7 @@ impl Vm {
             console: parts.console.clone(),
             tsc_hz: parts.tsc_hz,
             _vm: Arc::clone(&parts.vm),
-            _ram: Arc::clone(&parts.ram),
+            ram: Arc::clone(&parts.ram),
         }
     }
 
@@ -214,7 +218,7 @@ impl Vm {
         let machine = Arc::new(Mutex::new(parts.machine));
         let runner = |(index, vcpu)| {
             let (machine, devices, shared) = (Arc::clone(&machine), Arc::clone(&devices), Arc::clone(&self.shared));
-            Runner { index, vcpu, machine, devices, shared }
+            Runner { index, vcpu, machine, devices, shared, memory: Arc::clone(self.memory()) }
         };
         parts.vcpus.into_iter().enumerate().map(runner).collect()
     }
@@ -255,8 +259,15 @@ impl Vm {
         let epoch = target.landed()?;
         thread::sleep(HUSH);
         *role = Role::Running;
+        self.memory().set_owner(self.me, epoch);
         self.shared.unbind_threads();
         Some(VmEvent::Landed { epoch })
+    }
+
+    /// The guest's memory: where it lies, and what is pinned.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        self.ram.memory()
     }
 
     /// What the guest has written to its console since it is here.
