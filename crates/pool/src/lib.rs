@@ -45,6 +45,8 @@ mod sections;
 pub mod slots;
 mod state;
 mod stripe;
+#[cfg(all(test, not(loom)))]
+mod stripe_crash_tests;
 pub mod sync;
 mod tables;
 #[doc(hidden)]

@@ -21,6 +21,7 @@ use crate::ownership::{HostSlot, Ownership};
 use crate::pool::Pool;
 use crate::slots::{Slots, clear};
 use crate::sync::Ordering;
+use crate::tables::Seen;
 use serde::Serialize;
 
 /// What recovery found to do.
@@ -234,13 +235,18 @@ impl<'a> Actor<'a> {
         let record = tables.capacity_record(striped.slot.into()).ok();
         let Some(record) = record.filter(|record| record.generation == striped.generation) else { return };
         let Composition::Striped(stripe) = record.composition else { return };
+        let Some(leg) = stripe.legs.iter().find(|leg| leg.pool == id) else { return };
         let whole = Composition::LegOf(Whole { pool: id, tag: record.tag });
-        for leg in stripe.legs.iter().filter(|leg| leg.pool == id).flat_map(|leg| tables.with_tag(leg.tag)) {
-            if tables.capacity_of(leg).is_none_or(|record| record.composition != whole) {
+        // Not by the index: whoever began this may have taken the leg's tag out before dying.
+        for slot in 0..tables.capacity_slots().count() {
+            let Seen::Used(state, Ok(record)) = tables.capacity(slot) else { continue };
+            let (Some(generation), Ok(slot)) = (state.current(), u16::try_from(slot)) else { continue };
+            if (record.generation, record.tag) != (generation, leg.tag) || record.composition != whole {
                 continue;
             }
+            let leg = Reference { slot, generation };
             tables.capacity_slots().begin_unmaking(leg, self.host);
-            if self.is_unmaking(tables.capacity_slots().load(leg.slot.into()), leg) {
+            if self.is_unmaking(tables.capacity_slots().load(slot.into()), leg) {
                 self.dismantle(leg);
                 tables.capacity_slots().end_unmaking(leg, self.host);
             }
