@@ -1,4 +1,4 @@
-//! The decoders of host, capacity, guest and journal records and of all words: no bytes make them panic, and what they
+//! The decoders of host, capacity, guest, journal and pin records and of all words: no bytes make them panic, and what they
 //! accept they write back as the same thing.
 #![no_main]
 
@@ -7,8 +7,9 @@ use nil_pool::format::capacity::CapacityRecord;
 use nil_pool::format::guest::GuestRecord;
 use nil_pool::format::host::HostRecord;
 use nil_pool::format::journal::Entry;
+use nil_pool::format::pin::{PinRecord, PinWord};
 use nil_pool::format::slot_word::{Reference, SlotState};
-use nil_pool::{Arm, Ownership};
+use nil_pool::{Arm, Ownership, Placed};
 
 /// The data as a record of this length with a right checksum.
 fn record<const N: usize>(data: &[u8]) -> [u8; N] {
@@ -33,11 +34,17 @@ fn words(word: u64) {
     if let Ok(arm) = Arm::decode(word) {
         assert_eq!(arm.encode(), word);
     }
+    if let Some(placed) = Placed::decode(word) {
+        assert_eq!(placed.encode(), word);
+    }
+    if let Some(pin) = PinWord::decode(word) {
+        assert_eq!(pin.encode(), word);
+    }
 }
 
 fuzz_target!(|data: &[u8]| {
     let Some((which, data)) = data.split_first() else { return };
-    match which % 5 {
+    match which % 6 {
         0 => {
             if let Ok(host) = HostRecord::decode(&record(data)) {
                 assert_eq!(HostRecord::decode(&host.encode()), Ok(host));
@@ -57,6 +64,11 @@ fuzz_target!(|data: &[u8]| {
         3 => {
             if let Ok(entry) = Entry::decode(&record(data)) {
                 assert_eq!(Entry::decode(&entry.encode()), Ok(entry));
+            }
+        }
+        4 => {
+            if let Ok(pin) = PinRecord::decode(&record(data)) {
+                assert_eq!(PinRecord::decode(&pin.encode().expect("its texts fit")), Ok(pin));
             }
         }
         _ => data.chunks_exact(8).for_each(|word| words(u64::from_le_bytes(word.try_into().expect("eight bytes")))),
