@@ -9,9 +9,8 @@ use crate::lab::frequency::Frequency;
 use crate::lab::interrupt::{self, Interrupted};
 use crate::lab::progress::Progress;
 use crate::lab::tally::Tally;
-use crate::lab::{GuestPlan, PoolFate, Rack, RackPlan, Shuttle};
+use crate::lab::{GuestPlan, Rack, RackPlan, Shuttle};
 use anyhow::{Context, bail};
-use nil_guest_abi::Mode;
 use nil_guest_abi::layout::MAX_VCPUS;
 use nil_pool::Bytes;
 use std::process::ExitCode;
@@ -99,16 +98,12 @@ fn measure_case(
 ) -> anyhow::Result<(CaseFigures, String)> {
     let progress = Progress::new(output, samples);
     progress.doing(format!("{shape}: booting"));
-    let rack = Rack::build(&RackPlan { memory_bytes: shape.memory.get(), pool: PoolFate::Fleeting })?;
-    let mode = match shape.dirty {
-        Dirty::Idle => Mode::Idle,
-        Dirty::Hot => Mode::Hot,
-    };
-    let guest = GuestPlan { memory_bytes: shape.memory.get(), vcpus: shape.vcpus, mode };
+    let rack = Rack::build(&RackPlan::fleeting(shape.memory.get()))?;
+    let guest = GuestPlan { memory_bytes: shape.memory.get(), vcpus: shape.vcpus, mode: shape.dirty.mode() };
     let mut shuttle = Shuttle::boot(&rack, &guest, frequency)?;
     let canary = Canary::start(frequency)?;
     let mut tally = Tally::new();
-    while tally.handoffs < samples && shuttle.verdict().is_clean() {
+    while tally.handoffs < samples && shuttle.verdict()?.is_clean() {
         tally.add(&shuttle.handoff().with_context(|| format!("handoff {} failed", tally.handoffs + 1))?);
         progress.reached(tally.handoffs, || shape.to_string());
     }

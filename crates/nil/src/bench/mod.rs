@@ -3,6 +3,7 @@
 mod capacity;
 mod handoff;
 mod kills;
+mod moving;
 mod peers;
 mod pool;
 mod report;
@@ -18,6 +19,13 @@ pub(crate) enum Command {
   nil bench handoff --memory 64M,1G,4G --vcpus 1,2 --dirty idle,hot --samples 500
   nil bench handoff --memory 1G --peer qemu --json")]
     Handoff(handoff::Args),
+    /// How fast a guest's memory moves between DRAM and pool, and what the guest notices of it.
+    #[command(after_help = "Examples:
+  nil bench move
+  nil bench move --memory 1G,4G --page 2m --budget default --samples 10
+  nil bench move --round-trips 100 --memory 1G --page 2m
+  nil bench move --memory 1G --peer qemu --json")]
+    Move(moving::Args),
     /// Whether a guest survives kills of its hosts, at random instants of its migrations, whenever it can.
     Kills(kills::Args),
     /// How fast several processes at once add and release capacity in one pool.
@@ -33,6 +41,7 @@ pub(crate) enum Command {
 pub(crate) fn run(command: &Command, output: Output) -> anyhow::Result<ExitCode> {
     match command {
         Command::Handoff(args) => handoff::run(args, output),
+        Command::Move(args) => moving::run(args, output),
         Command::Kills(args) => kills::run(args, output),
         Command::Capacity(args) => capacity::run(args, output),
         Command::Pool(args) => pool::run(args, output),

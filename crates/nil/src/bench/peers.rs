@@ -1,6 +1,6 @@
 //! The same guest image between two processes of somebody else, measured by the guest in the same way.
 
-use super::report::{Dirty, Outcome, Peer, PeerFigures, Shape};
+use super::report::{Outcome, Peer, PeerFigures, Shape};
 use crate::cli::Output;
 use crate::images;
 use crate::lab::canary::{Canary, Span};
@@ -12,7 +12,7 @@ use crate::lab::progress::Progress;
 use crate::lab::recorder::Recorder;
 use anyhow::{Context, bail, ensure};
 use nil_guest_abi::blackout::{Blackout, Offsets, Standstill};
-use nil_guest_abi::{GuestState, Mode, Options, Program};
+use nil_guest_abi::{GuestState, Options, Program};
 use nil_migrate::tsc;
 use nil_qemu::{Peer as Qemu, PeerOptions, PeerSample, Stage, Transfer};
 use std::fs;
@@ -107,17 +107,13 @@ fn measure(
 }
 
 fn command_line(shape: Shape, frequency: Frequency) -> String {
-    let mode = match shape.dirty {
-        Dirty::Idle => Mode::Idle,
-        Dirty::Hot => Mode::Hot,
-    };
-    Options { mode, tsc_khz: frequency.khz(), ..Options::default() }.to_string()
+    Options { mode: shape.dirty.mode(), tsc_khz: frequency.khz(), ..Options::default() }.to_string()
 }
 
 /// How far the guest has come, as far as its memory file tells already.
-fn stage(memory: &Path, frequency: Frequency) -> Stage {
+pub(super) fn stage(memory: &Path, frequency: Frequency) -> Stage {
     let Ok(observer) = Observer::attach_file(memory, frequency) else { return Stage::Silent };
-    match observer.block().guest_state() {
+    match observer.block().ok().and_then(|block| block.guest_state()) {
         None => Stage::Silent,
         Some(GuestState::Running) => Stage::Ready,
         Some(

@@ -6,6 +6,7 @@ use crate::lab::figures::{Figures, Microseconds};
 use crate::lab::phases::PhaseMedians;
 use crate::lab::surroundings;
 use crate::lab::tally::Percent;
+use nil_guest_abi::Mode;
 use nil_pool::Bytes;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -26,8 +27,21 @@ pub(super) struct Shape {
 pub(super) enum Dirty {
     /// It leaves it alone.
     Idle,
-    /// It rewrites all of it without pause.
+    /// It verifies and rewrites all of it without pause.
     Hot,
+    /// It stores one word into every page without pause, each checked before it is replaced: the worst case.
+    Stores,
+}
+
+impl Dirty {
+    /// What the guest is told.
+    pub(super) fn mode(self) -> Mode {
+        match self {
+            Self::Idle => Mode::Idle,
+            Self::Hot => Mode::Hot,
+            Self::Stores => Mode::Stores,
+        }
+    }
 }
 
 /// One shape of guest, handed over by nil.
@@ -133,6 +147,14 @@ impl<T> Outcome<T> {
         match self {
             Self::Measured(figures) => Some(figures),
             Self::Skipped { .. } => None,
+        }
+    }
+
+    /// Why there are no figures.
+    pub(super) fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Measured(_) => None,
+            Self::Skipped { skipped } => Some(skipped),
         }
     }
 
@@ -289,10 +311,7 @@ impl fmt::Display for Shape {
 
 impl fmt::Display for Dirty {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Idle => "idle",
-            Self::Hot => "hot",
-        })
+        f.write_str(self.mode().name())
     }
 }
 

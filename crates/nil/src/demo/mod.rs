@@ -47,8 +47,8 @@ pub(crate) fn run(args: &Args, output: Output) -> anyhow::Result<ExitCode> {
 }
 
 fn demonstrate(args: &Args, output: Output) -> anyhow::Result<Report> {
-    let plan =
-        RackPlan { memory_bytes: args.memory.get(), pool: if args.keep { PoolFate::Kept } else { PoolFate::Fleeting } };
+    let pool = if args.keep { PoolFate::Kept } else { PoolFate::Fleeting };
+    let plan = RackPlan { pool, ..RackPlan::fleeting(args.memory.get()) };
     plan.check()?;
     let frequency = Frequency::measure();
     let progress = Progress::new(output, args.handoffs);
@@ -83,7 +83,7 @@ fn demonstrate(args: &Args, output: Output) -> anyhow::Result<Report> {
 /// Hands the guest over again and again; stops early when the guest has found an error.
 fn shuttle_to_and_fro(shuttle: &mut Shuttle<'_>, handoffs: u64, progress: &Progress) -> anyhow::Result<Tally> {
     let mut tally = Tally::new();
-    while tally.handoffs < handoffs && shuttle.verdict().is_clean() {
+    while tally.handoffs < handoffs && shuttle.verdict()?.is_clean() {
         let sample = shuttle.handoff().with_context(|| format!("handoff {} failed", tally.handoffs + 1))?;
         tally.add(&sample);
         progress.reached(tally.handoffs, || match &sample.observed {

@@ -90,6 +90,11 @@ impl Canary {
         Ok(Self { shared, thread: Some(thread), frequency, real_time })
     }
 
+    /// The pauses that it has seen so far.
+    pub(crate) fn pauses(&self) -> Vec<Span> {
+        self.shared.pauses.lock().unwrap_or_else(PoisonError::into_inner).kept.clone()
+    }
+
     /// What it has seen so far; `handoffs` are the spans in which a guest stood still.
     pub(crate) fn report(&self, handoffs: &[Span]) -> CanaryReport {
         let pauses = self.shared.pauses.lock().unwrap_or_else(PoisonError::into_inner);

@@ -13,6 +13,10 @@ pub(crate) struct FileView {
     length: usize,
 }
 
+// SAFETY: the mapping belongs to no thread: any may look at it, and whichever drops the view unmaps it.
+#[allow(unsafe_code)]
+unsafe impl Send for FileView {}
+
 impl FileView {
     /// Maps the first `length` bytes of a file, which must have as many.
     pub(crate) fn open(path: &Path, length: usize) -> io::Result<Self> {

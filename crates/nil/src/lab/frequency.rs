@@ -29,6 +29,12 @@ impl Frequency {
         Self { khz: u64::try_from(khz).unwrap_or(u64::MAX).max(1) }
     }
 
+    /// A frequency that is known.
+    #[cfg(test)]
+    pub(crate) const fn of_khz(khz: u64) -> Self {
+        Self { khz }
+    }
+
     /// Ticks per millisecond.
     pub(crate) const fn khz(self) -> u64 {
         self.khz

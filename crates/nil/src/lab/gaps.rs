@@ -4,8 +4,21 @@
 //! such pause on every vCPU: the one around the instants at which the frozen guest was published and was claimed. No such
 //! pause means that the measurement failed. It is never taken for a blackout of zero.
 
+use super::canary::Span;
 use nil_guest_abi::Gap;
 use nil_guest_abi::blackout::{Blackout, Offsets, Standstill};
+
+/// A vCPU's clock: its TSC minus the host's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Clock(pub(crate) i64);
+
+impl Clock {
+    /// When a gap was, in host ticks.
+    pub(crate) fn span(self, gap: Gap) -> Span {
+        let host = |tsc: u64| tsc.wrapping_sub(self.0.cast_unsigned());
+        Span { begin: host(gap.before), end: host(gap.after) }
+    }
+}
 
 /// Why a vCPU's blackout is not known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

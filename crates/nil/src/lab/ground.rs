@@ -21,6 +21,15 @@ const SHARED_MEMORY: &str = "/dev/shm";
 /// The pool's name on a private ground.
 const POOL: &str = "pool";
 
+/// With which pages a rack works: in the pool, and in the memory of its processes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Pages {
+    /// 2 MiB where the kernel has them, 4 KiB elsewhere.
+    Huge,
+    /// 4 KiB.
+    Small,
+}
+
 /// Where the pool lies.
 #[derive(Debug)]
 pub(crate) struct Ground {
@@ -30,7 +39,7 @@ pub(crate) struct Ground {
 
 #[derive(Debug)]
 enum Kind {
-    Private { mount_point: PathBuf },
+    Private { mount_point: PathBuf, pages: Pages },
     Open { kept: bool, why: Why },
 }
 
@@ -45,12 +54,12 @@ enum Why {
 
 impl Ground {
     /// Prepares the ground for a pool that vanishes with the rack. `directory` is the rack's own.
-    pub(crate) fn fleeting(directory: &Path, demand: Demand) -> anyhow::Result<Self> {
+    pub(crate) fn fleeting(directory: &Path, demand: Demand, pages: Pages) -> anyhow::Result<Self> {
         demand.check_machine()?;
         let mount_point = directory.join("mnt");
         fs::create_dir(&mount_point).with_context(|| format!("cannot create {}", mount_point.display()))?;
-        match mount_privately(&mount_point, demand.pool) {
-            Ok(()) => Ok(Self { pool: mount_point.join(POOL), kind: Kind::Private { mount_point } }),
+        match mount_privately(&mount_point, demand.pool, pages) {
+            Ok(()) => Ok(Self { pool: mount_point.join(POOL), kind: Kind::Private { mount_point, pages } }),
             Err(error) => Self::open(directory, demand, Why::NotPermitted(error)),
         }
     }
@@ -83,7 +92,8 @@ impl Ground {
     /// A sentence for the report.
     pub(crate) fn describe(&self) -> String {
         match &self.kind {
-            Kind::Private { .. } => "a private tmpfs with 2 MiB pages where the kernel has them".into(),
+            Kind::Private { pages: Pages::Huge, .. } => "a private tmpfs with 2 MiB pages where the kernel has them".into(),
+            Kind::Private { pages: Pages::Small, .. } => "a private tmpfs with 4 KiB pages".into(),
             Kind::Open { why: Why::Kept, .. } => format!("{} with 4 KiB pages (kept)", self.pool.display()),
             Kind::Open { why: Why::NotPermitted(error), .. } => format!(
                 "{} with 4 KiB pages: a tmpfs of its own with 2 MiB pages could not be mounted ({error})",
@@ -97,7 +107,7 @@ impl Drop for Ground {
     fn drop(&mut self) {
         // What cannot be undone here is undone by the keeper or, at the end of the namespace, by the kernel.
         match &self.kind {
-            Kind::Private { mount_point } => {
+            Kind::Private { mount_point, .. } => {
                 let _ = unmount(mount_point, UnmountFlags::DETACH);
             }
             Kind::Open { kept: false, .. } => {
@@ -110,7 +120,7 @@ impl Drop for Ground {
 
 /// Moves the calling thread (and whatever it starts from now on) into a mount namespace of its own, and mounts a tmpfs of
 /// `size` bytes in it.
-fn mount_privately(mount_point: &Path, size: u64) -> io::Result<()> {
+fn mount_privately(mount_point: &Path, size: u64, pages: Pages) -> io::Result<()> {
     leave_the_mount_namespace()?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
@@ -118,8 +128,12 @@ fn mount_privately(mount_point: &Path, size: u64) -> io::Result<()> {
         let options = CString::new(options)?;
         mount("nil", mount_point, "tmpfs", flags, options.as_c_str()).map_err(io::Error::from)
     };
+    let huge = match pages {
+        Pages::Huge => "advise",
+        Pages::Small => "never",
+    };
     // A kernel without transparent huge pages refuses the option, and then does without.
-    with_options(format!("size={size},mode=0700,huge=advise"))
+    with_options(format!("size={size},mode=0700,huge={huge}"))
         .or_else(|_| with_options(format!("size={size},mode=0700")))
 }
 
@@ -136,12 +150,12 @@ fn leave_the_mount_namespace() -> io::Result<()> {
 mod tests {
     use super::*;
 
-    const DEMAND: Demand = Demand { guest: 2 << 20, pool: 4 << 20 };
+    const DEMAND: Demand = Demand { guest: 2 << 20, pool: 4 << 20, beside: 0 };
 
     #[test]
     fn a_fleeting_ground_leaves_nothing_behind() {
         let directory = tempfile::tempdir().expect("a directory");
-        let ground = Ground::fleeting(directory.path(), DEMAND).expect("ground");
+        let ground = Ground::fleeting(directory.path(), DEMAND, Pages::Huge).expect("ground");
         let pool = ground.pool().to_path_buf();
         fs::write(&pool, b"a pool").expect("room for a file");
         drop(ground);
@@ -163,7 +177,7 @@ mod tests {
     #[test]
     fn a_demand_beyond_the_machine_is_refused_before_anything_is_made() {
         let directory = tempfile::tempdir().expect("a directory");
-        let demand = Demand { guest: 1 << 50, pool: 1 << 50 };
+        let demand = Demand { guest: 1 << 50, pool: 1 << 50, beside: 0 };
         let refusal = Ground::fleeting(directory.path(), demand).expect_err("a petabyte");
         assert!(refusal.to_string().contains("--memory"), "{refusal}");
         assert_eq!(fs::read_dir(directory.path()).expect("a listing").count(), 0);

@@ -11,8 +11,10 @@
 //! be left to end anything. The keeper is the *subreaper* of all of them: whatever loses its parent becomes the keeper's
 //! child, so that "kill my children until there are none" ends them all, and no pid is ever guessed.
 
+use super::ground::{Ground, Pages};
 use anyhow::Context;
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, wait};
+use rustix::thread::disable_transparent_huge_pages;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs;
 use std::io::{BufRead, Write};
@@ -39,6 +41,9 @@ pub(crate) struct Args {
     /// Leave the pool's file in place.
     #[arg(long)]
     keep_pool: bool,
+    /// Have hosts and workers do without transparent huge pages.
+    #[arg(long)]
+    small_pages: bool,
     /// A host to run; may be repeated.
     #[arg(long = "host")]
     hosts: Vec<String>,
@@ -52,13 +57,16 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     /// Starts a keeper, which starts the hosts.
-    pub(crate) fn start(directory: &Path, pool: &Path, keep_pool: bool, hosts: &[&str]) -> anyhow::Result<Self> {
+    pub(crate) fn start(directory: &Path, ground: &Ground, pages: Pages, hosts: &[&str]) -> anyhow::Result<Self> {
         let log = fs::File::create(directory.join("keeper.log")).context("cannot write into the rack's directory")?;
         let mut command = Command::new(own_binary());
-        command.arg(SUBCOMMAND).arg("--directory").arg(directory).arg("--pool").arg(pool);
+        command.arg(SUBCOMMAND).arg("--directory").arg(directory).arg("--pool").arg(ground.pool());
         command.args(hosts.iter().flat_map(|host| ["--host", host]));
-        if keep_pool {
+        if ground.is_kept() {
             command.arg("--keep-pool");
+        }
+        if pages == Pages::Small {
+            command.arg("--small-pages");
         }
         // In a process group of its own, so that Ctrl-C reaches only us, and we end it in order.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
@@ -94,6 +102,10 @@ impl Drop for Keeper {
 /// The keeper's life.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     set_child_subreaper(Some(getpid())).context("cannot become the subreaper")?;
+    if args.small_pages {
+        // Whatever is started from here on inherits it.
+        disable_transparent_huge_pages(true).context("cannot do without huge pages")?;
+    }
     let started = args.hosts.iter().try_for_each(|host| start_host(args, host));
     let obeyed = started.and_then(|()| obey(args));
     end_all_children();

@@ -30,6 +30,8 @@ pub(crate) struct Demand {
     pub(crate) guest: u64,
     /// Bytes of the pool that holds it.
     pub(crate) pool: u64,
+    /// Bytes that are needed beside the pool.
+    pub(crate) beside: u64,
 }
 
 impl Demand {
@@ -46,12 +48,12 @@ impl Demand {
     pub(crate) fn check_file_system(self, directory: &Path) -> anyhow::Result<()> {
         let fs = statvfs(directory)?;
         let free = fs.f_bavail.saturating_mul(fs.f_frsize);
-        let without_headroom = Self { pool: self.pool.saturating_sub(HEADROOM), ..self };
+        let without_headroom = Self { pool: self.pool.saturating_sub(HEADROOM), beside: 0, ..self };
         Ok(without_headroom.check(free, "free on the file system of the pool")?)
     }
 
     fn check(self, available: u64, measured: &'static str) -> Result<(), TooLittle> {
-        let needed = self.pool.saturating_add(HEADROOM);
+        let needed = self.pool.saturating_add(self.beside).saturating_add(HEADROOM);
         if needed <= available {
             return Ok(());
         }
@@ -82,7 +84,7 @@ fn suggestion(overhead: u64, available: u64) -> String {
 mod tests {
     use super::*;
 
-    const DEMAND: Demand = Demand { guest: 4 << 30, pool: (4 << 30) + (64 << 20) };
+    const DEMAND: Demand = Demand { guest: 4 << 30, pool: (4 << 30) + (64 << 20), beside: 0 };
 
     #[test]
     fn a_guest_that_fits_is_let_through() {
@@ -100,6 +102,13 @@ mod tests {
     }
 
     #[test]
+    fn memory_that_lies_beside_the_pool_counts() {
+        let demand = Demand { beside: 4 << 30, ..DEMAND };
+        assert!(demand.check(5 << 30, "here").is_err());
+        assert_eq!(demand.check(9 << 30, "here"), Ok(()));
+    }
+
+    #[test]
     fn the_suggestion_is_never_absurd() {
         let refusal = DEMAND.check(0, "here").expect_err("nothing at all");
         assert!(refusal.to_string().ends_with("--memory 16M"), "{refusal}");
@@ -107,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_demand_beyond_all_memory_is_refused_and_does_not_overflow() {
-        let demand = Demand { guest: u64::MAX - 1, pool: u64::MAX };
+        let demand = Demand { guest: u64::MAX - 1, pool: u64::MAX, beside: u64::MAX };
         assert!(demand.check(1 << 40, "here").is_err());
     }
 

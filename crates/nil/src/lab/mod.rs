@@ -6,9 +6,14 @@
 //!   └ keeper            ends all processes of the rack, whatever happens
 //! Shuttle               a guest on that rack, moved to and fro through the real agents and workers
 //!   ├ observe, gaps     the blackout as the guest recorded it
+//!   ├ view              the guest's memory, wherever it lies
+//!   ├ pulse             its work and its pauses, millisecond by millisecond
 //!   ├ backing           bytes copied, as the kernel sees it
 //!   ├ verdict           what the guest says of its own memory and registers
 //!   └ phases, figures   samples, medians, percentiles
+//! Traveller             a guest whose memory goes between DRAM and pool with it
+//!   ├ overhead          what nil itself takes for it
+//!   └ yardstick         what a plain memcpy of as many bytes takes
 //! canary                whether the machine itself stood still meanwhile
 //! ```
 //!
@@ -19,20 +24,25 @@ pub(crate) mod canary;
 pub(crate) mod figures;
 mod file_view;
 pub(crate) mod frequency;
-mod gaps;
-mod ground;
+pub(crate) mod gaps;
+pub(crate) mod ground;
 pub(crate) mod interrupt;
 pub(crate) mod keeper;
 mod memory;
 pub(crate) mod observe;
+pub(crate) mod overhead;
 pub(crate) mod phases;
 pub(crate) mod progress;
+pub(crate) mod pulse;
 mod rack;
 pub(crate) mod recorder;
 pub(crate) mod shuttle;
 pub(crate) mod surroundings;
 pub(crate) mod tally;
+pub(crate) mod traveller;
 pub(crate) mod verdict;
+pub(crate) mod view;
+pub(crate) mod yardstick;
 
-pub(crate) use rack::{PoolFate, Rack, RackPlan, Side};
+pub(crate) use rack::{PoolFate, Rack, RackPlan, Reach, Side};
 pub(crate) use shuttle::{GuestPlan, Shuttle};

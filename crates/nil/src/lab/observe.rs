@@ -1,25 +1,23 @@
 //! Watching a guest from outside, through its own record of what happened to it.
 //!
-//! The lab maps the guest's memory from the pool and reads its control block while it runs: nobody stops the guest to ask,
-//! and no host's opinion is in the figures. What is read is hostile (the guest writes it), so it is copied, checked and
-//! then used.
+//! The lab reads the guest's control block while it runs (see [`super::view`]): nobody stops the guest to ask, and no host's
+//! opinion is in the figures. What is read is hostile (the guest writes it), so it is copied, checked and then used.
 //!
 //! The guest's TSC may count from another origin than the host's. Its offset is estimated from the live reading that the
 //! guest keeps: every reading is a little old when it is seen, never young, so the youngest of many is the best.
 
 use super::canary::Span;
 use super::figures::Microseconds;
-use super::file_view::FileView;
 use super::frequency::Frequency;
-use super::gaps;
+use super::gaps::{self, Clock, Unknown};
 use super::interrupt;
 use super::verdict::Verdict;
-use anyhow::{Context, bail, ensure};
+use super::view::{Look, View};
+use anyhow::{bail, ensure};
 use nil_guest_abi::blackout::{Blackout, Standstill};
-use nil_guest_abi::layout::CONTROL_OFFSET;
-use nil_guest_abi::{Command, ControlBlock, GuestState, VcpuBlock};
+use nil_guest_abi::{Command, ControlBlock, GuestState};
 use nil_migrate::tsc;
-use nil_pool::{CapacityMapping, GuestControl, Stamp};
+use nil_pool::{GuestControl, Stamp};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -36,25 +34,18 @@ const COMPARISON: Duration = Duration::from_micros(300);
 const FRESH_READINGS: u32 = 500;
 /// A vCPU that has made so many turns of its loop runs.
 const SOME_TURNS: u64 = 100;
-/// How much of the guest's memory must be there to watch it.
-const NEEDED: usize = CONTROL_OFFSET + size_of::<ControlBlock>();
 /// What any guest must manage: filling or verifying this many bytes per second.
 const SLOWEST: u64 = 64 << 20;
 
 /// A view on a running guest.
 #[derive(Debug)]
 pub(crate) struct Observer {
-    memory: Memory,
+    view: View,
+    /// How much the guest has to fill and to verify, as far as that is known.
+    memory_bytes: u64,
     frequency: Frequency,
     /// Guest TSC minus host TSC, per vCPU; known once the guest runs.
     offsets: Vec<i64>,
-}
-
-/// What the guest's memory is read through.
-#[derive(Debug)]
-enum Memory {
-    Pool(CapacityMapping),
-    File(FileView),
 }
 
 /// How many gaps each vCPU had recorded at some instant.
@@ -77,47 +68,40 @@ pub(crate) struct Observation {
 impl Observer {
     /// Watches a guest in a pool.
     pub(crate) fn attach(guest: &GuestControl, frequency: Frequency) -> anyhow::Result<Self> {
-        let memory = guest.map_memory().context("cannot map the guest's memory to watch it")?;
-        ensure!(
-            memory.len() >= NEEDED,
-            "the guest's memory is too small for its control block: {} bytes",
-            memory.len()
-        );
-        Ok(Self { memory: Memory::Pool(memory), frequency, offsets: Vec::new() })
+        let view = View::of_pool(guest)?;
+        let bytes = view.mapping().map_or(0, |range| range.len());
+        Ok(Self::through(view, u64::try_from(bytes)?, frequency))
     }
 
     /// Watches a guest whose memory is a file.
     pub(crate) fn attach_file(path: &Path, frequency: Frequency) -> anyhow::Result<Self> {
-        let view = FileView::open(path, NEEDED).with_context(|| format!("cannot map {}", path.display()))?;
-        Ok(Self { memory: Memory::File(view), frequency, offsets: Vec::new() })
+        Ok(Self::through(View::of_file(path)?, 0, frequency))
     }
 
-    /// The guest's control block.
-    #[allow(unsafe_code)]
-    pub(crate) fn block(&self) -> &ControlBlock {
-        let start = match &self.memory {
-            Memory::Pool(mapping) => mapping.as_ptr(),
-            Memory::File(view) => view.as_ptr(),
-        };
-        // SAFETY: `attach` and `attach_file` have checked that the mapping is long enough for the block. Both kinds of
-        // mapping are page aligned and writable, and stay mapped as long as `self`. Nobody in this process touches these
-        // bytes other than through the block's atomics.
-        unsafe { ControlBlock::in_memory(start) }
+    /// Watches a guest of that much memory through that view.
+    pub(crate) fn through(view: View, memory_bytes: u64, frequency: Frequency) -> Self {
+        Self { view, memory_bytes, frequency, offsets: Vec::new() }
     }
 
-    /// The mapping of the guest's memory, as an address range of this process.
-    pub(crate) fn mapping(&self) -> std::ops::Range<usize> {
-        let (start, length) = match &self.memory {
-            Memory::Pool(mapping) => (mapping.as_ptr().addr(), mapping.len()),
-            Memory::File(view) => (view.as_ptr().addr(), view.len()),
-        };
-        start..start + length
+    /// Goes on watching the same guest through another view: it has moved.
+    pub(crate) fn look_through(&mut self, view: View) {
+        self.view = view;
+    }
+
+    /// The guest's control block, live or as it is now.
+    pub(crate) fn block(&self) -> anyhow::Result<Look<'_, ControlBlock>> {
+        self.view.block()
+    }
+
+    /// The mapping of the guest's memory, as an address range of this process, if it is mapped here.
+    pub(crate) fn mapping(&self) -> Option<std::ops::Range<usize>> {
+        self.view.mapping()
     }
 
     /// Waits until the guest has filled its memory and runs, and learns its clocks.
     pub(crate) fn await_running(&mut self) -> anyhow::Result<()> {
         interrupt::wait_for("the guest has not filled its memory", self.patience(), || {
-            match self.block().guest_state() {
+            match self.block()?.guest_state() {
                 Some(GuestState::Running) => Ok(Some(())),
                 Some(GuestState::Refused) => bail!("the guest refuses its command line"),
                 Some(GuestState::Panicked) => bail!("the guest found a bug in itself while it booted"),
@@ -129,13 +113,14 @@ impl Observer {
 
     /// Waits until every vCPU is seen running, and learns its clock.
     pub(crate) fn learn_clocks(&mut self) -> anyhow::Result<()> {
-        let turns = || self.block().vcpus().map(|vcpu| vcpu.counter.load(Ordering::Relaxed)).collect::<Vec<_>>();
-        let before = turns();
+        let vcpus = self.view.vcpus()?;
+        let turns = || (0..vcpus).map(|index| self.view.turns(index)).collect::<anyhow::Result<Vec<_>>>();
+        let before = turns()?;
         interrupt::wait_for("the guest does not run", LANDING_PATIENCE, || {
-            let all_run = turns().iter().zip(&before).all(|(now, before)| now.wrapping_sub(*before) > SOME_TURNS);
+            let all_run = turns()?.iter().zip(&before).all(|(now, before)| now.wrapping_sub(*before) > SOME_TURNS);
             Ok(all_run.then_some(()))
         })?;
-        self.offsets = self.block().vcpus().map(|vcpu| self.clock_offset(vcpu)).collect::<anyhow::Result<_>>()?;
+        self.offsets = (0..vcpus).map(|index| self.clock_offset(index)).collect::<anyhow::Result<_>>()?;
         ensure!(!self.offsets.is_empty(), "the guest says that it has no vCPU");
         Ok(())
     }
@@ -145,9 +130,19 @@ impl Observer {
         self.offsets.first().copied().unwrap_or(0)
     }
 
+    /// How fast the clocks count.
+    pub(crate) fn frequency(&self) -> Frequency {
+        self.frequency
+    }
+
+    /// The clocks of the guest's vCPUs, as they were last learnt.
+    pub(crate) fn clocks(&self) -> Vec<Clock> {
+        self.offsets.iter().copied().map(Clock).collect()
+    }
+
     /// How many gaps there are now.
-    pub(crate) fn marks(&self) -> Marks {
-        Marks(self.block().vcpus().map(|vcpu| vcpu.gaps.load(Ordering::Acquire)).collect())
+    pub(crate) fn marks(&self) -> anyhow::Result<Marks> {
+        Ok(Marks(self.block()?.vcpus().map(|vcpu| vcpu.gaps.load(Ordering::Acquire)).collect()))
     }
 
     /// The stamps of the handoff that has just ended, in host TSC ticks.
@@ -166,12 +161,13 @@ impl Observer {
             Observation { blackout_ns: 0, enter_ns: 0, span: Span { begin: 0, end: 0 }, lost_first_ms_ns: 0 };
         let mut lost = 0;
         let window = self.frequency.ticks(FIRST);
-        for (index, vcpu) in self.block().vcpus().enumerate() {
+        for index in 0..self.view.vcpus()? {
             let (Some(&mark), Some(&offset)) = (marks.0.get(index), self.offsets.get(index)) else {
                 bail!("the guest's number of vCPUs has changed");
             };
-            let blackout = self.await_blackout(vcpu, mark, standstill, offset)?;
+            let blackout = self.await_blackout(index, mark, standstill, offset)?;
             let Blackout { gap, begin, end } = blackout;
+            let vcpu = self.view.vcpu(index)?;
             lost += self.frequency.nanoseconds(gaps::lost_after(vcpu.gaps(gap.index + 1), gap.after, window));
             let blackout_ns = self.frequency.nanoseconds(blackout.ticks());
             if blackout_ns >= worst.blackout_ns {
@@ -190,54 +186,54 @@ impl Observer {
     /// missing is given up only when the vCPU has made some turns more.
     fn await_blackout(
         &self,
-        vcpu: &VcpuBlock,
+        index: usize,
         mark: u64,
         standstill: Standstill,
         offset: i64,
     ) -> anyhow::Result<Blackout> {
         let settled = self.frequency.ticks(FIRST + SETTLED);
         let resumed = standstill.resumed.wrapping_add_signed(offset);
-        let read = || gaps::blackout(vcpu.gaps(mark).collect::<Vec<_>>().into_iter(), mark, standstill, offset);
-        let mut found: Option<Blackout> = None;
+        let mut found: Result<Blackout, Unknown> = Err(Unknown::Unrecorded);
         let mut turns_when_due = None;
         interrupt::wait_for("the guest has not run for a millisecond after it landed", LANDING_PATIENCE, || {
+            let vcpu = self.view.vcpu(index)?;
             let turns = vcpu.counter.load(Ordering::Acquire);
             let last = vcpu.last_tsc.load(Ordering::Acquire);
-            if found.is_none() && last > resumed {
-                found = read().ok();
+            if found.is_err() && last > resumed {
+                found = gaps::blackout(vcpu.gaps(mark).collect::<Vec<_>>().into_iter(), mark, standstill, offset);
             }
             let awaited = found.map_or(resumed, |blackout| blackout.gap.after).saturating_add(settled);
             if last <= awaited {
                 return Ok(None);
             }
             let due = *turns_when_due.get_or_insert(turns);
-            Ok((found.is_some() || turns.wrapping_sub(due) > SOME_TURNS).then_some(()))
+            Ok((found.is_ok() || turns.wrapping_sub(due) > SOME_TURNS).then_some(()))
         })?;
-        Ok(found.map_or_else(read, Ok)?)
+        Ok(found?)
     }
 
     /// Has the guest verify everything it owns, and waits for its verdict.
     pub(crate) fn verify_all(&self) -> anyhow::Result<Verdict> {
-        let block = self.block();
-        let word = block.give(Command::VerifyAll);
+        let word = self.view.give(Command::VerifyAll)?;
         interrupt::wait_for("the guest has not verified its memory", self.patience(), || {
+            let block = self.block()?;
             Ok((block.all_acknowledged(word) || block.guest_state() == Some(GuestState::Panicked)).then_some(()))
         })?;
-        Ok(Verdict::of(block))
+        self.verdict()
     }
 
     /// What it has found so far.
-    pub(crate) fn verdict(&self) -> Verdict {
-        Verdict::of(self.block())
+    pub(crate) fn verdict(&self) -> anyhow::Result<Verdict> {
+        Ok(Verdict::of(&*self.block()?))
     }
 
     /// Guest TSC minus host TSC: the largest difference of many fresh readings.
-    fn clock_offset(&self, vcpu: &VcpuBlock) -> anyhow::Result<i64> {
+    fn clock_offset(&self, index: usize) -> anyhow::Result<i64> {
         let (mut youngest, mut last, mut fresh) = (i64::MIN, 0, 0);
         interrupt::wait_for("the guest's clock does not go on", LANDING_PATIENCE, || {
             let end = tsc::now().saturating_add(self.frequency.ticks(COMPARISON));
             loop {
-                let guest = vcpu.last_tsc.load(Ordering::Relaxed);
+                let guest = self.view.last_tsc(index)?;
                 let host = tsc::now();
                 youngest = youngest.max(guest.wrapping_sub(host).cast_signed());
                 fresh += u32::from(guest != last);
@@ -251,8 +247,7 @@ impl Observer {
     }
 
     fn patience(&self) -> Duration {
-        let bytes = u64::try_from(self.mapping().len()).unwrap_or(u64::MAX);
-        Duration::from_secs(20 + bytes / SLOWEST)
+        Duration::from_secs(20 + self.memory_bytes / SLOWEST)
     }
 }
 

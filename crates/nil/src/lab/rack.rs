@@ -3,7 +3,7 @@
 //! Both are ordinary hosts: agents started by `nil host run`, workers started by them, a run directory of their own. All
 //! of it is gone when the [`Rack`] is dropped, in this order: processes, pool, directory.
 
-use super::ground::Ground;
+use super::ground::{Ground, Pages};
 use super::interrupt;
 use super::keeper::{self, Keeper};
 use super::memory::Demand;
@@ -36,6 +36,19 @@ pub(crate) struct RackPlan {
     pub(crate) memory_bytes: u64,
     /// What becomes of the pool.
     pub(crate) pool: PoolFate,
+    /// Where that guest's memory may come to lie.
+    pub(crate) reach: Reach,
+    /// With which pages.
+    pub(crate) pages: Pages,
+}
+
+/// Where a guest's memory may come to lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reach {
+    /// In the pool.
+    Pool,
+    /// In the pool, and in the DRAM of its host.
+    PoolAndDram,
 }
 
 /// What becomes of a rack's pool when the rack goes.
@@ -58,6 +71,11 @@ pub(crate) struct Rack {
 }
 
 impl RackPlan {
+    /// A rack for a guest that lives in the pool, with huge pages, and that goes as it came.
+    pub(crate) fn fleeting(memory_bytes: u64) -> Self {
+        Self { memory_bytes, pool: PoolFate::Fleeting, reach: Reach::Pool, pages: Pages::Huge }
+    }
+
     /// Refuses what cannot be built, with the reason, before anything is made.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         let memory = Bytes(self.memory_bytes);
@@ -74,7 +92,11 @@ impl RackPlan {
 
     fn demand(&self) -> Demand {
         let overhead = OVERHEAD + (self.memory_bytes >> 8).next_multiple_of(GRANULE);
-        Demand { guest: self.memory_bytes, pool: self.memory_bytes.saturating_add(overhead) }
+        let beside = match self.reach {
+            Reach::Pool => 0,
+            Reach::PoolAndDram => self.memory_bytes,
+        };
+        Demand { guest: self.memory_bytes, pool: self.memory_bytes.saturating_add(overhead), beside }
     }
 }
 
@@ -85,14 +107,14 @@ impl Rack {
         let directory = tempfile::Builder::new().prefix("nil-").tempdir().context("cannot make a directory")?;
         let demand = plan.demand();
         let ground = match plan.pool {
-            PoolFate::Fleeting => Ground::fleeting(directory.path(), demand)?,
+            PoolFate::Fleeting => Ground::fleeting(directory.path(), demand, plan.pages)?,
             PoolFate::Kept => Ground::kept(directory.path(), demand)?,
         };
         let options = CreateOptions { size: Some(demand.pool), label: "nil rack".into(), ..CreateOptions::default() };
         drop(Pool::create(ground.pool(), &options)?);
         let run_dir = RunDir::at(keeper::run_directory(directory.path()));
         let hosts = [host_dir(&run_dir, HOSTS[0])?, host_dir(&run_dir, HOSTS[1])?];
-        let keeper = Keeper::start(directory.path(), ground.pool(), ground.is_kept(), &HOSTS)?;
+        let keeper = Keeper::start(directory.path(), &ground, plan.pages, &HOSTS)?;
         let pool = Pool::open(ground.pool(), Access::ReadWrite)?;
         let mut rack = Self { pool, hosts, keeper, ground, directory };
         match rack.await_hosts() {
@@ -226,8 +248,7 @@ mod tests {
     use super::*;
 
     fn refusal(memory_bytes: u64) -> String {
-        let plan = RackPlan { memory_bytes, pool: PoolFate::Fleeting };
-        plan.check().expect_err("an impossible rack").to_string()
+        RackPlan::fleeting(memory_bytes).check().expect_err("an impossible rack").to_string()
     }
 
     #[test]

@@ -73,7 +73,8 @@ fn follow(directory: &Path, frequency: Frequency, stop: &AtomicBool) -> BTreeMap
             watch_new_files(directory, frequency, &mut watched);
         }
         for (observer, next) in watched.values_mut() {
-            let Some(vcpu) = observer.block().vcpus().next() else { continue };
+            let Ok(block) = observer.block() else { continue };
+            let Some(vcpu) = block.vcpus().next() else { continue };
             for gap in vcpu.gaps(*next) {
                 *next = gap.index + 1;
                 gaps.insert(gap.index, gap);

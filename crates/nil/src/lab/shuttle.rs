@@ -10,7 +10,7 @@ use super::rack::{Rack, Side};
 use super::verdict::Verdict;
 use anyhow::{Context, bail};
 use nil_guest_abi::{Mode, Options, Program};
-use nil_host::{GuestName, HostName, ImageSource, Migrate, MigrationOutcome, MigrationReport, RunVm};
+use nil_host::{GuestName, HostName, ImageSource, MemoryIn, Migrate, MigrationOutcome, MigrationReport, RunVm};
 use nil_pool::GuestControl;
 use std::time::Duration;
 
@@ -63,6 +63,7 @@ impl<'rack> Shuttle<'rack> {
             name: name.clone(),
             pool: rack.pool().id(),
             memory_bytes: plan.memory_bytes,
+            memory_in: MemoryIn::Pool,
             vcpus: plan.vcpus,
             image: ImageSource::Builtin(Program::Demo.name().into()),
             command_line: options.to_string(),
@@ -72,14 +73,15 @@ impl<'rack> Shuttle<'rack> {
         let control = rack.pool().guest(info.slot, report.id)?;
         let mut observer = Observer::attach(&control, frequency)?;
         observer.await_running().with_context(|| format!("the guest does not run{}", rack.logs()))?;
-        let backing = Backing::of_mapping(&observer.mapping(), rack.pool_path())?;
+        let mapping = observer.mapping().context("the guest's memory is not mapped here")?;
+        let backing = Backing::of_mapping(&mapping, rack.pool_path())?;
         Ok(Self { rack, name, control, observer, backing, side: Side::A })
     }
 
     /// Hands the guest to the other host, and reads from its memory what it saw of it.
     pub(crate) fn handoff(&mut self) -> anyhow::Result<Sample> {
         interrupt::check()?;
-        let marks = self.observer.marks();
+        let marks = self.observer.marks()?;
         let report = self.migrate()?;
         self.side = self.side.other();
         let standstill = Observer::standstill(&self.control)?;
@@ -104,7 +106,7 @@ impl<'rack> Shuttle<'rack> {
     }
 
     /// What the guest has found so far.
-    pub(crate) fn verdict(&self) -> Verdict {
+    pub(crate) fn verdict(&self) -> anyhow::Result<Verdict> {
         self.observer.verdict()
     }
 
@@ -125,8 +127,8 @@ impl<'rack> Shuttle<'rack> {
 
     fn migrate(&self) -> anyhow::Result<MigrationReport> {
         let to = self.rack.host(self.side.other()).name().clone();
-        let order =
-            Migrate { guest: self.name.clone(), to: to.clone(), deadline_us: u64::try_from(DEADLINE.as_micros())? };
+        let deadline_us = u64::try_from(DEADLINE.as_micros())?;
+        let order = Migrate { deadline_us, ..Migrate::new(self.name.clone(), to.clone()) };
         let report = self
             .rack
             .call(self.side)?
@@ -134,7 +136,11 @@ impl<'rack> Shuttle<'rack> {
             .with_context(|| format!("the guest could not be handed to host {to}{}", self.rack.logs()))?;
         match report.outcome {
             MigrationOutcome::Moved => Ok(report),
-            MigrationOutcome::TakenBack { why } => bail!("host {to} did not get the guest: {why}{}", self.rack.logs()),
+            MigrationOutcome::TakenBack { why }
+            | MigrationOutcome::Cancelled { why }
+            | MigrationOutcome::Stalled { why } => {
+                bail!("host {to} did not get the guest: {why}{}", self.rack.logs())
+            }
         }
     }
 

@@ -28,7 +28,7 @@ mod trail;
 use crate::cli::Output;
 use crate::lab::interrupt::{self, Interrupted};
 use crate::lab::progress::Progress;
-use crate::lab::{GuestPlan, PoolFate, RackPlan};
+use crate::lab::{GuestPlan, RackPlan};
 use anyhow::ensure;
 use nil_guest_abi::Mode;
 use nil_guest_abi::layout::MAX_VCPUS;
@@ -84,7 +84,7 @@ pub(super) fn run(args: &Args, output: Output) -> anyhow::Result<ExitCode> {
 fn campaign(args: &Args, output: Output) -> anyhow::Result<Report> {
     let begun = Instant::now();
     let seed = args.seed.unwrap_or_else(seed_of_the_moment);
-    let rack = RackPlan { memory_bytes: args.memory.get(), pool: PoolFate::Fleeting };
+    let rack = RackPlan::fleeting(args.memory.get());
     let guest = GuestPlan { memory_bytes: args.memory.get(), vcpus: args.vcpus, mode: Mode::Hot };
     let progress = Progress::new(output, args.kills);
     let mut campaign = Campaign::default();

@@ -67,7 +67,7 @@ impl Round {
 
     /// Plays it. `None` when the victim had gone before it could be killed. An error is a violation, or an interruption.
     pub(super) fn play(&mut self, rack: &Rack, subject: &Subject) -> anyhow::Result<Option<Finding>> {
-        let counters = subject.counters();
+        let counters = subject.counters()?;
         let hunt = Hunt::prepare(rack, subject.control(), self.journey, self.plan)?;
         self.trail = Trail::begin();
         self.trail.look(subject.control());
@@ -97,7 +97,7 @@ impl Round {
         };
         self.trail.look(subject.control());
         self.trail.verdict().map_err(anyhow::Error::msg)?;
-        subject.counters().check_since(&counters)?;
+        subject.counters()?.check_since(&counters)?;
         self.judge(settled)
     }
 
@@ -121,6 +121,9 @@ impl Round {
             Ok(MigrationReport { outcome: MigrationOutcome::TakenBack { why }, .. }) => {
                 self.order = Some(format!("taken back: {why}"));
             }
+            Ok(MigrationReport {
+                outcome: MigrationOutcome::Cancelled { why } | MigrationOutcome::Stalled { why }, ..
+            }) => self.order = Some(format!("called off: {why}")),
             Err(error) => self.order = Some(format!("failed: {}", error.story())),
         }
         let undisturbed = self.catch.as_ref().is_some_and(|catch| catch.after_end || catch.pids.is_empty());
@@ -197,10 +200,10 @@ fn end(rack: &Rack, subject: &Subject, before: &Counters) -> anyhow::Result<Resu
                     "{word}; its host says it is {state} in process {worker_pid:?}; workers are {workers:?}"
                 )));
             }
-            Ok(if goes_on(subject, before) {
+            Ok(if goes_on(subject, before)? {
                 Ok(End::Runs { host, epoch })
             } else {
-                Err(format!("{word}, it has a worker, and does not go on: {:?}", subject.counters()))
+                Err(format!("{word}, it has a worker, and does not go on: {:?}", subject.counters()?))
             })
         }
         Ownership::Lost { host, epoch } => {
@@ -219,10 +222,10 @@ fn end(rack: &Rack, subject: &Subject, before: &Counters) -> anyhow::Result<Resu
 }
 
 /// Whether the guest runs now, not just until the kill.
-fn goes_on(subject: &Subject, before: &Counters) -> bool {
-    let now = subject.counters();
+fn goes_on(subject: &Subject, before: &Counters) -> anyhow::Result<bool> {
+    let now = subject.counters()?;
     std::thread::sleep(LOOK);
-    now.have_moved_since(before) && subject.counters().have_moved_since(&now)
+    Ok(now.have_moved_since(before) && subject.counters()?.have_moved_since(&now))
 }
 
 /// A killed agent that is to be started again.

@@ -144,7 +144,7 @@ impl Stand {
 
     /// What must hold whenever the hosts have settled.
     fn inspect(&mut self, subject: &Subject) -> anyhow::Result<()> {
-        let verdict = subject.verdict();
+        let verdict = subject.verdict()?;
         ensure!(verdict.is_clean(), "the guest found an error: {}", verdict.first_error.unwrap_or_default());
         let free = self.rack.pool().usage().free;
         if let Some(expected) = self.free_with_guest {

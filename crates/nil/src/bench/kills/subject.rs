@@ -8,7 +8,7 @@ use crate::lab::verdict::Verdict;
 use crate::lab::{GuestPlan, Rack, Side, interrupt};
 use anyhow::{Context, bail, ensure};
 use nil_guest_abi::{Options, Program};
-use nil_host::{Client, Error, GuestName, GuestReport, HostDir, ImageSource, Migrate, MigrationReport, RunVm};
+use nil_host::{Client, Error, GuestName, GuestReport, HostDir, ImageSource, MemoryIn, Migrate, MigrationReport, RunVm};
 use nil_pool::{GuestControl, HostSlot, Ownership};
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -45,6 +45,7 @@ impl Subject {
             name: name.clone(),
             pool: rack.pool().id(),
             memory_bytes: plan.memory_bytes,
+            memory_in: MemoryIn::Pool,
             vcpus: plan.vcpus,
             image: ImageSource::Builtin(Program::Demo.name().into()),
             command_line: options.to_string(),
@@ -73,11 +74,9 @@ impl Subject {
     /// Orders the guest's migration to the other host.
     pub(super) fn order_migration(&self, rack: &Rack, from: Side) -> anyhow::Result<Order> {
         let source: HostDir = rack.host(from).clone();
-        let order = Migrate {
-            guest: self.name.clone(),
-            to: rack.host(from.other()).name().clone(),
-            deadline_us: u64::try_from(DEADLINE.as_micros())?,
-        };
+        let to = rack.host(from.other()).name().clone();
+        let deadline_us = u64::try_from(DEADLINE.as_micros())?;
+        let order = Migrate { deadline_us, ..Migrate::new(self.name.clone(), to) };
         let order = move || Client::connect(&source)?.migrate(&order, |_| {});
         Ok(std::thread::Builder::new().name("order".into()).spawn(order)?)
     }
@@ -88,16 +87,16 @@ impl Subject {
         guests.into_iter().find(|guest| guest.id == self.control.id())
     }
 
-    pub(super) fn counters(&self) -> Counters {
+    pub(super) fn counters(&self) -> anyhow::Result<Counters> {
         let read = |vcpu: &nil_guest_abi::VcpuBlock| {
             [&vcpu.counter, &vcpu.last_tsc, &vcpu.tickets, &vcpu.private_tickets, &vcpu.pages_written]
                 .map(|counter| counter.load(Ordering::Acquire))
         };
-        Counters(self.observer.block().vcpus().map(read).collect())
+        Ok(Counters(self.observer.block()?.vcpus().map(read).collect()))
     }
 
     /// What the guest has found so far.
-    pub(super) fn verdict(&self) -> Verdict {
+    pub(super) fn verdict(&self) -> anyhow::Result<Verdict> {
         self.observer.verdict()
     }
 
