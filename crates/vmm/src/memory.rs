@@ -77,9 +77,20 @@ impl GuestRam {
         self.plug_into(vm)
     }
 
-    /// The guest-physical regions: (address, bytes).
-    pub(crate) fn regions(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.slots.iter().map(|slot| (slot.guest_phys_addr, slot.memory_size))
+    /// The parts of the memory of a guest in the pool that have contents, in guest-physical space: (address, bytes).
+    pub(crate) fn touched(&self, control: &GuestControl) -> Result<Vec<(u64, u64)>> {
+        let start = self.memory.as_ptr() as u64;
+        let mut touched = Vec::new();
+        for data in control.map_memory()?.data_ranges() {
+            for slot in &self.slots {
+                let offset = slot.userspace_addr - start;
+                let (from, to) = (offset.max(data.start as u64), (offset + slot.memory_size).min(data.end as u64));
+                if from < to {
+                    touched.push((slot.guest_phys_addr + (from - offset), to - from));
+                }
+            }
+        }
+        Ok(touched)
     }
 
     /// The memory by guest-physical address, for the loader and for devices.

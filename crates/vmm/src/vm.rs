@@ -185,7 +185,7 @@ impl Vm {
         let source = Source::new(control.clone(), Arc::clone(state), me, epoch, assembled.vcpus.len())?;
         let role = Role::Landing(Arc::clone(target));
         let vm = Self::around(control, me, source, &assembled, role);
-        let warm_up = WarmUp::new(config.machine, assembled.ram.regions());
+        let warm_up = WarmUp::new(config.machine, assembled.ram.touched(control)?);
         let (ready, all_ready) = channel();
         for runner in vm.runners(assembled) {
             let (seat, warm_up, ready) = (target.seat(runner.index), warm_up.clone(), ready.clone());

@@ -3,8 +3,8 @@
 //! Three things are cold in a fresh machine. This process's mapping of the pool ([`GuestRam::populate`]). KVM's own page
 //! tables, which are only built when a vCPU touches memory. And the vCPU itself, whose first run costs several times as
 //! much as every later one. So each vCPU, on the very thread that will run it, first executes a few instructions that
-//! the loader has left in the guest's low memory: they *read* a byte of every page of the vCPU's share of the memory,
-//! through the guest's own page tables (where KVM shadows those, only that helps), and change nothing. The registers that
+//! the loader has left in the guest's low memory: they *read* a byte of every page of the vCPU's share of the memory (as
+//! far as it has contents: what the guest has never touched is not to be allocated now), through the guest's own page tables (where KVM shadows those, only that helps), and change nothing. The registers that
 //! this leaves behind are replaced when the guest's state is loaded.
 
 use crate::boot;
@@ -21,13 +21,13 @@ const UNIT: u64 = 2 << 20;
 #[derive(Clone, Debug)]
 pub(crate) struct WarmUp {
     machine: MachineConfig,
-    /// Guest-physical regions: (address, bytes).
+    /// Guest-physical regions with contents: (address, bytes).
     regions: Vec<(u64, u64)>,
 }
 
 impl WarmUp {
-    pub(crate) fn new(machine: MachineConfig, regions: impl Iterator<Item = (u64, u64)>) -> Self {
-        Self { machine, regions: regions.collect() }
+    pub(crate) fn new(machine: MachineConfig, regions: Vec<(u64, u64)>) -> Self {
+        Self { machine, regions }
     }
 
     /// Has `vcpu` run, and read its share of the guest's memory. Does nothing for a guest whose image has no stub.

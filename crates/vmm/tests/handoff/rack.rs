@@ -1,0 +1,74 @@
+//! Two hosts that share a pool, in one process.
+
+use nil_pool::{
+    CreateOptions, GuestControl, GuestKind, GuestRequest, HostId, HostIdentity, HostKind, Membership, MemoryHome, Pool,
+};
+use nil_vmm::{BootRequest, Vm};
+use std::time::Duration;
+
+/// Where the guest counts: the loader leaves this page free.
+const COUNTER: usize = 0x1_0000;
+
+/// Counts in RBX and writes every count to memory, for ever:
+/// `mov rdi, 0x10000; next: inc rbx; mov [rdi], rbx; jmp next`
+pub(crate) const COUNTING: [u8; 15] =
+    [0x48, 0xC7, 0xC7, 0x00, 0x00, 0x01, 0x00, 0x48, 0xFF, 0xC3, 0x48, 0x89, 0x1F, 0xEB, 0xF8];
+
+/// Two hosts and a pool.
+pub(crate) struct Rack {
+    pub(crate) hosts: [Membership; 2],
+    _directory: tempfile::TempDir,
+}
+
+impl Rack {
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir_in("/dev/shm").expect("a directory on tmpfs");
+        let path = directory.path().join("pool");
+        let options = CreateOptions { size: Some(64 << 20), ..CreateOptions::default() };
+        let pool = Pool::create(&path, &options).expect("a pool");
+        let join = |name: &str| {
+            let identity = HostIdentity { id: HostId::random(), name: name.into(), kind: HostKind::Agent };
+            pool.join(&identity).expect("a free host slot")
+        };
+        Self { hosts: [join("a"), join("b")], _directory: directory }
+    }
+
+    /// A counting guest (or another image) on the first host, ready to start.
+    pub(crate) fn boot(&self, image: &[u8], irqchip: bool, home: MemoryHome) -> (GuestControl, Vm) {
+        let (name, kind, memory_bytes) = ("counter".into(), GuestKind::Vm, 8 << 20);
+        let request = GuestRequest { name, kind, memory_bytes, vcpus: 1, features: 0, home };
+        let control = self.hosts[0].create_guest(&request).expect("room for a guest");
+        let boot = BootRequest { image: image.to_vec(), command_line: String::new(), irqchip };
+        let vm = Vm::boot(&control, self.hosts[0].slot(), &boot).expect("a machine");
+        (control, vm)
+    }
+}
+
+/// How far the guest has counted.
+pub(crate) fn counter(vm: &Vm) -> u64 {
+    // SAFETY: the counter lies inside the guest's memory; the guest writes it with single aligned stores.
+    unsafe { vm.memory().as_ptr().add(COUNTER).cast::<u64>().read_volatile() }
+}
+
+/// Waits until the guest has counted further.
+pub(crate) fn await_progress(vm: &Vm, from: u64) -> u64 {
+    for _ in 0..2000 {
+        let now = counter(vm);
+        if now > from {
+            return now;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("the guest does not get beyond {from}");
+}
+
+/// Whether this machine can run the test at all.
+pub(crate) fn kvm() -> bool {
+    match nil_vmm::KvmHost::open() {
+        Ok(_) => true,
+        Err(error) => {
+            println!("skipped: {error}");
+            false
+        }
+    }
+}
