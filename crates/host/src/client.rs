@@ -1,11 +1,13 @@
 //! Talking to agents: what `nil ps`, `nil migrate` and the rest of the command line are made of.
 
 use crate::error::{Error, Result};
-use crate::message::{AgentReply, AgentRequest, Migrate, RunVm, WorkerReply, WorkerRequest};
+use crate::message::{AgentReply, AgentRequest, WorkerReply, WorkerRequest};
 use crate::name::{GuestName, HostName};
-use crate::report::{GuestReport, HostReport, MigrationReport, Progress};
+use crate::order::{Migrate, MoveMemory, PinMemory, RunVm};
+use crate::report::{GuestReport, HostReport, MemoryMoved, MigrationReport, PinReport, Progress};
 use crate::run_dir::HostDir;
 use crate::wire::Connection;
+use nil_mover::Direction;
 use std::io::{self, BufReader, Read};
 use std::os::unix::net::UnixStream;
 
@@ -80,6 +82,77 @@ impl Client {
         }
     }
 
+    /// Calls the migration of a guest of this host off, and returns when the guest is where it was, with a sentence that
+    /// says how things stand.
+    ///
+    /// # Errors
+    /// There is no migration, or it came too late: the guest runs on the target.
+    pub fn cancel_migration(&mut self, guest: &GuestName) -> Result<String> {
+        match self.ask(&AgentRequest::CancelMigration { guest: guest.clone() }, |_| {})? {
+            AgentReply::CalledOff(how) => Ok(how),
+            other => Err(self.out_of_turn(&other)),
+        }
+    }
+
+    /// Decouples or recouples memory of a guest of this host. `progress` hears how far it is. It goes on when the caller
+    /// hangs up.
+    ///
+    /// # Errors
+    /// It cannot be moved; the sentence says why. (What was called off or has stalled is no error but an outcome.)
+    pub fn move_memory(&mut self, order: &MoveMemory, progress: impl FnMut(&Progress)) -> Result<MemoryMoved> {
+        match self.ask(&AgentRequest::Move(order.clone()), progress)? {
+            AgentReply::MemoryMoved(report) => Ok(*report),
+            other => Err(self.out_of_turn(&other)),
+        }
+    }
+
+    /// Calls a decoupling or recoupling off, and returns when the memory is where it was, with a sentence that says how
+    /// things stand.
+    ///
+    /// # Errors
+    /// Nothing is being moved that way.
+    pub fn cancel_move(&mut self, guest: &GuestName, direction: Direction) -> Result<String> {
+        match self.ask(&AgentRequest::CancelMove { guest: guest.clone(), direction }, |_| {})? {
+            AgentReply::CalledOff(how) => Ok(how),
+            other => Err(self.out_of_turn(&other)),
+        }
+    }
+
+    /// Declares memory of a guest of this host pinned.
+    ///
+    /// # Errors
+    /// It is not all memory, or there is no room for another pin.
+    pub fn pin(&mut self, order: &PinMemory) -> Result<PinReport> {
+        let mut pins = self.ask_for_pins(&AgentRequest::Pin(order.clone()))?;
+        pins.pop().ok_or_else(|| Error::refused(format!("{} did not say which pin it is", self.connection.peer())))
+    }
+
+    /// The pins of a guest of this host, holds among them.
+    ///
+    /// # Errors
+    /// The guest is not here.
+    pub fn pins(&mut self, guest: &GuestName) -> Result<Vec<PinReport>> {
+        self.ask_for_pins(&AgentRequest::Pins { guest: guest.clone() })
+    }
+
+    fn ask_for_pins(&mut self, request: &AgentRequest) -> Result<Vec<PinReport>> {
+        match self.ask(request, |_| {})? {
+            AgentReply::Pins(pins) => Ok(pins),
+            other => Err(self.out_of_turn(&other)),
+        }
+    }
+
+    /// Ends a pin of a guest of this host.
+    ///
+    /// # Errors
+    /// There is no such pin.
+    pub fn release_pin(&mut self, guest: &GuestName, pin: &str) -> Result<()> {
+        match self.ask(&AgentRequest::ReleasePin { guest: guest.clone(), pin: pin.to_owned() }, |_| {})? {
+            AgentReply::Done => Ok(()),
+            other => Err(self.out_of_turn(&other)),
+        }
+    }
+
     /// Stops a guest of this host and frees its memory.
     ///
     /// # Errors
@@ -122,9 +195,7 @@ impl ConsoleStream {
         match worker.expect()? {
             WorkerReply::Done => Ok(Self(worker.into_bytes())),
             WorkerReply::Refused(why) => Err(Error::Refused(why)),
-            other @ (WorkerReply::Status(_) | WorkerReply::Released(_) | WorkerReply::TakenBack(_)) => {
-                Err(Error::refused(format!("the worker of guest {guest} answered {other:?} to another question")))
-            }
+            other => Err(Error::refused(format!("the worker of guest {guest} answered {other:?} to another question"))),
         }
     }
 }

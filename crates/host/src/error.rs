@@ -126,6 +126,9 @@ pub enum Error {
     /// The VMM refused.
     #[error(transparent)]
     Vm(#[from] nil_vmm::Error),
+    /// What was being done was called off.
+    #[error("it was called off")]
+    CalledOff,
     /// The request was refused; the sentence says why.
     #[error("{0}")]
     Refused(String),

@@ -13,8 +13,11 @@
 mod agent;
 mod client;
 mod error;
+mod joined;
+mod layout;
 mod message;
 mod name;
+mod order;
 mod process;
 mod report;
 mod run_dir;
@@ -25,9 +28,12 @@ mod worker;
 pub use agent::{Agent, AgentOptions, Farewell, GuestsAtStop};
 pub use client::{Client, ConsoleStream};
 pub use error::{Error, Result};
-pub use message::{ImageSource, Migrate, RunVm};
 pub use name::{BadName, GuestName, HostName};
-pub use report::{GuestReport, GuestState, HostReport, MigrationOutcome, MigrationReport, PoolReport, Progress};
+pub use order::{GuestRange, ImageSource, MemoryIn, Migrate, MoveMemory, PinMemory, RunVm, Settling};
+pub use report::{
+    GuestReport, GuestState, HostReport, MemoryMoved, MemoryReport, MigrationOutcome, MigrationReport, PinReport,
+    PoolReport, Progress, Whereabouts,
+};
 pub use run_dir::{HostDir, RunDir};
 pub use survey::Survey;
 pub use worker::{BuiltinImages, WorkerOptions, run_worker};

@@ -1,61 +1,26 @@
 //! The messages on the sockets of agents and workers.
 //!
 //! ```text
-//! client ──AgentRequest──▶ agent ──AgentRequest::Arm──▶ agent of the target
-//!                            │                                 │
-//!                      WorkerRequest                     WorkerRequest
-//!                            ▼                                 ▼
-//!                          worker  ═══ the pool, and nothing else ═══  worker
+//! client ──AgentRequest──▶ agent ──AgentRequest::Arm, Settle──▶ agent of the target
+//!                            │                                     │
+//!                      WorkerRequest                         WorkerRequest
+//!                            ▼                                     ▼
+//!                          worker   ═══ the pool, and nothing else ═══   worker
 //! ```
 //!
 //! Agents answer with any number of [`AgentReply::Progress`] lines and one other line. [`AgentRequest::Arm`] alone has
-//! two answers, [`AgentReply::Armed`] and then [`AgentReply::Landed`]; whoever asked hangs up to call it off.
+//! two answers, [`AgentReply::Armed`] and then [`AgentReply::Landed`]; whoever asked hangs up to call it off, or goes on
+//! with [`AgentRequest::Settle`]. Workers answer with one line, a [`WorkerRequest::Move`] with any number of
+//! [`WorkerReply::Moving`] before it.
 
 use crate::name::{GuestName, HostName};
+use crate::order::{ImageSource, Migrate, MoveMemory, PinMemory, RunVm};
 use crate::process::ProcessId;
-use crate::report::{GuestReport, HostReport, MigrationReport, Progress};
+use crate::report::{GuestReport, HostReport, MemoryMoved, MigrationReport, PinReport, Progress};
 use nil_migrate::HandoffReport;
+use nil_mover::{Budget, Direction, MovePlan, MoveProgress, MoveRange, MoveReport};
 use nil_pool::{GuestId, GuestSlot, PoolId};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
-
-/// Where a guest's image comes from.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ImageSource {
-    /// One that is built into nil.
-    Builtin(String),
-    /// A file; an absolute path.
-    File(PathBuf),
-}
-
-/// A VM to be started.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct RunVm {
-    /// Its name, free on the host.
-    pub name: GuestName,
-    /// The pool that is to hold its memory. The host must be a member.
-    pub pool: PoolId,
-    /// Bytes of memory, a multiple of the pool's granule.
-    pub memory_bytes: u64,
-    /// Number of vCPUs.
-    pub vcpus: u32,
-    /// What to boot.
-    pub image: ImageSource,
-    /// What to tell it.
-    pub command_line: String,
-}
-
-/// A guest to be moved.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Migrate {
-    /// Which.
-    pub guest: GuestName,
-    /// Where to.
-    pub to: HostName,
-    /// How long the guest may stand frozen before the source takes it back, in microseconds.
-    pub deadline_us: u64,
-}
 
 /// What is asked of an agent.
 #[derive(Debug, Serialize, Deserialize)]
@@ -69,10 +34,24 @@ pub(crate) enum AgentRequest {
     Run(RunVm),
     /// Move a guest of yours to another host.
     Migrate(Migrate),
+    /// Call the migration of a guest of yours off.
+    CancelMigration { guest: GuestName },
+    /// Decouple or recouple memory of a guest of yours.
+    Move(MoveMemory),
+    /// Call that off.
+    CancelMove { guest: GuestName, direction: Direction },
+    /// Declare memory of a guest of yours pinned.
+    Pin(PinMemory),
+    /// Which memory of a guest is pinned?
+    Pins { guest: GuestName },
+    /// Take a declaration back.
+    ReleasePin { guest: GuestName, pin: String },
     /// Stop a guest of yours and free its memory.
     Stop { guest: GuestName },
     /// Get ready to take over a guest.
     Arm(ArmOrder),
+    /// The guest has landed: recouple its memory.
+    Settle(SettleOrder),
 }
 
 /// A guest that a host is to get ready for.
@@ -85,6 +64,15 @@ pub(crate) struct ArmOrder {
     pub(crate) from: HostName,
 }
 
+/// Memory that was in the source's DRAM before a migration, and is to come into the target's.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct SettleOrder {
+    pub(crate) guest: GuestName,
+    pub(crate) ranges: Vec<MoveRange>,
+    pub(crate) budget: Budget,
+    pub(crate) stall_timeout_us: u64,
+}
+
 /// What an agent answers.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -94,6 +82,12 @@ pub(crate) enum AgentReply {
     Guest(GuestReport),
     Progress(Progress),
     Migrated(Box<MigrationReport>),
+    MemoryMoved(Box<MemoryMoved>),
+    /// What was to be recoupled has been, or has not; the report says.
+    Settled(Box<MoveReport>),
+    /// It was called off; a sentence says how things stand now.
+    CalledOff(String),
+    Pins(Vec<PinReport>),
     Done,
     /// The target's worker stands ready; the number is the target's host slot in the pool.
     Armed(u16),
@@ -101,6 +95,16 @@ pub(crate) enum AgentReply {
     Landed,
     /// A sentence that says why not.
     Refused(String),
+}
+
+/// Which of a worker's two moves is meant. One of each can be on; they take turns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Lane {
+    /// A move that was ordered as such, or by a migration.
+    Main,
+    /// A part that is pulled back. It goes first.
+    PullBack,
 }
 
 /// What is asked of a worker.
@@ -115,8 +119,20 @@ pub(crate) enum WorkerRequest {
     Arm,
     /// Run the guest that was frozen here, and whose worker has died since.
     Thaw,
+    /// Move the guest's memory, using no more than so many bytes per second.
+    Move { lane: Lane, plan: MovePlan, bandwidth: Option<u64> },
+    /// Stop moving; what has moved stays where it is.
+    CancelMove { lane: Lane },
+    /// Use no more than so many bytes per second from now on.
+    SetBandwidth { lane: Lane, bytes_per_s: Option<u64> },
+    /// Declare a part of the guest's memory pinned.
+    Pin { range: MoveRange, owner: String, reason: String },
+    /// Take such a declaration back.
+    ReleasePin { pin: String },
     /// Hand the guest to the host in that slot.
     Handoff { to: u16, deadline_us: u64 },
+    /// Take the guest back from the handoff that is on, if it has not been claimed yet.
+    CancelHandoff,
     /// Forget about taking the guest over, and end.
     Disarm,
     /// Stop the guest and end. Its record and memory stay.
@@ -129,12 +145,20 @@ pub(crate) enum WorkerRequest {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum WorkerReply {
-    Status(WorkerStatus),
+    Status(Box<WorkerStatus>),
     Done,
+    /// How far the move is.
+    Moving(MoveProgress),
+    /// The move is over.
+    Moved(Box<MoveReport>),
+    /// The pin's number.
+    Pinned(String),
     /// The guest is the target's.
     Released(Option<HandoffReport>),
     /// The guest runs here still, or again; the sentence says why.
     TakenBack(String),
+    /// The guest runs here still: part of its memory is not in the pool. The sentence says which.
+    Hole(String),
     Refused(String),
 }
 
@@ -149,9 +173,14 @@ pub(crate) struct WorkerStatus {
     pub(crate) phase: Phase,
     /// Why, where there is something to say.
     pub(crate) detail: Option<String>,
+    /// The move of the guest's memory that is on.
+    pub(crate) moving: Option<MoveProgress>,
+    /// Where the guest's memory lies in the worker's address space, once it does.
+    pub(crate) memory_address: Option<u64>,
 }
 
-/// A worker's life: `Empty → Starting → Armed? → Running ⇄ Leaving → Released`, with ways out at every step.
+/// A worker's life: `Empty → Starting → Armed? → Running ⇄ Leaving → Released`, with ways out at every step. Memory moves
+/// while it is `Running`, and that is no phase of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Phase {

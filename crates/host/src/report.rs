@@ -2,10 +2,16 @@
 
 use crate::name::{GuestName, HostName};
 use nil_migrate::HandoffReport;
+use nil_mover::{MoveProgress, MoveReport};
 use nil_pool::{GuestId, GuestKind, HostId, PoolId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
+
+pub(crate) use memory::describe;
+pub use memory::{MemoryMoved, MemoryReport, PinReport, Whereabouts};
+
+mod memory;
 
 /// A host, as its agent describes it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -84,6 +90,12 @@ pub struct GuestReport {
     pub pool: PathBuf,
     /// The process that runs it.
     pub worker_pid: Option<i32>,
+    /// Where its memory lies; `None` when the pool cannot tell.
+    pub memory: Option<MemoryReport>,
+    /// The move of its memory that is on.
+    pub moving: Option<MoveProgress>,
+    /// Where its memory begins in the address space of that process.
+    pub memory_address: Option<u64>,
 }
 
 /// How a migration ended.
@@ -95,6 +107,16 @@ pub enum MigrationOutcome {
     /// The guest runs on its source, as if nothing had been.
     TakenBack {
         /// Why the target did not get it.
+        why: String,
+    },
+    /// It was called off: the guest runs on its source, as if nothing had been.
+    Cancelled {
+        /// How things stand, in a sentence.
+        why: String,
+    },
+    /// It waited in vain for memory that could not move: the guest runs on its source, as if nothing had been.
+    Stalled {
+        /// Which memory, and why it could not move.
         why: String,
     },
 }
@@ -113,15 +135,22 @@ pub struct MigrationReport {
     /// How it ended.
     #[serde(flatten)]
     pub outcome: MigrationOutcome,
-    /// From the order until the target stood armed, while the guest ran: microseconds.
+    /// How the memory came into the pool; `None` when it was there.
+    pub decouple: Option<MoveReport>,
+    /// From when the memory was in the pool until the target stood armed, while the guest ran: microseconds.
     pub prepare_us: u64,
     /// From the order until the guest ran on the target (or on the source again): microseconds.
     pub total_us: u64,
-    /// Bytes of guest memory that lie elsewhere in the pool, or in another one, than before. nil moves guests by
-    /// reference, so this is 0; it is counted from the guest's placement before and after.
+    /// Bytes of guest memory that the handoff itself has copied: those that lie elsewhere in the pool, or in another one,
+    /// than before. nil hands guests over by reference, so this is 0; it is counted from the guest's placement before and
+    /// after.
     pub copied_bytes: u64,
     /// The handoff's phases; `None` when the guest was taken back.
     pub handoff: Option<HandoffReport>,
+    /// How the memory came into the target's DRAM; `None` when it stayed in the pool.
+    pub recouple: Option<MoveReport>,
+    /// What did not go as it should although the migration ended as it says, in sentences.
+    pub remarks: Vec<String>,
 }
 
 /// A step of a long operation, for a person to see.
@@ -129,6 +158,20 @@ pub struct MigrationReport {
 pub struct Progress {
     /// A sentence in the present tense.
     pub step: String,
+    /// The move of memory that is on.
+    #[serde(default)]
+    pub moving: Option<MoveProgress>,
+}
+
+impl Progress {
+    pub(crate) fn step(step: impl Into<String>) -> Self {
+        Self { step: step.into(), moving: None }
+    }
+
+    /// How far a move of a guest's memory is.
+    pub(crate) fn of_move(guest: &GuestName, moving: MoveProgress) -> Self {
+        Self { step: format!("guest {guest}: {}", describe(&moving)), moving: Some(moving) }
+    }
 }
 
 impl GuestState {

@@ -170,6 +170,9 @@ mod tests {
             uptime_s: Some(0),
             pool: "/pool".into(),
             worker_pid: None,
+            memory: None,
+            moving: None,
+            memory_address: None,
         }
     }
 

@@ -105,6 +105,11 @@ impl Connection {
         poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
+    /// A handle by which another thread can hang up.
+    pub(crate) fn hang_up_handle(&self) -> Result<UnixStream> {
+        self.stream().try_clone().map_err(|source| self.broken(source))
+    }
+
     /// Who is at the other end.
     pub(crate) fn peer(&self) -> &str {
         &self.peer

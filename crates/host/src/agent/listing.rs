@@ -1,11 +1,13 @@
 //! What the agent says of its host and of the guests that it knows.
 
 use super::Host;
+use super::pinning::HOLDER;
 use super::table::Entry;
-use crate::message::Phase;
+use crate::error::{Error, Result};
+use crate::message::{Lane, Phase};
 use crate::name::GuestName;
-use crate::report::{GuestReport, GuestState, HostReport};
-use nil_pool::{GuestInfo, Membership, Ownership};
+use crate::report::{GuestReport, GuestState, HostReport, MemoryReport, describe};
+use nil_pool::{GRANULE, GuestControl, GuestInfo, Membership, Ownership};
 use std::time::{Duration, UNIX_EPOCH};
 
 impl Host {
@@ -44,7 +46,7 @@ impl Host {
         let responsible = guest.ownership.and_then(Ownership::responsible);
         let entry = self.table.find_id(guest.id).filter(|entry| entry.phase != Phase::Armed);
         let (state, detail) = match &entry {
-            Some(entry) => (state_of_phase(entry.phase), entry.detail.clone()),
+            Some(entry) => (state_of_phase(entry.phase), detail(entry)),
             None => state_of_word(guest.ownership, responsible == Some(me)),
         };
         let hosts = membership.pool().hosts();
@@ -61,9 +63,36 @@ impl Host {
             epoch: guest.ownership.and_then(epoch),
             uptime_s: age(guest.created),
             pool: membership.pool().path().to_path_buf(),
-            worker_pid: entry.map(|entry| entry.worker.id().pid),
+            worker_pid: entry.as_ref().map(|entry| entry.worker.id().pid),
+            memory: membership
+                .pool()
+                .guest(guest.slot, guest.id)
+                .map_err(Error::from)
+                .and_then(|control| memory_report(&control))
+                .ok(),
+            memory_address: entry.as_ref().and_then(|entry| entry.memory_address),
+            moving: entry.and_then(|entry| entry.moving),
         }
     }
+}
+
+/// Where a guest's memory lies, as the pool has it.
+pub(super) fn memory_report(control: &GuestControl) -> Result<MemoryReport> {
+    let state = control.map_state()?;
+    let summary = state.placement().summary();
+    let bytes = |granules: u64| granules * GRANULE;
+    let total = control.config()?.memory_bytes;
+    let (holds, pins) = state.pins().list().into_iter().partition::<Vec<_>, _>(|pin| pin.owner == HOLDER);
+    let report = MemoryReport::new(bytes(summary.pooled), bytes(summary.mixed), total, control.is_placed());
+    Ok(MemoryReport { pins: pins.len(), holds: holds.len(), ..report })
+}
+
+/// What is being done with a guest, and what its worker says, in a sentence.
+fn detail(entry: &Entry) -> Option<String> {
+    let job = entry.job(Lane::Main).or(entry.job(Lane::PullBack)).map(|job| job.errand.to_string());
+    let moving = entry.moving.as_ref().map(describe);
+    let parts: Vec<String> = [entry.detail.clone(), job, moving].into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 /// Seconds since a moment given in nanoseconds since 1970; `None` when that lies ahead.

@@ -3,140 +3,276 @@
 //! ```text
 //! client        agent S                agent T              worker S      worker T
 //!   │ migrate ───▶│                       │                     │
+//!   │             │ move ────────────────────────────────────▶│ decouples, if the memory is in DRAM
+//!   │◀─ progress ─│◀──────────────────────────────── moved    │
 //!   │             │ arm ─────────────────▶│ starts ───────────────────────────▶│
 //!   │             │                       │ arm ──────────────────────────────▶│ builds the machine, warms it up
 //!   │◀─ progress ─│◀──────────────  armed │◀─────────────────────────── armed  │
 //!   │             │ handoff ─────────────────────────────────▶│ ═════ pool ═══▶│ runs the guest
 //!   │             │◀──────────────────────────────── released │                │
 //!   │             │◀───────────── landed  │◀─────────────────────────── running│
-//!   │◀── report ──│                                           ╳ ends
+//!   │             │ settle ──────────────▶│ move ─────────────────────────────▶│ recouples what was in DRAM
+//!   │◀── report ──│◀──────────── settled  │◀─────────────────────────── moved  │
 //! ```
+//!
+//! A handoff that is refused because part of the memory is not in the pool (pulled back, after it had been decoupled)
+//! sends the migration back to decoupling, where it stalls until that part can move. Whatever else keeps the guest here,
+//! its memory goes back to where it was before the order.
 
 use super::Host;
-use super::table::Departure;
+use super::former::Former;
+use super::jobs::{Errand, Stage};
+use super::moving::check_costs;
+use super::relocating::{Hearer, Relocated, Relocation};
+use super::table::Occupation;
+use super::target::{arm, await_landing, settle};
 use crate::error::{Error, Result};
-use crate::message::{AgentReply, AgentRequest, ArmOrder, Migrate, Phase, WorkerReply, WorkerRequest};
-use crate::name::HostName;
-use crate::report::{MigrationOutcome, MigrationReport, known};
+use crate::joined::{Relation, join};
+use crate::message::{ArmOrder, Lane, SettleOrder, WorkerReply, WorkerRequest};
+use crate::order::{Migrate, Settling};
+use crate::report::{MigrationOutcome, MigrationReport, Progress};
 use crate::wire::Connection;
-use nil_pool::{Arm, GuestControl, Region};
+use nil_migrate::HandoffReport;
+use nil_mover::{Direction, MoveOutcome, MoveReport};
+use nil_pool::{Arm, Region};
 use std::time::{Duration, Instant};
 
 /// The shortest and the longest that a guest may be ordered to wait for its target.
 const DEADLINES: std::ops::RangeInclusive<u64> = 1_000..=60_000_000;
 /// How much longer than its deadline a handoff may take before its worker is given up as stuck.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long to wait before memory that was pulled back under a handoff is tried again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// A migration in progress.
+struct Journey<'a> {
+    host: &'a Host,
+    order: &'a Migrate,
+    occupation: Occupation<'a>,
+    begun: Instant,
+    former: Former,
+    decouple: Option<MoveReport>,
+    prepare_us: u64,
+    /// Since when handoffs are refused because of memory that is not in the pool.
+    stalled_since: Option<Instant>,
+}
+
+/// How the guest's own way ended; its memory may have another before it.
+enum Arrival {
+    /// It runs on the target, to whose agent the connection leads.
+    Landed { target: Connection, handoff: Option<HandoffReport> },
+    /// It runs here.
+    Kept(MigrationOutcome),
+}
+
+/// What became of an attempt to hand the guest over.
+enum Attempt {
+    Over(Arrival),
+    /// Part of its memory is not in the pool.
+    Hole(String),
+}
 
 impl Host {
-    /// Moves a guest of ours to another host. `progress` hears of every step.
-    pub(super) fn migrate(&self, order: &Migrate, mut progress: impl FnMut(String)) -> Result<MigrationReport> {
+    /// Moves a guest of ours to another host. `hear` hears of every step.
+    pub(super) fn migrate(&self, order: &Migrate, hear: Hearer<'_>) -> Result<MigrationReport> {
         let begun = Instant::now();
-        let Migrate { guest, to, deadline_us } = order;
-        let departure = self.departing(order)?;
-        let placement = departure.control.placement()?;
-        // Whatever an earlier plan has left in the arm word: we are the owner, and nobody else is being asked.
-        departure.control.arm().store(Arm::Idle);
-        let mut target = self.call_target(to)?;
-        progress(format!("{to} gets ready"));
-        let slot = arm(&mut target, self.arm_order(order, &departure.control))?;
-        let prepare_us = micros(begun.elapsed());
-        progress(format!("{to} is ready after {:.1} ms; handing {guest} over", begun.elapsed().as_secs_f64() * 1e3));
-        let patience = Duration::from_micros(*deadline_us) + GRACE;
-        let reply = self.order(guest, &WorkerRequest::Handoff { to: slot, deadline_us: *deadline_us }, patience)?;
-        let (outcome, handoff) = match reply {
-            WorkerReply::Released(report) => {
-                tracing::debug!("guest {guest}: released after {:?}", begun.elapsed());
-                await_landing(&mut target);
-                tracing::debug!("guest {guest}: known to have landed after {:?}", begun.elapsed());
-                (MigrationOutcome::Moved, report)
-            }
-            WorkerReply::TakenBack(why) => (MigrationOutcome::TakenBack { why }, None),
-            WorkerReply::Done | WorkerReply::Status(_) | WorkerReply::Refused(_) => {
-                return Err(Error::refused(format!("the worker of guest {guest} gave no report of the handoff")));
-            }
-        };
-        Ok(MigrationReport {
-            guest: guest.clone(),
-            id: departure.control.id(),
-            from: self.dir.name().clone(),
-            to: to.clone(),
-            outcome,
-            prepare_us,
-            total_us: micros(begun.elapsed()),
-            copied_bytes: displaced_bytes(&placement, &departure.control.placement()?),
-            handoff,
-        })
+        let occupation = self.departing(order)?;
+        let former = self.former(&occupation.control)?;
+        let (decouple, prepare_us, stalled_since) = (None, 0, None);
+        Journey { host: self, order, occupation, begun, former, decouple, prepare_us, stalled_since }.travel(hear)
     }
 
     /// Checks whether the guest can leave now, and keeps it from being sent elsewhere meanwhile.
-    fn departing(&self, order: &Migrate) -> Result<Departure<'_>> {
-        let Migrate { guest, to, deadline_us } = order;
+    fn departing(&self, order: &Migrate) -> Result<Occupation<'_>> {
+        let Migrate { guest, to, deadline_us, .. } = order;
         if to == self.dir.name() {
             return Err(Error::refused(format!("guest {guest} is on host {to} already")));
         }
         if !DEADLINES.contains(deadline_us) {
             return Err(Error::refused("a handoff's deadline is between 1 ms and 60 s; the default is 1s"));
         }
-        let Some(entry) = self.table.find(guest) else {
-            let names = self.table.entries().into_iter().map(|(name, _)| name);
-            return Err(Error::UnknownGuest { name: guest.to_string(), known: known("guest here", names) });
+        check_costs(order.budget, order.stall_timeout_us)?;
+        self.movable(guest)?;
+        match self.table.occupy(guest, Lane::Main, Errand::Migration { to: to.clone() }) {
+            Ok(occupation) => Ok(occupation),
+            Err(Some(job)) if matches!(job.errand, Errand::Migration { .. }) => {
+                Err(Error::refused(format!("guest {guest} is being moved already; `nil ps` shows where it is")))
+            }
+            Err(Some(job)) => {
+                Err(Error::refused(format!("guest {guest}: {}; try again when that is over", job.errand)))
+            }
+            Err(None) => Err(self.unknown_guest(guest)),
+        }
+    }
+}
+
+impl Journey<'_> {
+    fn travel(mut self, hear: Hearer<'_>) -> Result<MigrationReport> {
+        let Migrate { guest, to, .. } = self.order;
+        // Before anything moves: a target that cannot be there costs the guest nothing.
+        drop(self.host.call_target(to)?);
+        let placement = self.occupation.control.placement()?;
+        let arrival = self.arrive(hear);
+        let total_us = micros(self.begun.elapsed());
+        let mut report = MigrationReport {
+            guest: guest.clone(),
+            id: self.occupation.control.id(),
+            from: self.host.dir.name().clone(),
+            to: to.clone(),
+            outcome: MigrationOutcome::Moved,
+            decouple: self.decouple.take(),
+            prepare_us: self.prepare_us,
+            total_us,
+            copied_bytes: displaced_bytes(&placement, &self.occupation.control.placement()?),
+            handoff: None,
+            recouple: None,
+            remarks: Vec::new(),
         };
-        let not_now = |what: &str| Err(Error::refused(format!("guest {guest} {what}")));
-        match entry.phase {
-            Phase::Running => {}
-            Phase::Empty | Phase::Starting => return not_now("has not started yet; try again in a moment"),
-            Phase::Armed => return not_now("has not arrived here yet; try again in a moment"),
-            Phase::Leaving | Phase::Released => return not_now("is on its way to another host already"),
-            Phase::Halted => return not_now("has stopped by itself; there is nothing left to move"),
-            Phase::TornDown | Phase::Ended => return not_now("is being stopped"),
+        match arrival {
+            Ok(Arrival::Landed { target, handoff }) => {
+                report.handoff = handoff;
+                self.settle(target, &mut report, hear);
+            }
+            Ok(Arrival::Kept(outcome)) => {
+                report.outcome = outcome;
+                report.remarks.extend(self.return_home(hear));
+                self.occupation.job.end(format!("guest {guest} runs on at {}", self.host.dir.name()));
+            }
+            Err(error) => {
+                return Err(match self.return_home(hear) {
+                    None => error,
+                    Some(remark) => Error::refused(format!("{}; {remark}", error.story())),
+                });
+            }
         }
-        match self.table.depart(guest) {
-            Some(departure) => Ok(departure),
-            None => not_now("is being moved already; `nil ps` shows where it is"),
+        Ok(report)
+    }
+
+    /// Gets the guest to the target, or not.
+    fn arrive(&mut self, hear: Hearer<'_>) -> Result<Arrival> {
+        loop {
+            if let Some(kept) = self.decouple(hear)? {
+                return Ok(Arrival::Kept(kept));
+            }
+            match self.attempt(hear) {
+                Ok(Attempt::Over(arrival)) => return Ok(arrival),
+                Ok(Attempt::Hole(why)) => {
+                    let timeout = Duration::from_micros(self.order.stall_timeout_us);
+                    if self.stalled_since.get_or_insert_with(Instant::now).elapsed() >= timeout {
+                        return Ok(Arrival::Kept(MigrationOutcome::Stalled { why }));
+                    }
+                    hear(Progress::step(format!("stalled: {why}")));
+                    std::thread::sleep(LOOK_AGAIN);
+                }
+                Err(_) if self.occupation.job.is_cancelled() => return Ok(Arrival::Kept(self.cancelled())),
+                Err(error) => return Err(error),
+            }
         }
     }
 
-    fn call_target(&self, to: &HostName) -> Result<Connection> {
-        let run_dir = self.dir.run_dir();
-        let target = run_dir.host(to);
-        if !target.path().is_dir() {
-            let names: Vec<_> = run_dir.hosts()?.into_iter().map(|host| host.name().clone()).collect();
-            return Err(Error::UnknownHost { name: to.to_string(), known: known("host", names) });
+    /// Brings what is not in the pool into it. Returns how the migration ended, if it did.
+    fn decouple(&mut self, hear: Hearer<'_>) -> Result<Option<MigrationOutcome>> {
+        if self.occupation.control.map_state()?.placement().away() == 0 {
+            return Ok(None);
         }
-        match Connection::call(&target.agent_socket(), format!("host {to}")) {
-            Err(Error::NobodyThere { .. }) => Err(Error::HostGone { name: to.clone() }),
-            other => other,
+        let Relocated { moved, outcome } = self.host.relocate(&self.occupation, &self.decoupling(), hear)?;
+        self.decouple = match (self.decouple.take(), moved) {
+            (Some(earlier), Some(later)) => Some(join(earlier, later, Relation::Continued)),
+            (earlier, later) => earlier.or(later),
+        };
+        Ok(match outcome {
+            MoveOutcome::Done => None,
+            MoveOutcome::Cancelled => Some(self.cancelled()),
+            MoveOutcome::Stalled(stall) => Some(MigrationOutcome::Stalled { why: stall.to_string() }),
+        })
+    }
+
+    /// Has the target get ready, and hands the guest over.
+    fn attempt(&mut self, hear: Hearer<'_>) -> Result<Attempt> {
+        let Migrate { guest, to, deadline_us, .. } = self.order;
+        let begun = Instant::now();
+        // Whatever an earlier plan has left in the arm word: we are the owner, and nobody else is being asked.
+        self.occupation.control.arm().store(Arm::Idle);
+        let mut target = self.host.call_target(to)?;
+        self.occupation.job.enter(Stage::Arming(target.hang_up_handle()?))?;
+        hear(Progress::step(format!("{to} gets ready")));
+        let slot = arm(&mut target, self.arm_order())?;
+        self.prepare_us = micros(begun.elapsed());
+        let ready = begun.elapsed().as_secs_f64() * 1e3;
+        hear(Progress::step(format!("{to} is ready after {ready:.1} ms; handing {guest} over")));
+        self.occupation.job.enter(Stage::HandingOver)?;
+        let patience = Duration::from_micros(*deadline_us) + GRACE;
+        let handoff = WorkerRequest::Handoff { to: slot, deadline_us: *deadline_us };
+        match self.host.order(guest, &handoff, patience)? {
+            WorkerReply::Released(handoff) => {
+                self.occupation.job.enter(Stage::Landed)?;
+                Ok(Attempt::Over(Arrival::Landed { target, handoff }))
+            }
+            WorkerReply::TakenBack(_) if self.occupation.job.is_cancelled() => {
+                Ok(Attempt::Over(Arrival::Kept(self.cancelled())))
+            }
+            WorkerReply::TakenBack(why) => Ok(Attempt::Over(Arrival::Kept(MigrationOutcome::TakenBack { why }))),
+            WorkerReply::Hole(why) => Ok(Attempt::Hole(why)),
+            other => {
+                Err(Error::refused(format!("the worker of guest {guest} said {other:?} to the order to hand over")))
+            }
         }
     }
 
-    fn arm_order(&self, order: &Migrate, control: &GuestControl) -> ArmOrder {
+    /// Has the target recouple what was in DRAM here. The guest has moved, whatever becomes of that.
+    fn settle(&self, mut target: Connection, report: &mut MigrationReport, hear: Hearer<'_>) {
+        let Migrate { guest, to, settling, budget, stall_timeout_us, .. } = self.order;
+        let heard = await_landing(&mut target);
+        tracing::debug!("guest {guest}: known to have landed after {:?}", self.begun.elapsed());
+        let ranges = self.former.outside_pool();
+        if ranges.is_empty() || *settling == Settling::StayInPool {
+            return;
+        }
+        let order = SettleOrder { guest: guest.clone(), ranges, budget: *budget, stall_timeout_us: *stall_timeout_us };
+        let settled = heard.and_then(|()| settle(&mut target, order, hear));
+        match settled {
+            Ok(recouple) => report.recouple = Some(recouple),
+            Err(error) => report.remarks.push(format!(
+                "its memory is still in the pool, or part of it: {}; `nil recouple {guest}` brings it into the DRAM of {to}",
+                error.story()
+            )),
+        }
+    }
+
+    /// Brings the memory of a guest that stays to where it was before the order. Returns what did not succeed.
+    fn return_home(&self, hear: Hearer<'_>) -> Option<String> {
+        let guest = &self.order.guest;
+        let undone = self.host.undo(&self.occupation, &self.decoupling(), &self.former, hear);
+        self.host.tidy(guest, &self.occupation.control, Lane::Main);
+        match undone {
+            Ok(None) => None,
+            Ok(Some(report)) if report.outcome == MoveOutcome::Done => None,
+            Ok(Some(report)) => match report.outcome {
+                MoveOutcome::Stalled(stall) => Some(format!("part of its memory stays in the pool: {stall}")),
+                MoveOutcome::Cancelled | MoveOutcome::Done => Some("part of its memory stays in the pool".to_owned()),
+            },
+            Err(error) => Some(format!("its memory could not be brought back: {}", error.story())),
+        }
+    }
+
+    fn cancelled(&self) -> MigrationOutcome {
+        MigrationOutcome::Cancelled { why: "it was called off".to_owned() }
+    }
+
+    fn decoupling(&self) -> Relocation {
+        let Migrate { budget, stall_timeout_us, .. } = *self.order;
+        Relocation { direction: Direction::Decouple, ranges: None, budget, node: None, stall_timeout_us }
+    }
+
+    fn arm_order(&self) -> ArmOrder {
+        let control = &self.occupation.control;
         ArmOrder {
             pool: control.pool().id(),
             slot: control.slot(),
             id: control.id(),
-            name: order.guest.clone(),
-            from: self.dir.name().clone(),
+            name: self.order.guest.clone(),
+            from: self.host.dir.name().clone(),
         }
-    }
-}
-
-/// Asks the target's agent to get ready; returns the target's slot in the pool.
-fn arm(target: &mut Connection, order: ArmOrder) -> Result<u16> {
-    target.send(&AgentRequest::Arm(order))?;
-    match target.expect()? {
-        AgentReply::Armed(slot) => Ok(slot),
-        AgentReply::Refused(why) => Err(Error::refused(format!("{} cannot take the guest: {why}", target.peer()))),
-        other => Err(Error::refused(format!("{} answered {other:?} when it was to get ready", target.peer()))),
-    }
-}
-
-/// Waits until the target's agent knows that it has the guest. If it never says so, the guest is there all the same.
-fn await_landing(target: &mut Connection) {
-    let heard = target.set_patience(Some(GRACE)).and_then(|()| target.expect::<AgentReply>());
-    match heard {
-        Ok(AgentReply::Landed) => {}
-        Ok(other) => tracing::warn!("{} has the guest, and says {other:?}", target.peer()),
-        Err(error) => tracing::warn!("{} has the guest, and does not say so: {}", target.peer(), error.story()),
     }
 }
 

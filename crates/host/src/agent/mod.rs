@@ -11,20 +11,30 @@
 //! ```
 
 mod arming;
+mod bandwidth;
+mod calling_off;
+mod former;
 mod identity;
+mod jobs;
 mod listing;
 mod migration;
+mod moving;
+mod orphans;
+mod pinning;
 mod pools;
 mod recovery;
+mod relocating;
 mod running;
 mod serving;
 mod table;
+mod target;
 mod workers;
 
 use crate::error::{Error, Result};
 use crate::name::GuestName;
 use crate::run_dir::HostDir;
 use crate::wire::{self, Stale};
+use bandwidth::Bandwidth;
 use identity::{AgentLock, Novelty};
 use nil_pool::HostId;
 use pools::Pools;
@@ -47,6 +57,8 @@ pub struct AgentOptions {
     pub dir: HostDir,
     /// The pools to join.
     pub pools: Vec<PathBuf>,
+    /// Bytes per second that may be used to move guests' memory, all moves together; `None` is no limit.
+    pub move_bandwidth: Option<u64>,
 }
 
 /// What becomes of an agent's guests when it stops.
@@ -82,6 +94,9 @@ struct Host {
     pools: Pools,
     table: Table,
     orders: OrderCount,
+    bandwidth: Bandwidth,
+    /// Held while the capacity of a guest's memory is made or given back.
+    placing: Mutex<()>,
 }
 
 impl Agent {
@@ -100,7 +115,15 @@ impl Agent {
                 identity::forget(&dir, &lock);
             }
         })?;
-        let host = Arc::new(Host { dir, id, pools, table: Table::default(), orders: OrderCount::default() });
+        let host = Arc::new(Host {
+            dir,
+            id,
+            pools,
+            table: Table::default(),
+            orders: OrderCount::default(),
+            bandwidth: Bandwidth::new(options.move_bandwidth),
+            placing: Mutex::default(),
+        });
         host.spawn("lease", Host::beat)?;
         host.adopt_workers()?;
         host.recover_all();

@@ -109,6 +109,11 @@ fn leave_all(joined: Vec<Arc<Membership>>) {
     }
 }
 
+/// The name of the host that has a slot.
+pub(super) fn name_of_slot(pool: &Pool, slot: nil_pool::HostSlot) -> Option<String> {
+    pool.host(slot).map(|host| host.name)
+}
+
 /// A host slot as it travels in messages.
 pub(super) fn slot_number(slot: nil_pool::HostSlot) -> u16 {
     u16::try_from(slot.index()).expect("a host slot has 12 bits")

@@ -3,8 +3,9 @@
 use super::Host;
 use super::table::{Entry, Reservation};
 use crate::error::{Error, Result, story};
-use crate::message::{Phase, RunVm, WorkerRequest};
+use crate::message::{Phase, WorkerRequest};
 use crate::name::GuestName;
+use crate::order::{MemoryIn, RunVm};
 use crate::process::ProcessId;
 use crate::report::{GuestReport, known};
 use nil_pool::{GRANULE, GuestControl, GuestKind, GuestRequest, HostSlot, Membership, MemoryHome, Ownership};
@@ -28,7 +29,10 @@ impl Host {
             name: order.name.to_string(),
             kind: GuestKind::Vm,
             memory_bytes: order.memory_bytes,
-            home: MemoryHome::Pool,
+            home: match order.memory_in {
+                MemoryIn::Dram => MemoryHome::Dram,
+                MemoryIn::Pool => MemoryHome::Pool,
+            },
             vcpus: order.vcpus,
             features: 0,
         })?;

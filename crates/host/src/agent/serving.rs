@@ -56,14 +56,44 @@ impl Host {
                 self.stop_guest(&guest)?;
                 client.send(&AgentReply::Done)
             }
+            // A client that has hung up misses the show; what it ordered goes on to its end all the same.
             AgentRequest::Migrate(order) => {
-                // A client that has hung up misses the show; the migration goes on to its end all the same.
-                let report = self.migrate(&order, |step| {
-                    let _ = client.send(&AgentReply::Progress(Progress { step }));
-                })?;
+                let report = self.migrate(&order, &mut |progress| tell(client, progress))?;
                 client.send(&AgentReply::Migrated(Box::new(report)))
+            }
+            AgentRequest::Move(order) => {
+                let moved = self.move_memory(&order, &mut |progress| tell(client, progress))?;
+                client.send(&AgentReply::MemoryMoved(Box::new(moved)))
+            }
+            AgentRequest::Settle(order) => {
+                let settled = self.settle(&order, &mut |progress| tell(client, progress))?;
+                client.send(&AgentReply::Settled(Box::new(settled)))
+            }
+            AgentRequest::CancelMigration { guest } => {
+                let how = self.cancel_migration(&guest)?;
+                client.send(&AgentReply::CalledOff(how))
+            }
+            AgentRequest::CancelMove { guest, direction } => {
+                let how = self.cancel_move(&guest, direction)?;
+                client.send(&AgentReply::CalledOff(how))
+            }
+            AgentRequest::Pin(order) => {
+                let pin = self.pin(&order)?;
+                client.send(&AgentReply::Pins(vec![pin]))
+            }
+            AgentRequest::Pins { guest } => {
+                let pins = self.pins(&guest)?;
+                client.send(&AgentReply::Pins(pins))
+            }
+            AgentRequest::ReleasePin { guest, pin } => {
+                self.release_pin(&guest, &pin)?;
+                client.send(&AgentReply::Done)
             }
             AgentRequest::Arm(order) => self.take_over(&order, client),
         }
     }
+}
+
+fn tell(client: &Connection, progress: Progress) {
+    let _ = client.send(&AgentReply::Progress(progress));
 }

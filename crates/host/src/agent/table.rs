@@ -3,10 +3,12 @@
 //! An entry begins as a reservation, so that of two orders for the same name one is refused before anything is built.
 //! It goes when the guest has left, or when what was left of it has been dealt with.
 
+use super::jobs::{Errand, Job};
 use crate::error::{Error, Result};
-use crate::message::{Phase, WorkerStatus};
+use crate::message::{Lane, Phase, WorkerStatus};
 use crate::name::{GuestName, HostName};
 use crate::process::{Process, ProcessId};
+use nil_mover::MoveProgress;
 use nil_pool::{GuestControl, GuestId};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -20,8 +22,43 @@ pub(super) struct Entry {
     pub(super) worker: Arc<Process>,
     pub(super) phase: Phase,
     pub(super) detail: Option<String>,
-    /// It is being sent to another host.
-    pub(super) departing: bool,
+    /// The move of its memory that is on, as the worker tells.
+    pub(super) moving: Option<MoveProgress>,
+    /// Where its memory lies in the worker.
+    pub(super) memory_address: Option<u64>,
+    /// What is being done with it; of each lane one thing at a time.
+    jobs: Jobs,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Jobs {
+    main: Option<Arc<Job>>,
+    pull_back: Option<Arc<Job>>,
+}
+
+impl Jobs {
+    fn lane(&mut self, lane: Lane) -> &mut Option<Arc<Job>> {
+        match lane {
+            Lane::Main => &mut self.main,
+            Lane::PullBack => &mut self.pull_back,
+        }
+    }
+}
+
+impl Entry {
+    /// The entry of a guest whose worker says that of itself.
+    pub(super) fn new(control: GuestControl, worker: Arc<Process>, status: WorkerStatus) -> Self {
+        let WorkerStatus { guest: id, phase, detail, moving, memory_address, .. } = status;
+        Self { id, control, worker, phase, detail, moving, memory_address, jobs: Jobs::default() }
+    }
+
+    /// What is being done with it in that lane.
+    pub(super) fn job(&self, lane: Lane) -> Option<&Arc<Job>> {
+        match lane {
+            Lane::Main => self.jobs.main.as_ref(),
+            Lane::PullBack => self.jobs.pull_back.as_ref(),
+        }
+    }
 }
 
 /// By name, because a name is what is reserved. `None`: reserved, no worker yet.
@@ -40,12 +77,14 @@ pub(super) struct Reservation<'a> {
     name: GuestName,
 }
 
-/// A guest that is being sent to another host. While this lives, it is not sent to a second one.
+/// A guest with which something is being done. While this lives, nothing else is begun with it in that lane.
 #[derive(Debug)]
-pub(super) struct Departure<'a> {
+pub(super) struct Occupation<'a> {
     table: &'a Table,
     name: GuestName,
     worker: ProcessId,
+    lane: Lane,
+    pub(super) job: Arc<Job>,
     pub(super) control: GuestControl,
 }
 
@@ -66,13 +105,25 @@ impl Table {
         Ok(Reservation { table: self, name: name.clone() })
     }
 
-    /// Begins to send a guest away; `None` when it is not here, or somebody else is sending it away.
-    pub(super) fn depart(&self, name: &GuestName) -> Option<Departure<'_>> {
+    /// Begins something with a guest that has a worker here.
+    ///
+    /// # Errors
+    /// What is being done with it already in that lane; `None` when it is not here.
+    pub(super) fn occupy(
+        &self,
+        name: &GuestName,
+        lane: Lane,
+        errand: Errand,
+    ) -> std::result::Result<Occupation<'_>, Option<Arc<Job>>> {
         let mut guests = self.lock();
-        let entry = guests.get_mut(name)?.as_mut().filter(|entry| !entry.departing)?;
-        entry.departing = true;
+        let entry = guests.get_mut(name).and_then(Option::as_mut).ok_or(None)?;
+        if let Some(job) = entry.job(lane) {
+            return Err(Some(Arc::clone(job)));
+        }
+        let job = Arc::new(Job::new(errand));
+        *entry.jobs.lane(lane) = Some(Arc::clone(&job));
         let (worker, control) = (entry.worker.id(), entry.control.clone());
-        Some(Departure { table: self, name: name.clone(), worker, control })
+        Ok(Occupation { table: self, name: name.clone(), worker, lane, job, control })
     }
 
     /// Every guest that has a worker.
@@ -96,6 +147,8 @@ impl Table {
         let entry = guests.get_mut(&status.name)?.as_mut().filter(|entry| entry.worker.id() == status.process)?;
         let before = std::mem::replace(&mut entry.phase, status.phase);
         entry.detail.clone_from(&status.detail);
+        entry.memory_address = status.memory_address;
+        entry.moving.clone_from(&status.moving);
         if matches!(status.phase, Phase::Released | Phase::TornDown) {
             guests.remove(&status.name);
         }
@@ -110,6 +163,17 @@ impl Table {
         let entry = guests.remove(name).flatten();
         self.changed.notify_all();
         entry
+    }
+
+    /// Waits until no memory of the guest that `worker` runs is being moved, or it has left the table, or time is up.
+    /// Returns whether nothing is being moved.
+    pub(super) fn wait_unmoved(&self, name: &GuestName, worker: ProcessId, patience: Duration) -> bool {
+        let moves = |guests: &mut Guests| {
+            let entry = guests.get(name).and_then(Option::as_ref).filter(|entry| entry.worker.id() == worker);
+            entry.is_some_and(|entry| entry.moving.is_some())
+        };
+        let waited = self.changed.wait_timeout_while(self.lock(), patience, moves);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// Waits until the worker's phase is one that `enough` likes, or it has left the table (`None`), or time is up.
@@ -155,13 +219,25 @@ impl Drop for Reservation<'_> {
     }
 }
 
-impl Drop for Departure<'_> {
+impl Occupation<'_> {
+    pub(super) fn name(&self) -> &GuestName {
+        &self.name
+    }
+
+    pub(super) fn lane(&self) -> Lane {
+        self.lane
+    }
+}
+
+impl Drop for Occupation<'_> {
     fn drop(&mut self) {
         if let Some(Some(entry)) = self.table.lock().get_mut(&self.name)
             && entry.worker.id() == self.worker
         {
-            entry.departing = false;
+            *entry.jobs.lane(self.lane) = None;
         }
+        // Whoever has called it off waits for an answer.
+        self.job.end("it has ended");
     }
 }
 
@@ -199,7 +275,8 @@ mod tests {
         let (table, (guest, host)) = (Table::default(), names());
         let _reservation = table.reserve(&guest, &host, Duration::ZERO).expect("the name is free");
         assert!(table.find(&guest).is_none());
-        assert!(table.depart(&guest).is_none());
+        let errand = Errand::Settling;
+        assert!(matches!(table.occupy(&guest, Lane::Main, errand), Err(None)));
         assert!(table.entries().is_empty());
     }
 }

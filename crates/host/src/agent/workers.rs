@@ -42,14 +42,7 @@ impl Host {
                 return Err(error);
             }
         };
-        reservation.fill(Entry {
-            id: control.id(),
-            control: control.clone(),
-            worker: Arc::clone(&process),
-            phase: status.phase,
-            detail: status.detail,
-            departing: false,
-        });
+        reservation.fill(Entry::new(control.clone(), Arc::clone(&process), status));
         self.watch(name.clone(), Arc::clone(&process), connection)?;
         Ok(process)
     }
@@ -92,10 +85,7 @@ impl Host {
         worker.send(request)?;
         match worker.expect()? {
             WorkerReply::Refused(why) => Err(Error::refused(why)),
-            reply @ (WorkerReply::Done
-            | WorkerReply::Status(_)
-            | WorkerReply::Released(_)
-            | WorkerReply::TakenBack(_)) => Ok(reply),
+            reply => Ok(reply),
         }
     }
 
@@ -122,18 +112,15 @@ impl Host {
         let process = Arc::new(Process::open(status.process)?);
         let control = self.pools.get(status.pool)?.pool().guest(status.slot, status.guest)?;
         let reservation = self.table.reserve(name, self.dir.name(), Duration::ZERO)?;
-        reservation.fill(Entry {
-            id: status.guest,
-            control,
-            worker: Arc::clone(&process),
-            phase: status.phase,
-            detail: status.detail,
-            departing: false,
-        });
+        let (phase, moving, id) = (status.phase, status.moving.clone(), status.process);
+        reservation.fill(Entry::new(control, Arc::clone(&process), status));
         self.watch(name.clone(), process, connection)?;
-        if matches!(status.phase, Phase::Empty | Phase::Starting | Phase::Armed) {
+        if matches!(phase, Phase::Empty | Phase::Starting | Phase::Armed) {
             let name = name.clone();
-            self.spawn("orphan", move |host| host.see_off_orphan(&name, status.process))?;
+            self.spawn("orphan", move |host| host.see_off_orphan(&name, id))?;
+        } else if phase == Phase::Running {
+            let name = name.clone();
+            self.spawn("orphan", move |host| host.see_to_orphan_move(&name, id, moving.as_ref()))?;
         }
         Ok(())
     }
@@ -198,10 +185,8 @@ fn first_word(connection: &mut Connection) -> Result<WorkerStatus> {
     let word = connection.expect()?;
     connection.set_patience(None)?;
     match word {
-        WorkerReply::Status(status) => Ok(status),
+        WorkerReply::Status(status) => Ok(*status),
         WorkerReply::Refused(why) => Err(Error::refused(why)),
-        WorkerReply::Done | WorkerReply::Released(_) | WorkerReply::TakenBack(_) => {
-            Err(Error::refused(format!("{} did not say what it is doing", connection.peer())))
-        }
+        _ => Err(Error::refused(format!("{} did not say what it is doing", connection.peer()))),
     }
 }

@@ -6,6 +6,8 @@
 //!
 //! The handoff's critical path runs in the VMM's own threads. Nothing here is on it.
 
+mod memory;
+mod moves;
 mod orders;
 mod status;
 
@@ -15,6 +17,7 @@ use crate::name::GuestName;
 use crate::process::ProcessId;
 use crate::run_dir::HostDir;
 use crate::wire::{self, Connection};
+use nil_mover::MoveProgress;
 use nil_pool::{Access, GuestId, GuestSlot, HostSlot, Pool};
 use orders::Orders;
 use status::StatusBoard;
@@ -112,6 +115,8 @@ fn start(options: &WorkerOptions, images: BuiltinImages) -> Result<Arc<Orders>> 
         name: options.guest.clone(),
         phase: Phase::Empty,
         detail: None,
+        moving: None,
+        memory_address: None,
     });
     let socket = options.host.worker_socket(&options.guest);
     // What lies there was left by a dead worker: the agent starts one per guest at most.
@@ -159,6 +164,21 @@ fn serve(mut connection: Connection, orders: &Arc<Orders>) {
             WorkerRequest::Boot { image, command_line } => done(orders.boot(&image, &command_line)),
             WorkerRequest::Arm => done(orders.arm()),
             WorkerRequest::Thaw => done(orders.thaw()),
+            WorkerRequest::Move { lane, plan, bandwidth } => {
+                let tell = |progress: &MoveProgress| {
+                    // Whoever ordered it may have gone; the move goes on.
+                    let _ = connection.send(&WorkerReply::Moving(progress.clone()));
+                };
+                let moved = orders.move_memory(lane, plan, bandwidth, tell);
+                moved.map_or_else(refusal, |report| WorkerReply::Moved(Box::new(report)))
+            }
+            WorkerRequest::CancelMove { lane } => done(orders.cancel_move(lane)),
+            WorkerRequest::SetBandwidth { lane, bytes_per_s } => done(orders.set_bandwidth(lane, bytes_per_s)),
+            WorkerRequest::Pin { range, owner, reason } => {
+                orders.pin(range, owner, reason).map_or_else(refusal, WorkerReply::Pinned)
+            }
+            WorkerRequest::ReleasePin { pin } => done(orders.release_pin(&pin)),
+            WorkerRequest::CancelHandoff => done(orders.cancel_handoff()),
             WorkerRequest::Disarm => done(orders.disarm()),
             WorkerRequest::Stop => done(orders.stop()),
             WorkerRequest::Handoff { to, deadline_us } => {

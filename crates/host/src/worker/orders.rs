@@ -1,9 +1,11 @@
 //! What a worker does when it is told to, and what it makes of the VMM's events.
 
 use super::BuiltinImages;
+use super::moves::Moves;
 use super::status::StatusBoard;
 use crate::error::{Error, Result, story};
-use crate::message::{ImageSource, Phase, WorkerReply};
+use crate::message::{Phase, WorkerReply};
+use crate::order::ImageSource;
 use crate::wire::Connection;
 use nil_migrate::protocol::{ArmEvent, arm_step};
 use nil_pool::{Arm, GuestControl, HostSlot, Side};
@@ -22,14 +24,17 @@ const LOOK_FOR_LOSS: Duration = Duration::from_millis(100);
 
 /// A worker's VM, and the orders that it takes.
 pub(super) struct Orders {
-    control: GuestControl,
-    me: HostSlot,
+    pub(super) control: GuestControl,
+    pub(super) me: HostSlot,
     board: StatusBoard,
     socket: PathBuf,
     images: BuiltinImages,
     vm: Mutex<Option<Arc<Vm>>>,
     /// Held during a handoff.
     handing_over: Mutex<()>,
+    /// Whether a handoff is on that can be called off. Held while it begins, ends, and is called off, and not in between.
+    cancellable: Mutex<bool>,
+    pub(super) moves: Moves,
     ended: AtomicBool,
     /// Held for reading while an order is carried out and answered.
     answers: RwLock<()>,
@@ -43,8 +48,19 @@ impl Orders {
         socket: PathBuf,
         images: BuiltinImages,
     ) -> Self {
-        let (vm, handing_over, ended) = (Mutex::new(None), Mutex::new(()), AtomicBool::new(false));
-        Self { control, me, board, socket, images, vm, handing_over, ended, answers: RwLock::new(()) }
+        Self {
+            control,
+            me,
+            board,
+            socket,
+            images,
+            vm: Mutex::default(),
+            handing_over: Mutex::default(),
+            cancellable: Mutex::default(),
+            moves: Moves::default(),
+            ended: AtomicBool::new(false),
+            answers: RwLock::default(),
+        }
     }
 
     pub(super) fn board(&self) -> &StatusBoard {
@@ -100,6 +116,7 @@ impl Orders {
     /// Takes charge of a VM, and begins to follow its events.
     fn keep(self: &Arc<Self>, vm: Vm) -> Result<()> {
         let vm = Arc::new(vm);
+        self.show_memory(&vm);
         *self.vm.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&vm));
         let orders = Arc::clone(self);
         super::spawn("events", move || orders.follow(&vm))
@@ -110,6 +127,7 @@ impl Orders {
             match vm.next_event(LOOK_FOR_LOSS) {
                 None => self.check_ownership(vm),
                 Some(VmEvent::Landed { .. }) => {
+                    self.take_pins_over();
                     let _ = self.board.enter(&[Phase::Starting, Phase::Armed], Phase::Running, None);
                 }
                 Some(VmEvent::TornDown { why }) => self.end(Phase::TornDown, Some(why)),
@@ -125,6 +143,7 @@ impl Orders {
     fn check_ownership(&self, vm: &Vm) {
         let Ok(_no_handoff) = self.handing_over.try_lock() else { return };
         if self.board.phase() == Phase::Running && !vm.owns() {
+            self.moves.close();
             vm.halt();
             let why = "the pool says that it is not this host's any more; it was stopped, so that it cannot run twice";
             let _ = self.board.enter(&[Phase::Running], Phase::Halted, Some(why.to_owned()));
@@ -138,10 +157,32 @@ impl Orders {
         };
         let vm = self.vm()?;
         let _handing_over = self.handing_over.lock().unwrap_or_else(PoisonError::into_inner);
-        self.enter(&[Phase::Running], Phase::Leaving, None)?;
+        if let Some(hole) = self.hole(&vm) {
+            return Ok(WorkerReply::Hole(hole));
+        }
+        if let Err(moving) = self.moves.close_for_handoff() {
+            return Ok(WorkerReply::Hole(moving.to_string()));
+        }
+        self.enter(&[Phase::Running], Phase::Leaving, None).inspect_err(|_| self.moves.reopen())?;
         let begun = Instant::now();
+        vm.forget_cancel();
+        self.set_cancellable(true);
         let handoff = vm.handoff(to, Deadlines { claimed: deadline, ..Deadlines::default() });
+        self.set_cancellable(false);
         tracing::debug!("the handoff took {:?}", begun.elapsed());
+        let left = matches!(handoff, Ok(HandoffOutcome::Released { .. }));
+        let reply = self.note_handoff(&vm, handoff);
+        if !left {
+            self.moves.reopen();
+        }
+        reply
+    }
+
+    /// What a handoff means for the worker, and for who has ordered it.
+    fn note_handoff(&self, vm: &Vm, handoff: nil_vmm::Result<HandoffOutcome>) -> Result<WorkerReply> {
+        let stays = |why: Option<String>| {
+            let _ = self.board.enter(&[Phase::Leaving], Phase::Running, why);
+        };
         match handoff {
             Ok(HandoffOutcome::Released { report, .. }) => {
                 self.end(Phase::Released, None);
@@ -149,18 +190,42 @@ impl Orders {
             }
             Ok(HandoffOutcome::TakenBack { reason, detail, .. }) => {
                 let why = detail.map_or_else(|| reason.to_string(), |detail| format!("{reason}: {detail}"));
-                let _ = self.board.enter(&[Phase::Leaving], Phase::Running, Some(why.clone()));
+                stays(Some(why.clone()));
                 Ok(WorkerReply::TakenBack(why))
             }
             Err(error @ nil_vmm::Error::Migrate(nil_migrate::Error::Displaced { .. })) => {
                 let _ = self.board.enter(&[Phase::Leaving], Phase::Halted, Some(story(&error)));
                 Err(error.into())
             }
-            Err(error) => {
-                let _ = self.board.enter(&[Phase::Leaving], Phase::Running, Some(story(&error)));
-                Err(error.into())
+            Err(nil_vmm::Error::Migrate(nil_migrate::Error::CalledOff)) => {
+                stays(None);
+                Ok(WorkerReply::TakenBack(nil_migrate::Reason::Cancelled.to_string()))
             }
+            Err(error) => match self.hole(vm) {
+                Some(hole) => {
+                    stays(None);
+                    Ok(WorkerReply::Hole(hole))
+                }
+                None => {
+                    stays(Some(story(&error)));
+                    Err(error.into())
+                }
+            },
         }
+    }
+
+    fn set_cancellable(&self, cancellable: bool) {
+        *self.cancellable.lock().unwrap_or_else(PoisonError::into_inner) = cancellable;
+    }
+
+    /// Has the handoff that is on end without the guest's leaving, unless it has been claimed.
+    pub(super) fn cancel_handoff(&self) -> Result<()> {
+        let cancellable = self.cancellable.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*cancellable {
+            return Err(Error::refused("the guest is not being handed over"));
+        }
+        self.vm()?.cancel_handoff();
+        Ok(())
     }
 
     /// Gives up taking the guest over, unless it is about to land.
@@ -192,6 +257,7 @@ impl Orders {
     pub(super) fn stop(&self) -> Result<()> {
         let stoppable = [Phase::Empty, Phase::Running, Phase::Halted];
         self.check(&stoppable)?;
+        self.moves.close();
         if let Ok(vm) = self.vm() {
             vm.halt();
         }
@@ -238,12 +304,12 @@ impl Orders {
         }
     }
 
-    fn vm(&self) -> Result<Arc<Vm>> {
+    pub(super) fn vm(&self) -> Result<Arc<Vm>> {
         let vm = self.vm.lock().unwrap_or_else(PoisonError::into_inner).clone();
         vm.ok_or_else(|| Error::refused("the guest's worker has no guest yet; try again in a moment"))
     }
 
-    fn check(&self, allowed: &[Phase]) -> Result<()> {
+    pub(super) fn check(&self, allowed: &[Phase]) -> Result<()> {
         let phase = self.board.phase();
         if allowed.contains(&phase) { Ok(()) } else { Err(not_now(phase)) }
     }

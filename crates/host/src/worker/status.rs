@@ -1,7 +1,8 @@
 //! The status that a worker shows to whoever watches it.
 
-use crate::message::{Phase, WorkerReply, WorkerStatus};
+use crate::message::{Lane, Phase, WorkerReply, WorkerStatus};
 use crate::wire::Connection;
+use nil_mover::MoveProgress;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Holds the worker's status and tells every watcher when it changes.
@@ -17,12 +18,23 @@ struct Shared {
 #[derive(Debug)]
 struct Inner {
     status: WorkerStatus,
+    main_move: Option<MoveProgress>,
+    pull_back: Option<MoveProgress>,
     watchers: Vec<Connection>,
+}
+
+impl Inner {
+    /// Tells every watcher how things stand; who has gone is forgotten.
+    fn tell(&mut self) {
+        let reply = WorkerReply::Status(Box::new(self.status.clone()));
+        self.watchers.retain(|watcher| watcher.send(&reply).is_ok());
+    }
 }
 
 impl StatusBoard {
     pub(super) fn new(status: WorkerStatus) -> Self {
-        Self(Arc::new(Shared { inner: Mutex::new(Inner { status, watchers: Vec::new() }), changed: Condvar::new() }))
+        let inner = Inner { status, main_move: None, pull_back: None, watchers: Vec::new() };
+        Self(Arc::new(Shared { inner: Mutex::new(inner), changed: Condvar::new() }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -41,16 +53,33 @@ impl StatusBoard {
         }
         inner.status.phase = phase;
         inner.status.detail = detail;
-        let reply = WorkerReply::Status(inner.status.clone());
-        inner.watchers.retain(|watcher| watcher.send(&reply).is_ok());
+        inner.tell();
         self.0.changed.notify_all();
         Ok(())
+    }
+
+    /// Shows how far the move in a lane is; `None` when it is over. Of two moves the one in the main lane is shown.
+    pub(super) fn show_move(&self, lane: Lane, progress: Option<MoveProgress>) {
+        let mut inner = self.lock();
+        match lane {
+            Lane::Main => inner.main_move = progress,
+            Lane::PullBack => inner.pull_back = progress,
+        }
+        inner.status.moving = inner.main_move.clone().or_else(|| inner.pull_back.clone());
+        inner.tell();
+    }
+
+    /// Shows where the guest's memory lies in this process.
+    pub(super) fn show_memory(&self, address: u64) {
+        let mut inner = self.lock();
+        inner.status.memory_address = Some(address);
+        inner.tell();
     }
 
     /// Tells `watcher` the present status, and every one that follows.
     pub(super) fn watch(&self, watcher: Connection) {
         let mut inner = self.lock();
-        if watcher.send(&WorkerReply::Status(inner.status.clone())).is_ok() {
+        if watcher.send(&WorkerReply::Status(Box::new(inner.status.clone()))).is_ok() {
             inner.watchers.push(watcher);
         }
     }

@@ -5,6 +5,7 @@ use super::{Output, inspect};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use nil_host::{Agent, AgentOptions, Farewell, GuestName, GuestsAtStop, HostName, HostReport, RunDir, Survey};
+use nil_pool::Bytes;
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -41,6 +42,9 @@ pub(crate) struct RunArgs {
     /// Stop all guests when the agent stops, and free their memory.
     #[arg(long)]
     stop_guests: bool,
+    /// Move no more than so many bytes of guests' memory per second, all guests together. Moves share it fairly.
+    #[arg(long, value_name = "SIZE")]
+    move_bandwidth: Option<Bytes>,
 }
 
 pub(crate) fn run(command: Command, output: Output) -> Result<ExitCode> {
@@ -59,7 +63,11 @@ fn run_agent(args: &RunArgs, output: Output) -> Result<ExitCode> {
     super::output::log_to_stderr();
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot wait for Ctrl-C")?;
     let dir = RunDir::from_environment().host(&args.name);
-    let agent = Agent::start(&AgentOptions { dir, pools: args.pools.clone() })?;
+    let agent = Agent::start(&AgentOptions {
+        dir,
+        pools: args.pools.clone(),
+        move_bandwidth: args.move_bandwidth.map(Bytes::get),
+    })?;
     output.print(&Up { host: args.name.clone(), introduction: agent.introduction(), guests: agent.guests() })?;
 
     signals.forever().next();

@@ -1,42 +1,73 @@
-//! `nil migrate`: hand a running guest to another host.
+//! `nil migrate`: hand a running guest to another host. Memory that is in DRAM goes through the pool.
 
 use super::Output;
-use anyhow::Result;
-use nil_host::{Client, HostName, Migrate, MigrationOutcome, MigrationReport, RunDir, Survey};
+use super::budget::BudgetArgs;
+use super::duration::{self, of_micros};
+use super::move_report::MoveTable;
+use super::moving::{CalledOff, host_of};
+use super::progress::Shown;
+use anyhow::{Context, Result};
+use nil_host::{Client, HostName, Migrate, MigrationOutcome, MigrationReport, RunDir, Settling, Survey};
+use nil_migrate::HandoffReport;
+use nil_mover::{MoveOutcome, MoveReport};
 use serde::Serialize;
 use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  nil migrate guest --to B\n  nil migrate guest --to B --deadline 100ms --json")]
+#[command(after_help = "Examples:
+  nil migrate guest --to B
+  nil migrate guest --to B --stay-in-pool --max-stall 100us
+  nil migrate guest --to B --deadline 100ms --json
+  nil migrate guest --cancel")]
 pub(crate) struct Args {
     /// The guest: its name or its id.
     guest: String,
     /// The host that is to run it.
-    #[arg(long, value_name = "HOST")]
-    to: HostName,
+    #[arg(long, value_name = "HOST", required_unless_present = "cancel", conflicts_with = "cancel")]
+    to: Option<HostName>,
     /// How long the guest may stand still before its source takes it back.
-    #[arg(long, default_value = "1s", value_parser = parse_duration, value_name = "TIME")]
+    #[arg(long, default_value = "1s", value_parser = duration::parse, value_name = "TIME")]
     deadline: Duration,
+    /// Leave its memory in the pool when it has moved.
+    #[arg(long)]
+    stay_in_pool: bool,
+    /// Call off the migration that is on: the guest runs on where it is, with its memory where it was.
+    #[arg(long)]
+    cancel: bool,
+    #[command(flatten)]
+    budget: BudgetArgs,
 }
 
 pub(crate) fn run(args: &Args, output: Output) -> Result<ExitCode> {
+    if args.cancel {
+        let (mut host, guest) = host_of(&args.guest)?;
+        let state = host.cancel_migration(&guest)?;
+        output.print(&CalledOff { called_off: "migrate".to_owned(), guest, state })?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let run_dir = RunDir::from_environment();
     let survey = Survey::take(&run_dir)?;
     let guest = survey.guest(&args.guest)?;
-    let target = survey.host(args.to.as_str())?;
+    let to = args.to.as_ref().context("--to says where to")?;
+    let target = survey.host(to.as_str())?;
     let source = survey.host_of(guest)?;
     let order = Migrate {
-        guest: guest.name.parse()?,
-        to: target.name.clone(),
         deadline_us: u64::try_from(args.deadline.as_micros())?,
+        settling: if args.stay_in_pool { Settling::StayInPool } else { Settling::Recouple },
+        budget: args.budget.budget(),
+        stall_timeout_us: args.budget.stall_timeout_us(),
+        ..Migrate::new(guest.name.parse()?, target.name.clone())
     };
-    let report =
-        Client::connect(&run_dir.host(&source))?.migrate(&order, |progress| output.progress(&progress.step))?;
+    output.progress(format!("Ctrl-C lets it go on; `nil migrate {} --cancel` calls it off", order.guest));
+    let mut shown = Shown::new(output);
+    let report = Client::connect(&run_dir.host(&source))?.migrate(&order, |progress| shown.show(progress))?;
     let exit = match report.outcome {
         MigrationOutcome::Moved => ExitCode::SUCCESS,
-        MigrationOutcome::TakenBack { .. } => ExitCode::FAILURE,
+        MigrationOutcome::TakenBack { .. } | MigrationOutcome::Cancelled { .. } | MigrationOutcome::Stalled { .. } => {
+            ExitCode::FAILURE
+        }
     };
     output.print(&Report(report))?;
     Ok(exit)
@@ -48,33 +79,64 @@ struct Report(MigrationReport);
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let MigrationReport { guest, from, to, outcome, prepare_us, copied_bytes, handoff, .. } = &self.0;
-        let micros = |ns: u64| Micros(ns);
+        let MigrationReport { guest, from, to, outcome, decouple, handoff, recouple, .. } = &self.0;
         match outcome {
             MigrationOutcome::Moved => write!(f, "{guest} moved from {from} to {to}")?,
             MigrationOutcome::TakenBack { why } => write!(f, "{guest} runs on at {from}, {to} did not get it: {why}")?,
+            MigrationOutcome::Cancelled { why } => write!(f, "{guest} runs on at {from}: {why}")?,
+            MigrationOutcome::Stalled { why } => write!(f, "{guest} runs on at {from}, it waited in vain: {why}")?,
         }
         match handoff {
             None => writeln!(f)?,
             Some(handoff) => {
-                let phases = &handoff.phases;
-                writeln!(f, ": it stood still for {} (epoch {})", micros(handoff.blackout_ns), handoff.epoch)?;
-                for (phase, ns) in [
-                    ("kick", phases.kick_ns),
-                    ("save", phases.save_ns),
-                    ("publish", phases.publish_ns),
-                    ("notice", phases.notice_ns),
-                    ("load", phases.load_ns),
-                    ("claim", phases.claim_ns),
-                    ("enter", phases.enter_ns),
-                ] {
-                    writeln!(f, "  {phase:<8} {:>10}", micros(ns).to_string())?;
-                }
+                let still = Micros(handoff.blackout_ns);
+                writeln!(f, ": it stood still for {still} (epoch {})", handoff.epoch)?;
             }
         }
-        writeln!(f, "  prepared in {:.1} ms while it ran", Duration::from_micros(*prepare_us).as_secs_f64() * 1e3)?;
-        writeln!(f, "  guest memory copied: {copied_bytes} bytes")
+        write_move(f, "decoupled", decouple.as_ref())?;
+        let prepared = of_micros(self.0.prepare_us);
+        match handoff {
+            None => writeln!(f, "no handoff; prepared in {prepared} while it ran")?,
+            Some(handoff) => {
+                writeln!(f, "handed over in {}, prepared in {prepared} while it ran", Micros(handoff.blackout_ns))?;
+                write_phases(f, handoff)?;
+            }
+        }
+        writeln!(f, "  guest memory copied by the handoff: {} bytes", self.0.copied_bytes)?;
+        write_move(f, "recoupled", recouple.as_ref())?;
+        for remark in &self.0.remarks {
+            writeln!(f, "{remark}")?;
+        }
+        Ok(())
     }
+}
+
+/// The part of a migration that moves memory, if it has one.
+fn write_move(f: &mut fmt::Formatter<'_>, done: &str, report: Option<&MoveReport>) -> fmt::Result {
+    let Some(report) = report else { return Ok(()) };
+    let time = of_micros(report.elapsed_us);
+    match &report.outcome {
+        MoveOutcome::Done => writeln!(f, "{done} in {time} while it ran")?,
+        MoveOutcome::Cancelled => writeln!(f, "partly {done} in {time} while it ran; called off")?,
+        MoveOutcome::Stalled(stall) => writeln!(f, "partly {done} in {time} while it ran: {stall}")?,
+    }
+    write!(f, "{}", MoveTable(report))
+}
+
+fn write_phases(f: &mut fmt::Formatter<'_>, handoff: &HandoffReport) -> fmt::Result {
+    let phases = &handoff.phases;
+    for (phase, ns) in [
+        ("kick", phases.kick_ns),
+        ("save", phases.save_ns),
+        ("publish", phases.publish_ns),
+        ("notice", phases.notice_ns),
+        ("load", phases.load_ns),
+        ("claim", phases.claim_ns),
+        ("enter", phases.enter_ns),
+    ] {
+        writeln!(f, "  {phase:<8} {:>10}", Micros(ns).to_string())?;
+    }
+    Ok(())
 }
 
 /// Nanoseconds, shown as microseconds.
@@ -83,33 +145,5 @@ struct Micros(u64);
 impl fmt::Display for Micros {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{} µs", self.0 / 1000, self.0 % 1000 / 100)
-    }
-}
-
-/// A time such as `1s`, `500ms` or `250us`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
-    let malformed = || format!("`{text}` is not a time; write a whole number with s, ms or us, such as 500ms");
-    let number: u64 = number.parse().map_err(|_| malformed())?;
-    match unit {
-        "s" => Ok(Duration::from_secs(number)),
-        "ms" => Ok(Duration::from_millis(number)),
-        "us" | "µs" => Ok(Duration::from_micros(number)),
-        _ => Err(malformed()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_read_with_their_unit_and_refused_without() {
-        assert_eq!(parse_duration("1s"), Ok(Duration::from_secs(1)));
-        assert_eq!(parse_duration("250us"), Ok(Duration::from_micros(250)));
-        for text in ["", "1", "s", "-1s", "1.5s", "1h", "99999999999999999999s"] {
-            assert!(parse_duration(text).is_err(), "{text}");
-        }
     }
 }

@@ -5,13 +5,22 @@
 //!
 //! Exit status: 0 done, 1 failed, 2 the command line was wrong.
 
+mod budget;
 mod capacity;
+mod decouple;
+mod duration;
 mod host;
 mod inspect;
 mod migrate;
+mod move_report;
+mod moving;
 mod output;
+mod pin;
 mod pool;
+mod progress;
 mod ps;
+mod range;
+mod recouple;
 mod table;
 mod vm;
 mod worker;
@@ -63,6 +72,13 @@ enum Command {
     Ps(ps::Args),
     /// Move a running guest to another host.
     Migrate(migrate::Args),
+    /// Move a running guest's memory from its host's DRAM into the pool.
+    Decouple(decouple::Args),
+    /// Move a running guest's memory from the pool into its host's DRAM.
+    Recouple(recouple::Args),
+    /// Declare memory of a guest that must not move.
+    #[command(subcommand)]
+    Pin(pin::Command),
     /// Run one guest. Agents start it; it is not meant for people.
     #[command(hide = true)]
     Worker(worker::Args),
@@ -88,6 +104,9 @@ fn run(command: Command, output: Output) -> anyhow::Result<ExitCode> {
         Command::Vm(command) => vm::run(command, output),
         Command::Ps(args) => ps::run(&args, output),
         Command::Migrate(args) => migrate::run(&args, output),
+        Command::Decouple(args) => decouple::run(&args, output),
+        Command::Recouple(args) => recouple::run(&args, output),
+        Command::Pin(command) => pin::run(command, output),
         Command::Worker(args) => worker::run(args),
         Command::Keeper(args) => crate::lab::keeper::run(&args).map(|()| ExitCode::SUCCESS),
     }

@@ -2,7 +2,7 @@
 
 use super::{Output, host, table::Table};
 use anyhow::Result;
-use nil_host::{GuestReport, RunDir, Survey};
+use nil_host::{GuestReport, MemoryReport, RunDir, Survey};
 use nil_pool::Bytes;
 use serde::Serialize;
 use std::fmt;
@@ -42,8 +42,8 @@ impl fmt::Display for Listing {
     }
 }
 
-fn guest_table(guests: &[GuestReport]) -> Table<8> {
-    let mut table = Table::new(["GUEST", "KIND", "HOST", "STATE", "MEMORY", "VCPUS", "EPOCH", "UPTIME"]);
+fn guest_table(guests: &[GuestReport]) -> Table<9> {
+    let mut table = Table::new(["GUEST", "KIND", "HOST", "STATE", "MEMORY", "MEMORY IN", "VCPUS", "EPOCH", "UPTIME"]);
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     for guest in guests {
         table.row([
@@ -52,12 +52,23 @@ fn guest_table(guests: &[GuestReport]) -> Table<8> {
             or_dash(guest.host.clone()),
             guest.state.to_string(),
             Bytes(guest.memory_bytes).to_string(),
+            or_dash(guest.memory.as_ref().map(whereabouts)),
             guest.vcpus.to_string(),
             or_dash(guest.epoch.map(|epoch| epoch.to_string())),
             or_dash(guest.uptime_s.map(age)),
         ]);
     }
     table
+}
+
+/// Where a guest's memory is, and how much keeps it there.
+fn whereabouts(memory: &MemoryReport) -> String {
+    let count = |number: usize, thing: &str| match number {
+        0 => String::new(),
+        1 => format!(", 1 {thing}"),
+        _ => format!(", {number} {thing}s"),
+    };
+    format!("{memory}{}{}", count(memory.pins, "pin"), count(memory.holds, "hold"))
 }
 
 /// A number of seconds in its two largest units.

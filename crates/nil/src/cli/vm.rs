@@ -5,7 +5,7 @@ use crate::images;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use nil_host::{
-    Client, ConsoleStream, GuestName, GuestReport, GuestState, HostName, ImageSource, RunDir, RunVm, Survey,
+    Client, ConsoleStream, GuestName, GuestReport, GuestState, HostName, ImageSource, MemoryIn, RunDir, RunVm, Survey,
 };
 use nil_pool::Bytes;
 use nil_pool::{Access, Pool};
@@ -24,7 +24,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Start a virtual machine whose memory lies in a pool.
+    /// Start a virtual machine that can move between the hosts of a pool.
     #[command(
         after_help = "Example:\n  nil vm run builtin:demo --pool /dev/shm/pool --memory 1G --vcpus 2 --name guest"
     )]
@@ -50,10 +50,13 @@ pub(crate) struct RunArgs {
     /// How much memory it gets, a multiple of 2M.
     #[arg(long, default_value = "1G", value_name = "SIZE")]
     memory: Bytes,
+    /// Where its memory lies at first: in its host's DRAM, or in the pool.
+    #[arg(long, value_enum, default_value_t = MemoryArg::Pool, value_name = "WHERE")]
+    memory_in: MemoryArg,
     /// How many vCPUs it gets.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     vcpus: u32,
-    /// The pool that is to hold its memory.
+    /// The pool that is to hold its state, and its memory unless that lies in DRAM.
     #[arg(long, value_name = "PATH")]
     pool: PathBuf,
     /// Its name.
@@ -68,6 +71,14 @@ pub(crate) struct RunArgs {
     /// Stay, and show what the guest writes to its serial port.
     #[arg(long)]
     console: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum MemoryArg {
+    /// In the DRAM of the host that runs it.
+    Dram,
+    /// In the pool.
+    Pool,
 }
 
 pub(crate) fn run(command: Command, output: Output) -> Result<ExitCode> {
@@ -89,6 +100,10 @@ fn start(args: &RunArgs, run_dir: &RunDir, output: Output) -> Result<()> {
         name: args.name.clone(),
         pool,
         memory_bytes: args.memory.get(),
+        memory_in: match args.memory_in {
+            MemoryArg::Dram => MemoryIn::Dram,
+            MemoryArg::Pool => MemoryIn::Pool,
+        },
         vcpus: args.vcpus,
         image,
         command_line: args.append.clone(),

@@ -1,0 +1,222 @@
+//! What is being done with a guest's memory, or with the guest, and how that is called off.
+//!
+//! ```text
+//! Stage         what a cancel does at once                           what the job undoes when it sees it
+//! ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+//! Preparing     nothing: the job looks before its next stage         nothing has moved
+//! Moving        the worker stops after the chunk that it is at       what has moved goes back; capacity released
+//! Arming        hangs up on the target's agent: its worker goes home the same
+//! HandingOver   the source withdraws or cancels, if it still can     the same, if it still could
+//! Undoing       nothing: that is what is happening already           –
+//! Landed        too late: it is refused                              –
+//! ```
+//!
+//! The stage is entered and acted upon under one lock, so that no cancel falls between two stages: a job that was
+//! cancelled does not enter another one but `Undoing` or `Landed`.
+
+use crate::error::{Error, Result};
+use crate::name::HostName;
+use nil_mover::Direction;
+use std::fmt;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// What a job is for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Errand {
+    /// All of the memory, or a part that nobody holds, goes that way.
+    Move(Direction),
+    /// A part is pulled back from the pool.
+    PullBack,
+    /// The guest goes to another host.
+    Migration {
+        /// Which.
+        to: HostName,
+    },
+    /// The guest has come from another host, and its memory comes into this host's DRAM.
+    Settling,
+    /// A move that an earlier agent had ordered comes to its end.
+    Orphan(Direction),
+}
+
+/// How far a job is, as far as calling it off goes.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// Nothing has been begun that would have to be stopped.
+    Preparing,
+    /// The worker moves memory.
+    Moving,
+    /// The target gets ready; the stream leads to its agent.
+    Arming(UnixStream),
+    /// The worker hands the guest over.
+    HandingOver,
+    /// What was moved is being moved back.
+    Undoing,
+    /// The guest is the target's.
+    Landed,
+}
+
+/// What remains to be done by whoever calls a job off, besides waiting for its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stopping {
+    /// Nothing.
+    Nothing,
+    /// Tell the worker to stop moving.
+    Move,
+    /// Tell the worker to take the guest back.
+    Handoff,
+}
+
+/// Something that is being done with a guest.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) errand: Errand,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    cancelled: bool,
+    stage: Stage,
+    /// How it ended, in a sentence.
+    end: Option<String>,
+}
+
+impl Job {
+    pub(super) fn new(errand: Errand) -> Self {
+        let state = State { cancelled: false, stage: Stage::Preparing, end: None };
+        Self { errand, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a stage.
+    ///
+    /// # Errors
+    /// [`Error::CalledOff`] when the job is to stop instead.
+    pub(super) fn enter(&self, stage: Stage) -> Result<()> {
+        let mut state = self.lock();
+        let goes_on = matches!(stage, Stage::Undoing | Stage::Landed);
+        if state.cancelled && !goes_on {
+            return Err(Error::CalledOff);
+        }
+        state.stage = stage;
+        Ok(())
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.lock().cancelled
+    }
+
+    /// Calls the job off. `stop` is told what to stop, while the job cannot enter another stage; it must be quick.
+    ///
+    /// # Errors
+    /// The guest is the target's already.
+    pub(super) fn cancel(&self, stop: impl FnOnce(Stopping)) -> Result<()> {
+        let mut state = self.lock();
+        let stopping = match &state.stage {
+            Stage::Landed => {
+                return Err(Error::refused(
+                    "it came too late: the guest has been claimed by its target and runs there",
+                ));
+            }
+            Stage::Preparing | Stage::Undoing => Stopping::Nothing,
+            Stage::Moving => Stopping::Move,
+            Stage::HandingOver => Stopping::Handoff,
+            Stage::Arming(target) => {
+                // It fails only when the target has hung up itself.
+                let _ = target.shutdown(Shutdown::Both);
+                Stopping::Nothing
+            }
+        };
+        state.cancelled = true;
+        stop(stopping);
+        Ok(())
+    }
+
+    /// Says how the job ended; what is said first counts.
+    pub(super) fn end(&self, how: impl Into<String>) {
+        self.lock().end.get_or_insert_with(|| how.into());
+        self.changed.notify_all();
+    }
+
+    /// Waits a while for its end.
+    pub(super) fn wait(&self, patience: Duration) -> Option<String> {
+        let waited = self.changed.wait_timeout_while(self.lock(), patience, |state| state.end.is_none());
+        waited.unwrap_or_else(PoisonError::into_inner).0.end.clone()
+    }
+}
+
+impl fmt::Display for Errand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Move(direction) | Self::Orphan(direction) => write!(f, "its memory is being {}d", direction.verb()),
+            Self::PullBack => f.write_str("a part of its memory is being pulled back"),
+            Self::Migration { to } => write!(f, "it is being moved to host {to}"),
+            Self::Settling => f.write_str("it has just come, and its memory is being recoupled"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn migration() -> Job {
+        Job::new(Errand::Migration { to: "B".parse().expect("a good name") })
+    }
+
+    fn stopped(job: &Job) -> Stopping {
+        let mut found = None;
+        job.cancel(|stopping| found = Some(stopping)).expect("it can be called off");
+        found.expect("asked")
+    }
+
+    #[test]
+    fn each_stage_is_stopped_in_its_own_way() {
+        let (stream, peer) = UnixStream::pair().expect("two sockets");
+        for (stage, stopping) in [
+            (Stage::Preparing, Stopping::Nothing),
+            (Stage::Moving, Stopping::Move),
+            (Stage::Arming(stream), Stopping::Nothing),
+            (Stage::HandingOver, Stopping::Handoff),
+            (Stage::Undoing, Stopping::Nothing),
+        ] {
+            let job = migration();
+            job.enter(stage).expect("not called off");
+            assert_eq!(stopped(&job), stopping);
+            assert!(job.is_cancelled());
+        }
+        let mut byte = [0];
+        assert_eq!(std::io::Read::read(&mut &peer, &mut byte).expect("the end"), 0, "the target was not hung up on");
+    }
+
+    #[test]
+    fn a_job_that_was_called_off_enters_no_stage_but_the_last_ones() {
+        let job = migration();
+        job.cancel(|_| {}).expect("it can be called off");
+        for stage in [Stage::Preparing, Stage::Moving, Stage::HandingOver] {
+            assert!(matches!(job.enter(stage), Err(Error::CalledOff)));
+        }
+        job.enter(Stage::Undoing).expect("what was moved must go back");
+        job.enter(Stage::Landed).expect("the target may have been quicker");
+        let late = job.cancel(|_| {}).expect_err("too late").to_string();
+        assert!(late.contains("too late"), "{late}");
+    }
+
+    #[test]
+    fn whoever_waits_is_told_how_it_ended() {
+        let job = migration();
+        assert_eq!(job.wait(Duration::ZERO), None);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| job.wait(Duration::from_secs(60)));
+            job.end("it runs on");
+            assert_eq!(waiting.join().expect("no panic").as_deref(), Some("it runs on"));
+        });
+    }
+}

@@ -1,0 +1,198 @@
+//! Decoupling and recoupling: the agent makes room in the pool, the worker moves, the agent gives the room back.
+//!
+//! ```text
+//! decouple   lift the holds on that part · place the memory capacity · worker moves
+//! recouple   (a part: hold it ·) worker moves · unplace the memory capacity, if all is in DRAM
+//! called off, or stalled for too long: what has moved is moved back, and so is the capacity
+//! ```
+//!
+//! Two things may be done with a guest's memory at once: one in the main lane (a move, a migration), and a part may be
+//! pulled back meanwhile. The worker lets them take turns. Whoever ends last gives the capacity back.
+
+use super::Host;
+use super::former::Former;
+use super::jobs::Errand;
+use super::relocating::{Hearer, Relocated, Relocation};
+use super::table::{Entry, Occupation};
+use crate::error::{Error, Result};
+use crate::message::{Lane, Phase, SettleOrder};
+use crate::name::GuestName;
+use crate::order::{GuestRange, MoveMemory};
+use crate::report::{MemoryMoved, Progress, known};
+use nil_mover::{Budget, Direction, MoveOutcome, MoveRange, MoveReport, Pace};
+use nil_pool::GuestControl;
+
+impl Host {
+    /// Decouples or recouples, all or a part.
+    pub(super) fn move_memory(&self, order: &MoveMemory, hear: Hearer<'_>) -> Result<MemoryMoved> {
+        check_costs(order.budget, order.stall_timeout_us)?;
+        let entry = self.movable(&order.guest)?;
+        let layout = self.layout(&entry.control)?;
+        let range = order.range.map(|range| layout.granules_of(range)).transpose()?;
+        match (order.direction, order.range.zip(range)) {
+            (Direction::Recouple, Some(part)) => self.pull_back(order, part, hear),
+            (Direction::Recouple, None) => self.move_in_main_lane(order, None, Vec::new(), hear),
+            (Direction::Decouple, _) => {
+                let lifted = self.lift_holds(&order.guest, &entry.control, range)?;
+                self.move_in_main_lane(order, range, lifted, hear)
+            }
+        }
+    }
+
+    fn move_in_main_lane(
+        &self,
+        order: &MoveMemory,
+        range: Option<MoveRange>,
+        lifted: Vec<String>,
+        hear: Hearer<'_>,
+    ) -> Result<MemoryMoved> {
+        let MoveMemory { guest, direction, .. } = order;
+        let occupation = match self.table.occupy(guest, Lane::Main, Errand::Move(*direction)) {
+            Ok(occupation) => occupation,
+            // What was held goes along with what is on its way already.
+            Err(Some(job)) if !lifted.is_empty() && takes_along(&job.errand) => {
+                let mut remarks = lifted;
+                remarks.push(format!("{}, and takes that part along", job.errand));
+                return self.moved(guest, (None, None), remarks);
+            }
+            Err(Some(job)) => return Err(Error::refused(format!("guest {guest}: {} already", job.errand))),
+            Err(None) => return Err(self.unknown_guest(guest)),
+        };
+        let relocation = Relocation { ranges: range.map(|range| vec![range]), ..relocation(order) };
+        let former = self.former(&occupation.control)?;
+        let relocated = self.relocate(&occupation, &relocation, hear);
+        self.conclude(&occupation, (&relocation, &former), relocated, lifted, hear)
+    }
+
+    /// Pulls a part back from the pool and holds it: whoever wants all of the memory in the pool waits.
+    fn pull_back(&self, order: &MoveMemory, part: (GuestRange, MoveRange), hear: Hearer<'_>) -> Result<MemoryMoved> {
+        let guest = &order.guest;
+        let occupation = match self.table.occupy(guest, Lane::PullBack, Errand::PullBack) {
+            Ok(occupation) => occupation,
+            Err(Some(job)) => return Err(Error::refused(format!("guest {guest}: {} already", job.errand))),
+            Err(None) => return Err(self.unknown_guest(guest)),
+        };
+        let former = self.former(&occupation.control)?;
+        self.hold(guest, &occupation.control, part.1, order.reason.as_deref())?;
+        hear(Progress::step(format!("{} of guest {guest} is held; it comes back", part.0)));
+        let relocation = Relocation { ranges: Some(vec![part.1]), ..relocation(order) };
+        let relocated = self.relocate(&occupation, &relocation, hear);
+        let remarks = match &relocated {
+            Ok(Relocated { outcome: MoveOutcome::Done, .. }) => vec![format!(
+                "it is held in DRAM until `nil decouple {guest} --range {}` lets it go back to the pool",
+                part.0
+            )],
+            Ok(_) | Err(_) => self.lift_holds(guest, &occupation.control, Some(part.1))?,
+        };
+        self.conclude(&occupation, (&relocation, &former), relocated, remarks, hear)
+    }
+
+    /// What follows a relocation: unless it is done, what has moved goes back; the capacity goes if it is of no use.
+    fn conclude(
+        &self,
+        occupation: &Occupation<'_>,
+        (relocation, former): (&Relocation, &Former),
+        relocated: Result<Relocated>,
+        mut remarks: Vec<String>,
+        hear: Hearer<'_>,
+    ) -> Result<MemoryMoved> {
+        let guest = occupation.name();
+        let moved_back = match &relocated {
+            Ok(Relocated { outcome: MoveOutcome::Done, .. }) => None,
+            Ok(_) | Err(_) => self.undo(occupation, relocation, former, hear).unwrap_or_else(|error| {
+                remarks.push(format!("what had moved could not be moved back: {}", error.story()));
+                None
+            }),
+        };
+        self.tidy(guest, &occupation.control, occupation.lane());
+        let moved = self.moved(guest, (relocated?.moved, moved_back), remarks)?;
+        occupation.job.end(format!("guest {guest} runs on; its memory is in: {}", moved.memory));
+        Ok(moved)
+    }
+
+    /// Recouples what was in DRAM on the host that the guest has come from. What cannot move stays in the pool.
+    pub(super) fn settle(&self, order: &SettleOrder, hear: Hearer<'_>) -> Result<MoveReport> {
+        let SettleOrder { guest, ranges, budget, stall_timeout_us } = order.clone();
+        let occupation = match self.table.occupy(&guest, Lane::Main, Errand::Settling) {
+            Ok(occupation) => occupation,
+            Err(Some(job)) => return Err(Error::refused(format!("guest {guest}: {}", job.errand))),
+            Err(None) => return Err(self.unknown_guest(&guest)),
+        };
+        let direction = Direction::Recouple;
+        let relocation = Relocation { direction, ranges: Some(ranges), budget, node: None, stall_timeout_us };
+        let former = self.former(&occupation.control)?;
+        let relocated = self.relocate(&occupation, &relocation, hear);
+        if let Ok(Relocated { outcome: MoveOutcome::Cancelled, .. }) = &relocated {
+            self.undo(&occupation, &relocation, &former, hear)?;
+        }
+        self.tidy(&guest, &occupation.control, Lane::Main);
+        relocated?.moved.ok_or_else(|| Error::refused(format!("guest {guest}: recoupling was called off")))
+    }
+
+    /// A guest of ours whose memory can be moved now.
+    pub(super) fn movable(&self, guest: &GuestName) -> Result<Entry> {
+        let Some(entry) = self.table.find(guest) else { return Err(self.unknown_guest(guest)) };
+        let not_now = |what: &str| Err(Error::refused(format!("guest {guest} {what}")));
+        match entry.phase {
+            Phase::Running => Ok(entry),
+            Phase::Empty | Phase::Starting => not_now("has not started yet; try again in a moment"),
+            Phase::Armed => not_now("has not arrived here yet; try again in a moment"),
+            Phase::Leaving | Phase::Released => not_now("is on its way to another host already"),
+            Phase::Halted => not_now("has stopped by itself; there is nothing left to move"),
+            Phase::TornDown | Phase::Ended => not_now("is being stopped"),
+        }
+    }
+
+    pub(super) fn unknown_guest(&self, guest: &GuestName) -> Error {
+        let names = self.table.entries().into_iter().map(|(name, _)| name);
+        Error::UnknownGuest { name: guest.to_string(), known: known("guest here", names) }
+    }
+
+    pub(super) fn former(&self, control: &GuestControl) -> Result<Former> {
+        Ok(Former::look(&control.map_state()?.placement()))
+    }
+
+    fn moved(
+        &self,
+        guest: &GuestName,
+        (moved, moved_back): (Option<MoveReport>, Option<MoveReport>),
+        remarks: Vec<String>,
+    ) -> Result<MemoryMoved> {
+        let entry = self.table.find(guest).ok_or_else(|| self.unknown_guest(guest))?;
+        let memory = super::listing::memory_report(&entry.control)?;
+        Ok(MemoryMoved { guest: guest.clone(), host: self.dir.name().clone(), moved, moved_back, memory, remarks })
+    }
+}
+
+/// Whether something that is on takes along what is no longer held.
+fn takes_along(errand: &Errand) -> bool {
+    match errand {
+        Errand::Move(direction) | Errand::Orphan(direction) => *direction == Direction::Decouple,
+        Errand::Migration { .. } => true,
+        Errand::PullBack | Errand::Settling => false,
+    }
+}
+
+fn relocation(order: &MoveMemory) -> Relocation {
+    let MoveMemory { direction, budget, node, stall_timeout_us, .. } = *order;
+    Relocation { direction, ranges: None, budget, node, stall_timeout_us }
+}
+
+/// Refuses a budget with which nothing could ever move.
+pub(super) fn check_costs(budget: Budget, stall_timeout_us: u64) -> Result<()> {
+    if budget.bandwidth == Some(0) {
+        return Err(Error::refused("with a bandwidth of 0 nothing ever moves; leave it away for no limit"));
+    }
+    match budget.pace {
+        Pace::Paced { max_stall_us: 0, .. } => {
+            Err(Error::refused("memory cannot move without any stall; choose a longest stall of 1us or more"))
+        }
+        Pace::Paced { max_slowdown_pct: 0 | 101.., .. } => {
+            Err(Error::refused("a slowdown is between 1 % and 100 %; the default is 20 %"))
+        }
+        Pace::Paced { .. } | Pace::Fast if stall_timeout_us == 0 => {
+            Err(Error::refused("a stall timeout of 0 gives up before anything has begun; the default is 30s"))
+        }
+        Pace::Paced { .. } | Pace::Fast => Ok(()),
+    }
+}

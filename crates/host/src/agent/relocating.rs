@@ -1,0 +1,165 @@
+//! The steps of a move, whoever wants it: room in the pool, the worker's moves range by range, the way back.
+
+use super::Host;
+use super::former::{Former, opposite};
+use super::jobs::Stage;
+use super::table::Occupation;
+use crate::error::{Error, Result};
+use crate::joined::{Relation, join};
+use crate::message::{Lane, Phase, WorkerReply, WorkerRequest};
+use crate::name::GuestName;
+use crate::report::Progress;
+use crate::wire::Connection;
+use nil_mover::{Budget, Direction, MoveOutcome, MovePlan, MoveProgress, MoveRange, MoveReport};
+use nil_pool::GuestControl;
+use std::sync::PoisonError;
+
+/// Hears of every step.
+pub(super) type Hearer<'a> = &'a mut dyn FnMut(Progress);
+
+/// A move in one or several ranges.
+#[derive(Clone, Debug)]
+pub(super) struct Relocation {
+    pub(super) direction: Direction,
+    /// `None` is all memory.
+    pub(super) ranges: Option<Vec<MoveRange>>,
+    pub(super) budget: Budget,
+    pub(super) node: Option<u32>,
+    pub(super) stall_timeout_us: u64,
+}
+
+/// What became of a relocation.
+#[derive(Debug)]
+pub(super) struct Relocated {
+    /// What was moved; `None` when nothing was.
+    pub(super) moved: Option<MoveReport>,
+    /// How it ended.
+    pub(super) outcome: MoveOutcome,
+}
+
+impl Host {
+    /// Moves, range by range, until all is done, or it is called off, or has stalled for too long.
+    pub(super) fn relocate(
+        &self,
+        occupation: &Occupation<'_>,
+        relocation: &Relocation,
+        hear: Hearer<'_>,
+    ) -> Result<Relocated> {
+        let name = occupation.name();
+        if relocation.direction == Direction::Decouple {
+            self.place(name, &occupation.control)?;
+        }
+        match occupation.job.enter(Stage::Moving) {
+            Ok(()) => {}
+            Err(Error::CalledOff) => return Ok(Relocated { moved: None, outcome: MoveOutcome::Cancelled }),
+            Err(error) => return Err(error),
+        }
+        let moved = self.move_ranges(name, occupation.lane(), relocation, hear)?;
+        let outcome = moved.as_ref().map_or(MoveOutcome::Done, |report| report.outcome.clone());
+        Ok(Relocated { moved, outcome })
+    }
+
+    /// Moves back what a relocation has moved, however far it came.
+    pub(super) fn undo(
+        &self,
+        occupation: &Occupation<'_>,
+        relocation: &Relocation,
+        former: &Former,
+        hear: Hearer<'_>,
+    ) -> Result<Option<MoveReport>> {
+        occupation.job.enter(Stage::Undoing)?;
+        let ranges = former.to_undo(relocation.direction, &occupation.control.map_state()?.placement());
+        if ranges.is_empty() {
+            return Ok(None);
+        }
+        hear(Progress::step(format!("guest {}: what has moved goes back", occupation.name())));
+        let back = Relocation { direction: opposite(relocation.direction), ranges: Some(ranges), ..relocation.clone() };
+        self.move_ranges(occupation.name(), occupation.lane(), &back, hear)
+    }
+
+    fn move_ranges(
+        &self,
+        name: &GuestName,
+        lane: Lane,
+        relocation: &Relocation,
+        hear: Hearer<'_>,
+    ) -> Result<Option<MoveReport>> {
+        let Relocation { direction, budget, node, stall_timeout_us, .. } = *relocation;
+        let ranges = match &relocation.ranges {
+            None => vec![None],
+            Some(ranges) => ranges.iter().copied().map(Some).collect(),
+        };
+        let mut sum: Option<MoveReport> = None;
+        for range in ranges {
+            let plan = MovePlan { direction, range, budget, node, stall_timeout_us };
+            let report = self.run_move(name, lane, plan, &mut |moving| hear(Progress::of_move(name, moving)))?;
+            let goes_on = report.outcome == MoveOutcome::Done;
+            sum = Some(match sum {
+                None => report,
+                Some(sum) => join(sum, report, Relation::AnotherRange),
+            });
+            if !goes_on {
+                break;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Has the worker move memory, with its share of the host's bandwidth, and waits until that is over.
+    fn run_move(
+        &self,
+        name: &GuestName,
+        lane: Lane,
+        plan: MovePlan,
+        hear: &mut dyn FnMut(MoveProgress),
+    ) -> Result<MoveReport> {
+        let share = self.share_bandwidth(name, lane, plan.budget.bandwidth);
+        let mut worker = Connection::call(&self.dir.worker_socket(name), format!("the worker of guest {name}"))?;
+        worker.send(&WorkerRequest::Move { lane, plan, bandwidth: share.bytes_per_s() })?;
+        loop {
+            match worker.expect()? {
+                WorkerReply::Moving(progress) => hear(progress),
+                WorkerReply::Moved(report) => return Ok(*report),
+                WorkerReply::Refused(why) => return Err(Error::refused(why)),
+                other => {
+                    return Err(Error::refused(format!("the worker of guest {name} said {other:?} while it moved")));
+                }
+            }
+        }
+    }
+
+    /// Makes the capacity that is to take the guest's memory.
+    fn place(&self, name: &GuestName, control: &GuestControl) -> Result<()> {
+        let membership = self.pools.get(control.pool().id())?;
+        let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !control.is_placed() {
+            membership.place_memory(control)?;
+            tracing::info!("guest {name}: it has room in the pool for its memory now");
+        }
+        Ok(())
+    }
+
+    /// Gives the capacity back if nothing of the guest's memory is in it, and nothing is on its way. For whoever ends
+    /// something in `lane`, and still occupies it.
+    pub(super) fn tidy(&self, name: &GuestName, control: &GuestControl, lane: Lane) {
+        let other = match lane {
+            Lane::Main => Lane::PullBack,
+            Lane::PullBack => Lane::Main,
+        };
+        let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = self.table.find(name).filter(|entry| entry.id == control.id()) else { return };
+        if entry.phase != Phase::Running || entry.job(other).is_some() || !control.is_placed() {
+            return;
+        }
+        let unplaced = self.pools.get(control.pool().id()).and_then(|membership| {
+            let summary = control.map_state()?.placement().summary();
+            let all_local = summary.pooled + summary.mixed + summary.damaged == 0;
+            if all_local { Ok(membership.unplace_memory(control).map(|()| true)?) } else { Ok(false) }
+        });
+        match unplaced {
+            Ok(true) => tracing::info!("guest {name}: its memory is in DRAM; its room in the pool is free again"),
+            Ok(false) => {}
+            Err(error) => tracing::error!("guest {name}: its room in the pool cannot be freed: {}", error.story()),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What programs order from an agent.
+
+use crate::name::{GuestName, HostName};
+use nil_mover::{Budget, Direction, MovePlan};
+use nil_pool::PoolId;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::PathBuf;
+
+/// Where a guest's image comes from.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageSource {
+    /// One that is built into nil.
+    Builtin(String),
+    /// A file; an absolute path.
+    File(PathBuf),
+}
+
+/// Where a new guest's memory is to lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryIn {
+    /// In its host's DRAM.
+    Dram,
+    /// In the pool.
+    Pool,
+}
+
+/// A VM to be started.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RunVm {
+    /// Its name, free on the host.
+    pub name: GuestName,
+    /// The pool that is to hold its record, its state, and its memory unless that lies in DRAM. The host must be a member.
+    pub pool: PoolId,
+    /// Bytes of memory, a multiple of the pool's granule.
+    pub memory_bytes: u64,
+    /// Where its memory is to lie.
+    pub memory_in: MemoryIn,
+    /// Number of vCPUs.
+    pub vcpus: u32,
+    /// What to boot.
+    pub image: ImageSource,
+    /// What to tell it.
+    pub command_line: String,
+}
+
+/// What becomes of the memory of a guest that was in DRAM when it has moved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Settling {
+    /// It is recoupled into the target's DRAM.
+    Recouple,
+    /// It stays in the pool.
+    StayInPool,
+}
+
+/// A guest to be moved.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Migrate {
+    /// Which.
+    pub guest: GuestName,
+    /// Where to.
+    pub to: HostName,
+    /// How long the guest may stand frozen before the source takes it back, in microseconds.
+    pub deadline_us: u64,
+    /// What becomes of its memory there.
+    pub settling: Settling,
+    /// What decoupling and recoupling may cost.
+    pub budget: Budget,
+    /// How long they may wait for memory that cannot move, in microseconds.
+    pub stall_timeout_us: u64,
+}
+
+/// A part of a guest's memory as the guest sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GuestRange {
+    /// Guest-physical address of its first byte.
+    pub address: u64,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// A guest's memory to be decoupled or recoupled.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MoveMemory {
+    /// Whose.
+    pub guest: GuestName,
+    /// Which way.
+    pub direction: Direction,
+    /// Which part; `None` is all of it. A part that is recoupled is *held*: it does not go back to the pool before the
+    /// same part is decoupled.
+    pub range: Option<GuestRange>,
+    /// What it may cost.
+    pub budget: Budget,
+    /// The NUMA node that recoupled memory is to come to.
+    pub node: Option<u32>,
+    /// How long to wait for memory that cannot move, in microseconds.
+    pub stall_timeout_us: u64,
+    /// Why a part is pulled back, for those who wait for it.
+    pub reason: Option<String>,
+}
+
+/// Memory of a guest that must not move from where it is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PinMemory {
+    /// Whose.
+    pub guest: GuestName,
+    /// Which part.
+    pub range: GuestRange,
+    /// Who needs it so.
+    pub owner: String,
+    /// What for.
+    pub reason: String,
+}
+
+impl Migrate {
+    /// How long a guest may stand frozen, if nothing else is said: 1 s.
+    pub const DEADLINE_US: u64 = 1_000_000;
+
+    /// The migration of `guest` to the host `to`, with all defaults: memory that was in DRAM goes back to DRAM.
+    #[must_use]
+    pub fn new(guest: GuestName, to: HostName) -> Self {
+        Self {
+            guest,
+            to,
+            deadline_us: Self::DEADLINE_US,
+            settling: Settling::Recouple,
+            budget: Budget::default(),
+            stall_timeout_us: MovePlan::STALL_TIMEOUT_US,
+        }
+    }
+}
+
+impl MoveMemory {
+    /// All of a guest's memory, with all defaults.
+    #[must_use]
+    pub fn all_of(guest: GuestName, direction: Direction) -> Self {
+        let MovePlan { direction, budget, node, stall_timeout_us, .. } = MovePlan::of_everything(direction);
+        Self { guest, direction, range: None, budget, node, stall_timeout_us, reason: None }
+    }
+}
+
+impl fmt::Display for GuestRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, bytes } = self;
+        match bytes {
+            bytes if bytes % (1 << 20) == 0 => write!(f, "{address:#x}+{}M", bytes >> 20),
+            bytes if bytes % (1 << 10) == 0 => write!(f, "{address:#x}+{}K", bytes >> 10),
+            bytes => write!(f, "{address:#x}+{bytes}"),
+        }
+    }
+}

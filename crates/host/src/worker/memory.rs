@@ -1,0 +1,90 @@
+//! What a worker does with its guest's memory: moves it, pins it, and says where it lies.
+
+use super::moves::Telling;
+use super::orders::Orders;
+use crate::error::{Error, Result};
+use crate::message::{Lane, Phase};
+use nil_mover::{MovePlan, MoveProgress, MoveRange, MoveReport};
+use nil_pool::{Pin, PinRequest};
+use nil_vmm::Vm;
+use std::time::Instant;
+
+impl Orders {
+    /// Moves memory, on the calling thread, to the end. `tell` hears how far it is.
+    pub(super) fn move_memory(
+        &self,
+        lane: Lane,
+        plan: MovePlan,
+        bandwidth: Option<u64>,
+        tell: impl Fn(&MoveProgress),
+    ) -> Result<MoveReport> {
+        let vm = self.vm()?;
+        self.check(&[Phase::Running])?;
+        let moving = self.moves.begin(lane, bandwidth)?;
+        let mut telling = Telling::default();
+        let moved = vm.move_memory(plan, &moving.control, |progress| {
+            if telling.is_worth_telling(progress, Instant::now()) {
+                self.board().show_move(lane, Some(progress.clone()));
+                tell(progress);
+            }
+        });
+        drop(moving);
+        self.board().show_move(lane, None);
+        Ok(moved?)
+    }
+
+    /// Has the move in a lane end after the chunk that it is at.
+    pub(super) fn cancel_move(&self, lane: Lane) -> Result<()> {
+        self.moves.control(lane)?.cancel();
+        Ok(())
+    }
+
+    /// Limits the move in a lane from now on.
+    pub(super) fn set_bandwidth(&self, lane: Lane, bytes_per_s: Option<u64>) -> Result<()> {
+        self.moves.control(lane)?.set_bandwidth(bytes_per_s);
+        Ok(())
+    }
+
+    /// Pins a part of the memory; returns the pin's name.
+    pub(super) fn pin(&self, range: MoveRange, owner: String, reason: String) -> Result<String> {
+        self.check(&[Phase::Running])?;
+        let request = PinRequest { offset: range.offset, bytes: range.bytes, owner, reason, host: self.me };
+        Ok(self.vm()?.memory().pins().take(&request)?.to_string())
+    }
+
+    /// Ends a pin.
+    pub(super) fn release_pin(&self, name: &str) -> Result<()> {
+        self.check(&[Phase::Running])?;
+        let vm = self.vm()?;
+        let pins = vm.memory().pins();
+        let pin = pins.list().into_iter().find(|pin| pin.id.to_string() == name);
+        let Pin { id, .. } = pin.ok_or_else(|| Error::refused(format!("there is no pin {name}")))?;
+        Ok(pins.release(id)?)
+    }
+
+    /// The guest has landed: its pins, all of which are on memory in the pool, are this host's now.
+    pub(super) fn take_pins_over(&self) {
+        let Ok(vm) = self.vm() else { return };
+        let pins = vm.memory().pins();
+        for pin in pins.list().into_iter().filter(|pin| pin.host != self.me) {
+            // It fails only when the pin has ended meanwhile.
+            if let Err(error) = pins.rehost(pin.id, self.me) {
+                tracing::debug!("pin {} was not taken over: {error}", pin.id);
+            }
+        }
+    }
+
+    /// Shows where the memory lies in this process, for who looks into it from outside.
+    pub(super) fn show_memory(&self, vm: &Vm) {
+        self.board().show_memory(vm.memory().as_ptr() as u64);
+    }
+
+    /// Why the guest cannot be handed over by its memory, if so.
+    pub(super) fn hole(&self, vm: &Vm) -> Option<String> {
+        let placement = vm.memory().placement();
+        if placement.away() == 0 {
+            return None;
+        }
+        vm.memory().close().err().map(|hole| hole.to_string())
+    }
+}

@@ -1,0 +1,84 @@
+//! What a move of memory did and cost, for a person.
+
+use super::duration::of_micros;
+use super::moving::facts;
+use nil_mover::MoveReport;
+use nil_pool::Bytes;
+use std::fmt;
+
+/// A move's figures, one per line, indented.
+pub(super) struct MoveTable<'a>(pub(super) &'a MoveReport);
+
+impl fmt::Display for MoveTable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let report = self.0;
+        let size = |bytes: u64| Bytes(bytes).to_string();
+        let mut lines = vec![
+            ("memory", size(report.total_bytes)),
+            (
+                "copied",
+                format!(
+                    "{}; all zero {}; never touched {}",
+                    size(report.copied_bytes),
+                    size(report.zero_bytes),
+                    size(report.untouched_bytes)
+                ),
+            ),
+            ("huge pages", size(report.huge_bytes)),
+            ("time", format!("{}, of that moving {}", of_micros(report.elapsed_us), of_micros(report.moving_us))),
+            ("rate", format!("{}/s", size(report.bytes_per_s))),
+        ];
+        if report.chunks > 0 {
+            let (smallest, largest) = (size(report.chunk_bytes.smallest), size(report.chunk_bytes.largest));
+            lines.push(("chunks", format!("{} of {smallest} to {largest}", report.chunks)));
+        }
+        let stall = report.stall_us;
+        lines.push((
+            "guest stalled",
+            format!(
+                "{} times; median {}, p99 {}, longest {}",
+                stall.count,
+                of_micros(stall.p50),
+                of_micros(stall.p99),
+                of_micros(stall.max)
+            ),
+        ));
+        lines.push(("guest slowed", format!("{:.1} %", report.slowdown_pct)));
+        if report.stalled_us > 0 {
+            lines.push(("waited", format!("{} for memory that could not move", of_micros(report.stalled_us))));
+        }
+        for pin in &report.undeclared {
+            lines.push(("undeclared pin", pin.to_string()));
+        }
+        facts(f, lines)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nil_mover::{ChunkSizes, Direction, MoveOutcome, StallFigures, UndeclaredPin};
+
+    #[test]
+    fn a_report_shows_every_figure() {
+        let report = MoveReport {
+            direction: Direction::Decouple,
+            outcome: MoveOutcome::Done,
+            total_bytes: 1 << 30,
+            copied_bytes: 512 << 20,
+            zero_bytes: 256 << 20,
+            untouched_bytes: 256 << 20,
+            huge_bytes: 512 << 20,
+            chunks: 384,
+            elapsed_us: 1_500_000,
+            moving_us: 400_000,
+            stalled_us: 2_000,
+            bytes_per_s: 700 << 20,
+            stall_us: StallFigures { count: 7, p50: 40, p99: 180, max: 260 },
+            slowdown_pct: 12.34,
+            chunk_bytes: ChunkSizes { smallest: 64 << 10, largest: 2 << 20 },
+            undeclared: vec![UndeclaredPin { offset: None, bytes: 8 << 10, holder: "io_uring".into() }],
+        };
+        insta::assert_snapshot!(MoveTable(&report).to_string(), @"");
+    }
+}
