@@ -7,12 +7,14 @@
 //! - [`topology`]: what memory the host has; [`numa`]: memory on its nodes, which the kernel moves.
 #![deny(unsafe_code)]
 
+mod ahead;
 mod barrier;
 mod chunk;
 mod controller;
 mod copy;
 mod dram;
 mod error;
+mod heat;
 mod loss;
 mod lost;
 mod memory;
@@ -31,6 +33,7 @@ mod userfault;
 
 pub use chunk::HOLDER;
 pub use error::{Error, Hole, Result};
+pub use heat::{Heat, Sampling};
 pub use lost::{LostMemory, Waited};
 pub use memory::{Closed, GuestMemory};
 pub use moving::Move;

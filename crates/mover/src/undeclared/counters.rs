@@ -24,7 +24,7 @@ impl Counters {
     }
 }
 
-/// A line `NAME:	   1036 kB`, in bytes.
+/// A line `NAME: 1036 kB`, in bytes.
 fn figure(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

@@ -61,7 +61,7 @@ fn a_piece_of_a_huge_page_may_count_as_the_whole_page() {
     assert_eq!(found(&[at(4096, 8192)], &[buffer(3, at(4096, 8192))], counted(BLOCK, 0)), []);
     assert_eq!(found(&[at(4096, 8192)], &[], counted(BLOCK, 0)), []);
     let across = at(BLOCK - 4096, 8192);
-    assert_eq!(found(&[across.clone()], &[buffer(3, across)], counted(2 * BLOCK, 0)), []);
+    assert_eq!(found(std::slice::from_ref(&across), &[buffer(3, across.clone())], counted(2 * BLOCK, 0)), []);
 }
 
 #[test]
