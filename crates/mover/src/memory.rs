@@ -14,7 +14,7 @@
 //! without the turn ([`crate::turn`]), so none moves while it is closed.
 #![allow(unsafe_code)]
 
-use crate::dram::{AddressRange, granule_bytes};
+use crate::dram::{AddressRange, PAGE, granule_bytes};
 use crate::error::{Error, Hole, Result};
 use crate::lost::{LostMemory, Waited, Watch};
 use crate::sides::{Side, Sides, Supply};
@@ -195,6 +195,23 @@ impl GuestMemory {
     #[must_use]
     pub fn lost(&self) -> Option<LostMemory> {
         self.watch.lost().map(|offset| self.lost_at(offset))
+    }
+
+    /// Looks through all of the memory for a part that is lost, if none is known: for a guest whose `KVM_RUN` cannot reach
+    /// its memory, and does not say where. Takes as long as reading a byte of every page does.
+    #[must_use]
+    pub fn find_lost(&self) -> Option<LostMemory> {
+        let page_fails = |&offset: &usize| {
+            let mut byte = 0u8;
+            // SAFETY: the byte lies in the range, which this maps as long as it lives; the handlers are installed.
+            unsafe { crate::copy::copy(&raw mut byte, self.as_ptr().add(offset), 1) }.is_err()
+        };
+        if self.watch.lost().is_none()
+            && let Some(offset) = (0..self.len()).step_by(PAGE).find(page_fails)
+        {
+            self.watch.lose(offset);
+        }
+        self.lost()
     }
 
     pub(crate) fn lost_at(&self, offset: usize) -> LostMemory {

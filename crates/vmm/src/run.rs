@@ -128,7 +128,7 @@ impl Runner {
 
     /// Why KVM cannot reach the guest's memory.
     fn memory_fault(&self) -> Error {
-        match self.memory.lost() {
+        match self.memory.find_lost() {
             Some(lost) => Error::MemoryLost(lost),
             None => Error::kvm("KVM_RUN")(kvm_ioctls::Error::new(libc::EFAULT)),
         }
@@ -166,7 +166,13 @@ impl Runner {
                 Ok(VcpuExit::MmioWrite(..)) => {}
                 Ok(VcpuExit::Intr) => return Left::Kicked,
                 Ok(VcpuExit::Hlt) => return Left::Ended("it halted".into()),
-                Ok(VcpuExit::Shutdown) => return Left::Ended("it shut down (triple fault)".into()),
+                // A guest whose page tables are gone faults until it cannot fault any more.
+                Ok(VcpuExit::Shutdown) => {
+                    return match self.memory.find_lost() {
+                        Some(lost) => Left::Faulted(Error::MemoryLost(lost)),
+                        None => Left::Ended("it shut down (triple fault)".into()),
+                    };
+                }
                 Ok(exit) => return Left::Ended(format!("KVM stopped it: {exit:?}")),
                 Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return Left::Kicked,
                 // The memory that the guest wants is being moved where only page protection can hold its stores back, or

@@ -95,3 +95,20 @@ fn a_move_waits_for_pinned_memory_and_names_who_has_pinned_it() {
     let count = counter(&vm);
     await_progress(&vm, count);
 }
+
+#[test]
+fn a_guest_whose_memory_goes_away_stops_and_says_where_it_lay() {
+    if !kvm() {
+        return;
+    }
+    let rack = Rack::new();
+    let (control, vm) = rack.boot(&COUNTING, false, MemoryHome::Pool);
+    vm.start().expect("the guest starts");
+    await_progress(&vm, 0);
+    let source = control.map_memory().expect("its memory").source_at(0);
+    let pool = std::fs::OpenOptions::new().write(true).open(&source.path).expect("the pool's file");
+    pool.set_len(source.pool_offset.0).expect("the file is cut off where the guest's memory begins");
+    let event = vm.next_event(Duration::from_secs(5));
+    let Some(VmEvent::Faulted { why }) = event else { panic!("{event:?}") };
+    assert!(why.contains("guest address 0x") && why.contains(&source.capacity.to_string()), "{why}");
+}
