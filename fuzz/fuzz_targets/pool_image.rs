@@ -5,8 +5,8 @@
 use libfuzzer_sys::fuzz_target;
 use nil_pool::format::layout::Layout;
 use nil_pool::{
-    Access, CapacityRequest, Class, Coherence, CreateOptions, GuestKind, GuestRequest, HostIdentity, MemoryHome, Pool,
-    Tag,
+    Access, CapacityRequest, Class, Coherence, CreateOptions, GuestKind, GuestRequest, HostIdentity, LegRequest,
+    MemoryHome, Pool, StripeRequest, Tag, reap_orphan_legs,
 };
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -20,6 +20,9 @@ struct Image {
     layout: Layout,
     _file: File,
 }
+
+/// The tag of a capacity that has its only stripe in the same pool.
+const STRIPED: [u8; 16] = [2; 16];
 
 static IMAGE: OnceLock<Image> = OnceLock::new();
 
@@ -40,6 +43,10 @@ fn image() -> Image {
         label: String::new(),
     };
     member.add_capacity(&request).expect("capacity");
+    let leg = LegRequest { pool: pool.id(), weight: 1 };
+    let striped = CapacityRequest { tag: Some(Tag::from_bytes(STRIPED)), bytes: 2 << 20, ..request };
+    let stripe = StripeRequest { granularity: 2 << 20, legs: vec![leg] };
+    member.add_striped_capacity(&striped, &stripe, &[]).expect("a striped capacity");
     let vm = GuestRequest {
         name: "g".into(),
         kind: GuestKind::Vm,
@@ -77,7 +84,7 @@ fn places(layout: &Layout) -> [(u64, u64); 11] {
         (layout.owners.offset, 64),
         (guests, 64),
         (guests + 4096, 512),
-        (layout.capacities.offset, 2048),
+        (layout.capacities.offset, 6 * 1024),
     ]
 }
 
@@ -100,9 +107,23 @@ fuzz_target!(|data: &[u8]| {
             let _ = (control.map_memory().is_ok(), control.map_state().is_ok(), control.ownership().load());
         }
     }
+    use_stripes(&pool);
     let _ = pool.check(false);
     let _ = pool.check(true);
+    if let Ok(member) = pool.join(&HostIdentity::tool()) {
+        let _ = (reap_orphan_legs(&[&member]), member.release_capacity(Tag::from_bytes(STRIPED)));
+    }
 });
+
+/// Whatever a stripe's record says, what is mapped lies in the pool.
+fn use_stripes(pool: &Pool) {
+    let Ok(mapping) = pool.map_capacity(Tag::from_bytes(STRIPED)) else { return };
+    let size = pool.usage().total;
+    assert!(mapping.data_ranges().iter().all(|range| range.end <= mapping.len()));
+    for at in (0..mapping.len()).step_by(2 << 20) {
+        assert!(mapping.source_at(at).pool_offset.0 < size);
+    }
+}
 
 /// Half of the inputs get right checksums on their records, so that the fuzzer gets past those.
 fn seal_records(file: &File, image: &Image, data: &[u8]) {
@@ -122,6 +143,9 @@ fn seal_records(file: &File, image: &Image, data: &[u8]) {
         (guests, 4096),
         (capacities, 960),
         (capacities + 1024, 960),
+        (capacities + 2048, 960),
+        (capacities + 3072, 960),
+        (capacities + 4096, 960),
     ];
     for (at, length) in records {
         let start = usize::try_from(at).expect("small");

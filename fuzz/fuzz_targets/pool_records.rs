@@ -9,7 +9,7 @@ use nil_pool::format::host::HostRecord;
 use nil_pool::format::journal::Entry;
 use nil_pool::format::pin::{PinRecord, PinWord};
 use nil_pool::format::slot_word::{Reference, SlotState};
-use nil_pool::{Arm, Ownership, Placed};
+use nil_pool::{Arm, Composition, Ownership, Placed};
 
 /// The data as a record of this length with a right checksum.
 fn record<const N: usize>(data: &[u8]) -> [u8; N] {
@@ -54,6 +54,10 @@ fuzz_target!(|data: &[u8]| {
             if let Ok(capacity) = CapacityRecord::decode(&record(data)) {
                 assert_eq!(CapacityRecord::decode(&capacity.encode()), Ok(capacity.clone()));
                 let _ = capacity.fits(2, 1024);
+                if let Composition::Striped(stripe) = &capacity.composition {
+                    assert_eq!(stripe.leg_bytes(capacity.bytes).iter().sum::<u64>(), capacity.bytes);
+                    assert!(stripe.leg_bytes(capacity.bytes).iter().all(|bytes| *bytes > 0));
+                }
             }
         }
         2 => {

@@ -1,16 +1,19 @@
 //! `nil capacity`: add, release and list tagged capacity.
 
+mod stripes;
+
 use super::{Output, Table};
 use anyhow::{Context, Result};
 use nil_pool::{
-    Access, Bytes, CapacityInfo, CapacityRequest, Class, Coherence, GRANULE, HostId, HostIdentity, Membership, Pool,
-    Tag,
+    AbsentPools, Access, Bytes, CapacityInfo, CapacityRequest, Class, Coherence, Composition, Error, GRANULE, HostId,
+    Membership, Pool, Stripe, Tag, Whole,
 };
 use serde::Serialize;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
+use stripes::StripeChoice;
 
 /// Add, release and list tagged capacity in a pool.
 #[derive(Debug, clap::Subcommand)]
@@ -18,10 +21,14 @@ pub(crate) enum CapacityCommand {
     /// Reserve memory in a pool under a tag.
     #[command(after_help = "Examples:
   nil capacity add /dev/shm/pool --class private --size 64M
-  nil capacity add /dev/shm/pool --class shared --tag new --size 1G --hosts a,b")]
+  nil capacity add /dev/shm/pool --class shared --tag new --size 1G --hosts a,b
+  nil capacity add /dev/shm/pool --class shared --tag new --size 8G --stripe /dev/dax0.0:2 --stripe /dev/dax1.0")]
     Add(AddArgs),
-    /// Give a capacity back. One that a guest uses is refused.
-    #[command(after_help = "Example:\n  nil capacity release /dev/shm/pool 6f9619ff-8b86-4d01-b42d-00cf4fc964ff")]
+    /// Give a capacity back. One that a guest uses is refused, or asked for.
+    #[command(after_help = "Examples:
+  nil capacity release /dev/shm/pool 6f9619ff-8b86-4d01-b42d-00cf4fc964ff
+  nil capacity release /dev/dax0.0 6f9619ff-8b86-4d01-b42d-00cf4fc964ff --ask
+  nil capacity release /dev/shm/pool 6f9619ff-8b86-4d01-b42d-00cf4fc964ff --pool /dev/dax0.0 --pool /dev/dax1.0")]
     Release(ReleaseArgs),
     /// List a pool's capacities.
     #[command(after_help = "Example:\n  nil capacity list /dev/shm/pool --json")]
@@ -38,9 +45,19 @@ pub(crate) struct AddArgs {
     /// `private` for one host at a time, `shared` for several at once.
     #[arg(long)]
     class: Class,
+    /// How the caches of its hosts agree: by `hardware`, which guests need, or by `software`.
+    #[arg(long, default_value = "hardware")]
+    coherence: Coherence,
     /// A multiple of 2M, such as 64M or 1G.
     #[arg(long)]
     size: Bytes,
+    /// A pool over which to spread it, given once for each. In every round it takes its weight times the granularity;
+    /// let the weights be as the bandwidths. POOL keeps the record, and takes a part only if it is named here, too.
+    #[arg(long, value_name = "PATH[:WEIGHT]")]
+    stripe: Vec<StripeChoice>,
+    /// How much a stripe of weight 1 takes in every round: a multiple of 2M.
+    #[arg(long, default_value = "2M", requires = "stripe")]
+    granularity: Bytes,
     /// The hosts that may use it, by name or UUID; all if left out.
     #[arg(long, value_delimiter = ',')]
     hosts: Vec<String>,
@@ -52,9 +69,22 @@ pub(crate) struct AddArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReleaseArgs {
     /// The pool.
-    pool: PathBuf,
+    #[arg(value_name = "POOL")]
+    home: PathBuf,
     /// The capacity's tag.
     tag: Tag,
+    /// If a guest uses it, ask for it: the agent of the guest's host moves the guest out and releases it.
+    #[arg(long, conflicts_with = "withdraw")]
+    ask: bool,
+    /// Take back that it was asked for.
+    #[arg(long)]
+    withdraw: bool,
+    /// Another pool that the capacity is striped over, or that has what this is a stripe of.
+    #[arg(long, value_name = "PATH")]
+    pool: Vec<PathBuf>,
+    /// Take pools that it needs and that were not given for gone for good.
+    #[arg(long)]
+    without_absent: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -94,10 +124,6 @@ impl CapacityCommand {
     }
 }
 
-fn join(path: &Path) -> Result<Membership> {
-    Ok(Pool::open(path, Access::ReadWrite)?.join(&HostIdentity::tool())?)
-}
-
 fn add(args: AddArgs, output: Output) -> Result<()> {
     let bytes = args.size.get();
     anyhow::ensure!(
@@ -106,15 +132,22 @@ fn add(args: AddArgs, output: Output) -> Result<()> {
         args.size,
         Bytes(bytes.checked_next_multiple_of(GRANULE).unwrap_or(bytes / GRANULE * GRANULE)),
     );
-    let membership = join(&args.pool)?;
+    let membership = stripes::join(&args.pool)?;
     let access = args.hosts.iter().map(|host| find_host(membership.pool(), host)).collect::<Result<_>>()?;
     let tag = args.tag.map(|choice| match choice {
         TagChoice::New => Tag::random(),
         TagChoice::Given(tag) => tag,
     });
-    let request =
-        CapacityRequest { tag, class: args.class, coherence: Coherence::Hardware, bytes, access, label: args.label };
-    let added = membership.add_capacity(&request)?;
+    let AddArgs { class, coherence, label, .. } = args;
+    let request = CapacityRequest { tag, class, coherence, bytes, access, label };
+    let added = if args.stripe.is_empty() {
+        membership.add_capacity(&request)?
+    } else {
+        let (others, stripe) = stripes::plan(&membership, &args.stripe, args.granularity.get())?;
+        let added = membership.add_striped_capacity(&request, &stripe, &others.iter().collect::<Vec<_>>())?;
+        stripes::leave(others)?;
+        added
+    };
     membership.leave()?;
     output.print(&Added(CapacityLine::from(added)))
 }
@@ -128,10 +161,34 @@ fn find_host(pool: &Pool, name: &str) -> Result<HostId> {
 }
 
 fn release(args: &ReleaseArgs, output: Output) -> Result<()> {
-    let membership = join(&args.pool)?;
-    membership.release_capacity(args.tag)?;
+    let membership = stripes::join(&args.home)?;
+    let others = stripes::join_others(&membership, args.pool.iter())?;
+    let outcome = release_or_ask(args, &membership, &others.iter().collect::<Vec<_>>())?;
+    stripes::leave(others)?;
     membership.leave()?;
-    output.print(&Released { released: args.tag })
+    output.print(&outcome)
+}
+
+fn release_or_ask(args: &ReleaseArgs, membership: &Membership, others: &[&Membership]) -> Result<ReleaseOutcome> {
+    let tag = args.tag;
+    if args.withdraw {
+        membership.withdraw_release(tag)?;
+        return Ok(ReleaseOutcome::Withdrawn { withdrawn: tag });
+    }
+    let absent = if args.without_absent { AbsentPools::TakeAsGone } else { AbsentPools::Refuse };
+    match membership.release_capacity_with(tag, others, absent) {
+        Ok(()) => Ok(ReleaseOutcome::Released { released: tag }),
+        Err(Error::CapacityInUse { guest, .. }) if args.ask => {
+            membership.ask_release(tag)?;
+            Ok(ReleaseOutcome::Asked { asked: tag, used_by: Some(guest) })
+        }
+        // A stripe is asked for, and the whole is released.
+        Err(Error::LegInUse { .. } | Error::WholeNotAtHand { .. }) if args.ask => {
+            membership.ask_release(tag)?;
+            Ok(ReleaseOutcome::Asked { asked: tag, used_by: None })
+        }
+        Err(refused) => Err(refused.into()),
+    }
 }
 
 /// One capacity, for people and programs.
@@ -140,19 +197,65 @@ pub(super) struct CapacityLine {
     slot: String,
     tag: Tag,
     class: Class,
+    coherence: Coherence,
     bytes: u64,
     extents: Vec<nil_pool::Extent>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stripe: Option<Stripe>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stripe_of: Option<Whole>,
     hosts: Vec<HostId>,
     label: String,
     used_by: Option<String>,
+    release_asked: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     damage: Option<String>,
 }
 
 impl From<CapacityInfo> for CapacityLine {
     fn from(info: CapacityInfo) -> Self {
-        let CapacityInfo { slot, tag, class, bytes, access, extents, label, user, damage, .. } = info;
-        Self { slot: slot.to_string(), tag, class, bytes, extents, hosts: access, label, used_by: user, damage }
+        let CapacityInfo { slot, tag, class, coherence, bytes, access, extents, label, damage, release_asked, .. } =
+            info;
+        let (stripe, stripe_of) = match info.composition {
+            Composition::Plain => (None, None),
+            Composition::LegOf(whole) => (None, Some(whole)),
+            Composition::Striped(stripe) => (Some(stripe), None),
+        };
+        Self {
+            slot: slot.to_string(),
+            tag,
+            class,
+            coherence,
+            bytes,
+            extents,
+            stripe,
+            stripe_of,
+            hosts: access,
+            label,
+            used_by: info.user,
+            release_asked,
+            damage,
+        }
+    }
+}
+
+impl CapacityLine {
+    /// How many pieces it lies in.
+    fn pieces(&self) -> String {
+        match &self.stripe {
+            Some(stripe) => format!("{} stripes", stripe.legs.len()),
+            None => self.extents.len().to_string(),
+        }
+    }
+
+    /// What needs it.
+    fn user(&self) -> String {
+        let user = match (&self.used_by, self.stripe_of) {
+            (Some(guest), _) => guest.clone(),
+            (None, Some(whole)) => format!("stripe of {}", whole.tag),
+            (None, None) => "-".to_owned(),
+        };
+        if self.release_asked { format!("{user} (asked for)") } else { user }
     }
 }
 
@@ -162,16 +265,17 @@ pub(super) fn lines(pool: &Pool) -> Vec<CapacityLine> {
 }
 
 /// Capacities in columns.
-pub(super) fn table(lines: &[CapacityLine]) -> Table<6> {
-    let mut table = Table::new(["TAG", "CLASS", "SIZE", "PIECES", "USED BY", "LABEL"]);
+pub(super) fn table(lines: &[CapacityLine]) -> Table<7> {
+    let mut table = Table::new(["TAG", "CLASS", "COHERENCE", "SIZE", "PIECES", "USED BY", "LABEL"]);
     for line in lines {
         let label = line.damage.as_ref().map_or(line.label.clone(), |damage| format!("damaged: {damage}"));
         table.row([
             line.tag.to_string(),
             line.class.to_string(),
+            line.coherence.to_string(),
             Bytes(line.bytes).to_string(),
-            line.extents.len().to_string(),
-            line.used_by.clone().unwrap_or_else(|| "-".to_owned()),
+            line.pieces(),
+            line.user(),
             label,
         ]);
     }
@@ -198,17 +302,32 @@ struct Added(CapacityLine);
 
 impl fmt::Display for Added {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "added {} of {} capacity, tag {}", Bytes(self.0.bytes), self.0.class, self.0.tag)
+        let Self(added) = self;
+        write!(f, "added {} of {} capacity, tag {}", Bytes(added.bytes), added.class, added.tag)?;
+        match &added.stripe {
+            Some(stripe) => writeln!(f, ", over {} pools", stripe.legs.len()),
+            None => writeln!(f),
+        }
     }
 }
 
 #[derive(Debug, Serialize)]
-struct Released {
-    released: Tag,
+#[serde(untagged)]
+enum ReleaseOutcome {
+    Released { released: Tag },
+    Asked { asked: Tag, used_by: Option<String> },
+    Withdrawn { withdrawn: Tag },
 }
 
-impl fmt::Display for Released {
+impl fmt::Display for ReleaseOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "released {}", self.released)
+        match self {
+            Self::Released { released } => writeln!(f, "released {released}"),
+            Self::Asked { asked, used_by: Some(guest) } => writeln!(f, "asked for {asked}, which guest '{guest}' uses"),
+            Self::Asked { asked, used_by: None } => {
+                writeln!(f, "asked for {asked}, which is a stripe of another capacity")
+            }
+            Self::Withdrawn { withdrawn } => writeln!(f, "{withdrawn} is no longer asked for"),
+        }
     }
 }

@@ -27,7 +27,8 @@ pub(crate) enum PoolCommand {
     /// Find every inconsistency in a pool; exit with 1 if something is wrong.
     #[command(after_help = "Examples:
   nil pool check /dev/shm/pool
-  nil pool check /dev/shm/pool --repair")]
+  nil pool check /dev/shm/pool --repair
+  nil pool check /dev/shm/pool --pool /dev/dax0.0 --pool /dev/dax1.0")]
     Check(CheckArgs),
     /// Find pools.
     #[command(after_help = "Examples:\n  nil pool list\n  nil pool list /srv/pools /dev/dax0.0")]
@@ -62,6 +63,9 @@ pub(crate) struct CheckArgs {
     /// Mend what can be mended without guessing.
     #[arg(long)]
     repair: bool,
+    /// Another pool that capacities are striped over; it is looked at only for its parts of them.
+    #[arg(long, value_name = "PATH")]
+    pool: Vec<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -98,7 +102,11 @@ fn inspect(args: &InspectArgs, output: Output) -> Result<ExitCode> {
 
 fn check(args: &CheckArgs, output: Output) -> Result<ExitCode> {
     let access = if args.repair { Access::ReadWrite } else { Access::ReadOnly };
-    let report = Pool::open(&args.path, access)?.check(args.repair);
+    let pool = Pool::open(&args.path, access)?;
+    for other in &args.pool {
+        pool.add_companion(&Pool::open(other, Access::ReadOnly)?);
+    }
+    let report = pool.check(args.repair);
     let clean = report.is_clean();
     output.print(&Checked { clean, report })?;
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
