@@ -37,7 +37,8 @@ mod memory;
 pub mod owner_map;
 mod ownership;
 mod pins;
-mod placement;
+#[doc(hidden)]
+pub mod placement;
 mod pool;
 mod recovery;
 mod sections;

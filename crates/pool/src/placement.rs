@@ -68,13 +68,9 @@ impl PlacementMap {
         Some(Self { mapping, at, granules })
     }
 
-    fn word_at(&self, index: usize) -> &AtomicU64 {
-        assert!(index < self.granules, "granule {index} of {}", self.granules);
-        self.mapping.mapping().word(self.at + WORDS + index as u64 * 8)
-    }
-
-    fn away_word(&self) -> &AtomicU64 {
-        self.mapping.mapping().word(self.at + AWAY)
+    fn words(&self) -> PlacementWords<'_> {
+        let mapping = self.mapping.mapping();
+        PlacementWords { away: mapping.word(self.at + AWAY), granules: mapping.words(self.at + WORDS, self.granules) }
     }
 
     /// How many granules the guest's memory has.
@@ -91,7 +87,7 @@ impl PlacementMap {
     /// # Panics
     /// When there is no such granule.
     pub fn get(&self, index: usize) -> Result<Placed, BadPlacement> {
-        let word = self.word_at(index).load(Ordering::Acquire);
+        let word = self.words().granules[index].load(Ordering::Acquire);
         Placed::decode(word).ok_or(BadPlacement { granule: index, word })
     }
 
@@ -101,20 +97,7 @@ impl PlacementMap {
     /// # Panics
     /// When there is no such granule.
     pub fn put(&self, index: usize, placed: Placed) {
-        let word = self.word_at(index);
-        // A damaged word counts as away, as in `recount`.
-        let was_away = Placed::decode(word.load(Ordering::Relaxed)).is_none_or(|old| old.place.is_away());
-        let (leaves, arrives) = (!was_away && placed.place.is_away(), was_away && !placed.place.is_away());
-        if leaves {
-            fault::step();
-            self.away_word().fetch_add(1, Ordering::AcqRel);
-        }
-        put(word, placed.encode(), Ordering::Release);
-        if arrives {
-            fault::step();
-            // A count that was too low already wraps to an impossible one: it refuses handoffs, and `check` finds it.
-            self.away_word().fetch_sub(1, Ordering::AcqRel);
-        }
+        self.words().put(index, placed);
     }
 
     /// Writes down how much a granule is used; where it is stays as it is, even if another thread moves it at this moment.
@@ -124,14 +107,14 @@ impl PlacementMap {
     /// When there is no such granule.
     pub fn set_heat(&self, index: usize, heat: u8) {
         let warmed = |word| Placed::decode(word).map(|placed| Placed { heat, ..placed }.encode());
-        let _ = self.word_at(index).fetch_update(Ordering::AcqRel, Ordering::Acquire, warmed);
+        let _ = self.words().granules[index].fetch_update(Ordering::AcqRel, Ordering::Acquire, warmed);
     }
 
     /// How many granules are not wholly in the pool; never too low, and too high only while a granule is about to leave or
     /// has just come back, or after a crash.
     #[must_use]
     pub fn away(&self) -> u64 {
-        self.away_word().load(Ordering::Acquire)
+        self.words().away.load(Ordering::Acquire)
     }
 
     /// The first granule that is not wholly in the pool. Granules with damaged words are passed over; [`PlacementMap::get`]
@@ -163,8 +146,38 @@ impl PlacementMap {
     /// new one begins.
     pub fn recount(&self) -> u64 {
         let away = self.summary().away();
-        put(self.away_word(), away, Ordering::Release);
+        put(self.words().away, away, Ordering::Release);
         away
+    }
+}
+
+/// The words that threads race on; a type of its own so that loom can walk through it.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct PlacementWords<'a> {
+    /// How many granules are not wholly in the pool.
+    pub away: &'a AtomicU64,
+    /// One word per granule.
+    pub granules: &'a [AtomicU64],
+}
+
+impl PlacementWords<'_> {
+    /// See [`PlacementMap::put`].
+    pub fn put(&self, index: usize, placed: Placed) {
+        let word = &self.granules[index];
+        // A damaged word counts as away, as in `recount`.
+        let was_away = Placed::decode(word.load(Ordering::Relaxed)).is_none_or(|old| old.place.is_away());
+        let (leaves, arrives) = (!was_away && placed.place.is_away(), was_away && !placed.place.is_away());
+        if leaves {
+            fault::step();
+            self.away.fetch_add(1, Ordering::AcqRel);
+        }
+        put(word, placed.encode(), Ordering::Release);
+        if arrives {
+            fault::step();
+            // A count that was too low already wraps to an impossible one: it refuses handoffs, and `check` finds it.
+            self.away.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 

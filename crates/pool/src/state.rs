@@ -59,7 +59,7 @@ const _: () = {
     assert!(std::mem::offset_of!(RawHeader, granules) == 32);
     assert!(std::mem::offset_of!(RawHeader, crc) == 60);
     assert!(PINS_AT + pins::TABLE_BYTES <= CONFIG_AT);
-    assert!(MACHINE_AREA.is_multiple_of(PAGE as usize) && VCPU_AREA.is_multiple_of(PAGE as usize));
+    assert!((MACHINE_AREA as u64).is_multiple_of(PAGE) && (VCPU_AREA as u64).is_multiple_of(PAGE));
 };
 
 /// For what guest a state area is: it decides where everything lies.

@@ -8,9 +8,10 @@ use loom::sync::atomic::{AtomicU64, Ordering, fence};
 use loom::thread;
 use nil_pool::format::slot_word::{Reference, SlotState};
 use nil_pool::owner_map::{OwnerMap, RESERVED};
+use nil_pool::placement::PlacementWords;
 use nil_pool::slots::{Contest, Slots};
 use nil_pool::tag_index::TagIndex;
-use nil_pool::{Epoch, HostSlot, Ownership, OwnershipWord, Tag};
+use nil_pool::{Epoch, HostSlot, Ownership, OwnershipWord, Place, Placed, Tag};
 
 fn host(index: u16) -> HostSlot {
     HostSlot::new(index).expect("a small slot")
@@ -162,5 +163,56 @@ fn of_claim_and_cancel_exactly_one_wins_and_the_payload_is_seen() {
         let cancelled = record.0.transition(frozen, Ownership::Owned { host: source, epoch: Epoch(8) });
         let claimed = claimer.join().expect("the claimer ends");
         assert!(cancelled != claimed, "cancelled {cancelled}, claimed {claimed}");
+    });
+}
+
+fn local() -> Placed {
+    Placed::cold(Place::Local { host: host(0), epoch: Epoch(1) })
+}
+
+fn pooled() -> Placed {
+    Placed::cold(Place::Pooled)
+}
+
+fn is_away(word: &AtomicU64) -> bool {
+    Placed::decode(word.load(Ordering::Acquire)).expect("a placement").place.is_away()
+}
+
+#[test]
+fn who_sees_that_no_granule_is_away_sees_every_one_in_the_pool() {
+    loom::model(|| {
+        let map = Arc::new((AtomicU64::new(2), words(&[local().encode(); 2])));
+        let movers: Vec<_> = [0, 1]
+            .map(|granule| {
+                let map = Arc::clone(&map);
+                thread::spawn(move || PlacementWords { away: &map.0, granules: &map.1 }.put(granule, pooled()))
+            })
+            .into();
+        if map.0.load(Ordering::Acquire) == 0 {
+            assert!(map.1.iter().all(|word| !is_away(word)));
+        }
+        movers.into_iter().for_each(|mover| mover.join().expect("the thread ends"));
+        assert_eq!(map.0.load(Ordering::Acquire), 0);
+    });
+}
+
+#[test]
+fn who_sees_a_granule_away_sees_it_counted() {
+    loom::model(|| {
+        let map = Arc::new((AtomicU64::new(1), words(&[pooled().encode(), local().encode()])));
+        let movers: Vec<_> = [(0, local()), (1, pooled())]
+            .map(|(granule, placed)| {
+                let map = Arc::clone(&map);
+                thread::spawn(move || PlacementWords { away: &map.0, granules: &map.1 }.put(granule, placed))
+            })
+            .into();
+        // Read by a change of nothing: loom does not try every order of a load and a store by a thread that has loaded the
+        // same word before, as `put` does.
+        let seen = map.1[0].fetch_add(0, Ordering::Acquire);
+        if seen == local().encode() {
+            assert!(map.0.load(Ordering::Acquire) >= 1);
+        }
+        movers.into_iter().for_each(|mover| mover.join().expect("the thread ends"));
+        assert_eq!(map.0.load(Ordering::Acquire), 1);
     });
 }
