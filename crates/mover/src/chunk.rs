@@ -25,6 +25,7 @@ use crate::memory::GuestMemory;
 use crate::pagemap::{PageMap, has_swap};
 use crate::report::{Stall, StallReason};
 use crate::sides::{Side, Supply};
+use crate::userfault::Userfault;
 use nil_pool::{BackingKind, CapacityMapping, Pin, Place, Placed};
 use rustix::io::Errno;
 use rustix::mm::{Advice, madvise};
@@ -47,6 +48,8 @@ pub(crate) struct Carrier<'a> {
     barrier: Barrier,
     pool: Arc<CapacityMapping>,
     page_map: PageMap,
+    userfault: Arc<Userfault>,
+    haste: Haste,
 }
 
 /// Where chunks go, and what they are filled in.
@@ -98,9 +101,11 @@ impl<'a> Carrier<'a> {
         target: Target,
         barrier: Barrier,
         pool: Arc<CapacityMapping>,
+        userfault: Arc<Userfault>,
+        haste: Haste,
     ) -> Result<Self> {
         let page_map = PageMap::open().map_err(|source| Error::PageMap { source })?;
-        Ok(Self { memory, target, barrier, pool, page_map })
+        Ok(Self { memory, target, barrier, pool, page_map, userfault, haste })
     }
 
     /// The side that chunks go to.
@@ -119,16 +124,16 @@ impl<'a> Carrier<'a> {
         if let Some(stall) = self.pinned(granule) {
             return Ok(Attempt::Blocked(stall));
         }
-        let expected = self.look(&supply, &chunk)?;
-        if expected == Contents::Something {
-            self.prepare(&chunk)?;
-        }
+        let expected = match self.look(&supply, &chunk)? {
+            Contents::Something => Expected::Something(self.prepare(&chunk)?),
+            contents => Expected::Nothing(contents),
+        };
         let begun = Instant::now();
         self.barrier.raise(self.ground(), &chunk)?;
         let carried = self.carry(&mut supply, &chunk, placed, expected);
         if !matches!(carried, Ok(Carried::Away(_))) {
             self.barrier.lift(self.ground(), &chunk)?;
-            self.tidy(&chunk);
+            self.tidy(&chunk, expected);
         }
         match carried? {
             Carried::Stays(stall) => Ok(Attempt::Blocked(stall)),
@@ -149,15 +154,24 @@ impl<'a> Carrier<'a> {
     }
 
     /// What is done while the chunk is protected.
-    fn carry(&self, supply: &mut Supply, chunk: &Range<usize>, placed: Placed, expected: Contents) -> Result<Carried> {
+    fn carry(&self, supply: &mut Supply, chunk: &Range<usize>, placed: Placed, expected: Expected) -> Result<Carried> {
         if let Some(stall) = self.pinned(chunk.start / granule_bytes()) {
             return Ok(Carried::Stays(stall));
         }
-        let contents = self.look_again(chunk, expected)?;
-        match contents {
-            Contents::Something => self.copy(chunk)?,
-            Contents::Untouched | Contents::Zero => self.clear(supply, chunk)?,
-        }
+        let contents = match expected {
+            Expected::Something(destination) => {
+                self.copy(chunk, destination)?;
+                Contents::Something
+            }
+            Expected::Nothing(expected) => {
+                let contents = self.look_again(chunk, expected)?;
+                match contents {
+                    Contents::Something => self.bring_in(chunk).and_then(|()| self.copy_bytes(chunk))?,
+                    Contents::Untouched | Contents::Zero => self.clear(supply, chunk)?,
+                }
+                contents
+            }
+        };
         let after = self.memory.sides().place_after(chunk, self.to())?;
         self.settle(supply, chunk, placed, after)?;
         Ok(Carried::Away(contents))
@@ -197,21 +211,11 @@ impl<'a> Carrier<'a> {
         if untouched && !has_swap() { Ok(Contents::Untouched) } else { self.read(chunk) }
     }
 
-    /// What the chunk holds now that nobody can store into it, if it may be other than it seemed. What was to be copied is
-    /// copied.
-    fn look_again(&self, chunk: &Range<usize>, expected: Contents) -> Result<Contents> {
-        let now = match expected {
-            Contents::Something => return Ok(Contents::Something),
-            Contents::Zero => self.read(chunk)?,
-            Contents::Untouched if self.page_map.is_present(&self.addresses(chunk)).unwrap_or(true) => {
-                self.read(chunk)?
-            }
-            Contents::Untouched => Contents::Untouched,
-        };
-        if now == Contents::Something {
-            self.prepare(chunk)?;
-        }
-        Ok(now)
+    /// What a chunk that seemed to hold nothing holds now that nobody can store into it.
+    fn look_again(&self, chunk: &Range<usize>, seemed: Contents) -> Result<Contents> {
+        let untouched =
+            seemed == Contents::Untouched && !self.page_map.is_present(&self.addresses(chunk)).unwrap_or(true);
+        if untouched { Ok(Contents::Untouched) } else { self.read(chunk) }
     }
 
     fn read(&self, chunk: &Range<usize>) -> Result<Contents> {
@@ -239,41 +243,89 @@ impl<'a> Carrier<'a> {
         }
     }
 
+    fn destination_addresses(&self, chunk: &Range<usize>) -> Range<usize> {
+        let start = self.destination(chunk).expose_provenance();
+        start..start + chunk.len()
+    }
+
     fn pool_at(&self, chunk: &Range<usize>) -> *mut u8 {
         assert!(chunk.end <= self.pool.len(), "{chunk:#x?} of a capacity");
         // SAFETY: the assertion keeps it in the mapping.
         unsafe { self.pool.as_ptr().add(chunk.start) }
     }
 
-    /// Brings in the pages that the chunk is to be copied to.
-    fn prepare(&self, chunk: &Range<usize>) -> Result<()> {
+    /// Gets ready to copy the chunk: brings in what it is copied from and to, as far as that is worth it.
+    fn prepare(&self, chunk: &Range<usize>) -> Result<Destination> {
+        if self.to() == Side::Dram {
+            // What cannot be read is found by the copy, which can name it.
+            let _ = self.advise_pool(chunk, Advice::LinuxPopulateRead);
+        }
+        if self.haste == Haste::Fast && chunk.len() > PAGE {
+            self.bring_in(&(chunk.start..chunk.start + PAGE))?;
+            let destination = self.destination_addresses(chunk);
+            let is_huge = self.page_map.is_huge(&granule_around(&destination)).unwrap_or(true);
+            if !is_huge && self.userfault.register(&destination).is_ok() {
+                return Ok(Destination::Bare);
+            }
+        }
+        self.bring_in(chunk)?;
+        Ok(Destination::There)
+    }
+
+    /// Brings in the pages that a part of the chunk is to be copied to.
+    fn bring_in(&self, part: &Range<usize>) -> Result<()> {
         match &self.target {
             Target::Dram(mirror) => mirror
-                .populate(chunk.clone())
+                .populate(part.clone())
                 .map_err(|source| Error::Populate { what: "the guest's memory in this host's DRAM", source }),
-            Target::Pool => {
-                // SAFETY: the chunk lies in the capacity's mapping; populating changes no contents.
-                let populated = unsafe { madvise(self.pool_at(chunk).cast(), chunk.len(), Advice::LinuxPopulateWrite) };
-                populated.map_err(|errno| match errno {
-                    // What a page that is poisoned or gone gives (madvise(2), MADV_POPULATE_WRITE).
-                    Errno::HWPOISON | Errno::FAULT => self.pool_failed(chunk.start),
-                    errno => Error::Populate { what: "the guest's memory in the pool", source: errno.into() },
-                })
+            Target::Pool => self.advise_pool(part, Advice::LinuxPopulateWrite).map_err(|errno| match errno {
+                // What a page that is poisoned or gone gives (madvise(2), MADV_POPULATE_WRITE).
+                Errno::HWPOISON | Errno::FAULT => self.pool_failed(part.start),
+                errno => Error::Populate { what: "the guest's memory in the pool", source: errno.into() },
+            }),
+        }
+    }
+
+    fn advise_pool(&self, part: &Range<usize>, advice: Advice) -> std::result::Result<(), Errno> {
+        // SAFETY: the part lies in the capacity's mapping; populating, which is all that is asked for here, changes no
+        // contents.
+        unsafe { madvise(self.pool_at(part).cast(), part.len(), advice) }
+    }
+
+    /// Copies the chunk. Small pages that are not there yet are made and filled by the kernel in one go, which takes half
+    /// the time of bringing them in (zeroed) and copying to them.
+    fn copy(&self, chunk: &Range<usize>, destination: Destination) -> Result<()> {
+        match destination {
+            Destination::There => self.copy_bytes(chunk),
+            Destination::Bare => {
+                self.copy_bytes(&(chunk.start..chunk.start + PAGE))?;
+                let rest = chunk.start + PAGE..chunk.end;
+                let done = self.userfault.copy(&self.destination_addresses(&rest), self.source(&rest).addr());
+                self.release(chunk)?;
+                // Pages that were there already, after a chunk that was pulled back; or the source has failed.
+                let rest = rest.start + done..rest.end;
+                if rest.is_empty() { Ok(()) } else { self.bring_in(&rest).and_then(|()| self.copy_bytes(&rest)) }
             }
         }
     }
 
-    fn copy(&self, chunk: &Range<usize>) -> Result<()> {
-        let (to, from) = (self.destination(chunk), self.source(chunk));
+    /// The destination of a chunk belongs to the userfaultfd no longer: with it, it would never merge with its neighbours.
+    fn release(&self, chunk: &Range<usize>) -> Result<()> {
+        let released = self.userfault.unregister(&self.destination_addresses(chunk));
+        released.map_err(|source| Error::Userfault { what: "take memory back from", source })
+    }
+
+    fn copy_bytes(&self, part: &Range<usize>) -> Result<()> {
+        let (to, from) = (self.destination(part), self.source(part));
         // SAFETY: both lie in mappings that live as long as `self`, which are never the same; nobody else writes the
         // destination; `Watch::over` has installed the handlers.
-        let copied = unsafe { copy::copy(to, from, chunk.len()) };
+        let copied = unsafe { copy::copy(to, from, part.len()) };
         copied.map_err(|failed| {
-            let source = from.addr()..from.addr() + chunk.len();
+            let source = from.addr()..from.addr() + part.len();
             if source.contains(&failed.address) {
-                self.source_failed(chunk, failed)
+                self.source_failed(part, failed)
             } else {
-                self.target_failed(chunk, failed)
+                self.target_failed(part, failed)
             }
         })
     }
@@ -311,10 +363,13 @@ impl<'a> Carrier<'a> {
     }
 
     /// A chunk stays: what was brought in for it is of no use, and may have been filled.
-    fn tidy(&self, chunk: &Range<usize>) {
-        match &self.target {
-            Target::Dram(mirror) => mirror.empty(chunk.clone()),
-            Target::Pool => {}
+    fn tidy(&self, chunk: &Range<usize>, expected: Expected) {
+        if let Expected::Something(Destination::Bare) = expected {
+            // It may have been released already.
+            let _ = self.release(chunk);
+        }
+        if let Target::Dram(mirror) = &self.target {
+            mirror.empty(chunk.clone());
         }
     }
 
@@ -368,6 +423,39 @@ impl<'a> Carrier<'a> {
         let guest_address = self.memory.guest_address(offset);
         Error::PoolFailed { guest_address, place: Box::new(self.pool.source_at(offset)) }
     }
+}
+
+/// The granule that an address lies in, if the range around it begins at a multiple of granules.
+fn granule_around(part: &Range<usize>) -> Range<usize> {
+    let start = part.start / granule_bytes() * granule_bytes();
+    start..start + granule_bytes()
+}
+
+/// What a chunk seemed to hold before it was protected.
+#[derive(Clone, Copy, Debug)]
+enum Expected {
+    /// Something, for which the destination has been made ready.
+    Something(Destination),
+    /// One of the kinds of nothing.
+    Nothing(Contents),
+}
+
+/// How far a chunk's destination is.
+#[derive(Clone, Copy, Debug)]
+enum Destination {
+    /// Its pages are there.
+    There,
+    /// All but the first are not, and belong to the userfaultfd, which can make them.
+    Bare,
+}
+
+/// How much the guest's stalls matter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Haste {
+    /// Not at all.
+    Fast,
+    /// They are to be short: all that can be is done before the chunk is protected.
+    Careful,
 }
 
 /// What became of a chunk that was protected.

@@ -7,7 +7,6 @@
 //! - [`topology`]: what memory the host has; [`numa`]: memory on its nodes, which the kernel moves.
 #![deny(unsafe_code)]
 
-mod ahead;
 mod barrier;
 mod chunk;
 mod controller;

@@ -12,14 +12,15 @@
 //! Whatever the end, the memory stays as it is: what has moved has moved, and the placement map says so.
 
 use crate::barrier::{Barrier, Ground};
-use crate::chunk::{Attempt, Carrier, Contents, Moved, Target};
+use crate::chunk::{Attempt, Carrier, Contents, Haste, Moved, Target};
 use crate::controller::{ChunkSample, Controller};
 use crate::dram::{Mirror, granule_bytes};
 use crate::error::{Error, Result};
 use crate::loss::GuestLoss;
 use crate::memory::GuestMemory;
+use crate::numa::NodeCarrier;
 use crate::order;
-use crate::plan::{Direction, MoveControl, MovePlan};
+use crate::plan::{Direction, MoveControl, MovePlan, Pace};
 use crate::report::{MoveOutcome, MoveProgress, MoveReport, Stall, StallReason, UndeclaredPin};
 use crate::sides::Side;
 use crate::undeclared::{PinWatch, undeclared_pins};
@@ -179,7 +180,7 @@ impl<'a> Equipment<'a> {
         };
         let ground = Ground { range: memory.range(), watch: memory.watch() };
         let barrier = match guard {
-            Guard::BestFit => Barrier::choose(userfault, ground, &bytes_of(granules))?,
+            Guard::BestFit => Barrier::choose(Arc::clone(&userfault), ground, &bytes_of(granules))?,
             #[cfg(any(test, feature = "testing"))]
             Guard::Protect => Barrier::Protect,
             #[cfg(any(test, feature = "testing"))]
@@ -187,7 +188,11 @@ impl<'a> Equipment<'a> {
         };
         // After the barrier is ready: whatever is stored into a hole from now on leaves a page behind that `Carrier` sees.
         supply.look(&pool);
-        equipment.carrier = Some(Carrier::new(memory, target, barrier, pool)?);
+        let haste = match plan.budget.pace {
+            Pace::Fast => Haste::Fast,
+            Pace::Paced { .. } => Haste::Careful,
+        };
+        equipment.carrier = Some(Carrier::new(memory, target, barrier, pool, userfault, haste)?);
         Ok(equipment)
     }
 
@@ -225,6 +230,8 @@ struct Run<'a> {
     plan: &'a Move,
     control: &'a MoveControl,
     carrier: Option<&'a Carrier<'a>>,
+    /// For what is local already, when the memory is to come to a node.
+    nodes: Option<NodeCarrier<'a>>,
     controller: Controller,
     loss: GuestLoss,
     /// Granules that have to move, and can as far as is known.
@@ -283,10 +290,13 @@ enum Step {
 impl<'a> Run<'a> {
     fn begin(plan: &'a Move, control: &'a MoveControl, carrier: Option<&'a Carrier<'a>>) -> Result<Self> {
         let now = Instant::now();
+        let node = plan.plan.node.filter(|_| plan.plan.direction == Direction::Recouple);
+        let nodes = node.map(|node| NodeCarrier::survey(&plan.memory, node, plan.granules.clone())).transpose()?;
         let mut run = Self {
             plan,
             control,
             carrier,
+            nodes,
             controller: Controller::new(&plan.plan.budget, plan.largest_chunk as u64),
             loss: GuestLoss::watch(&plan.vcpu_threads),
             queue: VecDeque::new(),
@@ -340,7 +350,6 @@ impl<'a> Run<'a> {
 
     /// Moves one chunk, if any can move.
     fn step(&mut self) -> Result<Step> {
-        let Some(carrier) = self.carrier else { return Ok(Step::Done) };
         let mut blocked_by = None;
         loop {
             let Some(&granule) = self.queue.front() else {
@@ -355,11 +364,7 @@ impl<'a> Run<'a> {
             };
             let begun = Instant::now();
             let limit = usize::try_from(self.controller.chunk_bytes()).unwrap_or(granule_bytes());
-            let attempt = match self.undeclared_in(carrier, granule) {
-                Some(stall) => Attempt::Blocked(stall),
-                None => carrier.move_next(granule, limit)?,
-            };
-            match attempt {
+            match self.attempt(granule, limit)? {
                 Attempt::Nothing => {
                     self.queue.pop_front();
                 }
@@ -374,6 +379,20 @@ impl<'a> Run<'a> {
                 }
             }
         }
+    }
+
+    /// Moves a chunk of a granule: from the other side, or else from another node.
+    fn attempt(&mut self, granule: usize, limit: usize) -> Result<Attempt> {
+        if let Some(carrier) = self.carrier {
+            if let Some(stall) = self.undeclared_in(carrier, granule) {
+                return Ok(Attempt::Blocked(stall));
+            }
+            match carrier.move_next(granule, limit)? {
+                Attempt::Nothing => {}
+                attempt => return Ok(attempt),
+            }
+        }
+        self.nodes.as_mut().map_or(Ok(Attempt::Nothing), |nodes| nodes.move_next(granule, limit))
     }
 
     fn learn(&mut self, moved: &Moved, busy: Duration) {
@@ -404,7 +423,8 @@ impl<'a> Run<'a> {
         for granule in self.plan.granules.clone() {
             let placed = placement.get(granule)?;
             sides.check(granule, placed.place)?;
-            if sides.bytes_not_on(side, granule) > 0 {
+            let on_another_node = self.nodes.as_ref().is_some_and(|nodes| nodes.has_left(granule));
+            if on_another_node || sides.bytes_not_on(side, granule) > 0 {
                 granules.push((granule, placed.heat));
             }
         }
@@ -426,7 +446,9 @@ impl<'a> Run<'a> {
     fn left(&self) -> u64 {
         let side = to(self.plan.plan.direction);
         let sides = self.plan.memory.sides();
-        self.plan.granules.clone().map(|granule| sides.bytes_not_on(side, granule) as u64).sum()
+        let on_the_other_side: u64 =
+            self.plan.granules.clone().map(|granule| sides.bytes_not_on(side, granule) as u64).sum();
+        on_the_other_side + self.nodes.as_ref().map_or(0, NodeCarrier::left)
     }
 
     /// Pins that nobody has declared, where that is known to be in this granule. They block it for as long as they last;

@@ -24,14 +24,17 @@ const fn number<T>(ways: u32, command: u32) -> libc::c_ulong {
 const NEW: libc::c_ulong = number::<()>(0, 0x00);
 const API: libc::c_ulong = number::<Api>(IN | OUT, 0x3F);
 const REGISTER: libc::c_ulong = number::<Register>(IN | OUT, 0x00);
+const UNREGISTER: libc::c_ulong = number::<Span>(OUT, 0x01);
 const WAKE: libc::c_ulong = number::<Span>(OUT, 0x02);
+const COPY: libc::c_ulong = number::<Copy>(IN | OUT, 0x03);
 const WRITEPROTECT: libc::c_ulong = number::<WriteProtect>(IN | OUT, 0x06);
 #[cfg(test)]
 const POISON: libc::c_ulong = number::<Poison>(IN | OUT, 0x08);
 
 const _: () = {
     assert!(NEW == 0xAA00 && API == 0xC018_AA3F && REGISTER == 0xC020_AA00);
-    assert!(WAKE == 0x8010_AA02 && WRITEPROTECT == 0xC018_AA06);
+    assert!(UNREGISTER == 0x8010_AA01 && WAKE == 0x8010_AA02);
+    assert!(COPY == 0xC028_AA03 && WRITEPROTECT == 0xC018_AA06);
     assert!(size_of::<Message>() == 32);
 };
 #[cfg(test)]
@@ -40,6 +43,7 @@ const _: () = assert!(POISON == 0xC020_AA08);
 const UFFD_API: u64 = 0xAA;
 const MODE_WP: u64 = 1 << 1;
 const WRITEPROTECT_ON: u64 = 1 << 0;
+const COPY_DONTWAKE: u64 = 1 << 0;
 const EVENT_PAGEFAULT: u8 = 0x12;
 
 /// What the kernel must be able to do, and how the header calls it.
@@ -74,6 +78,15 @@ struct Register {
 struct WriteProtect {
     range: Span,
     mode: u64,
+}
+
+#[repr(C)]
+struct Copy {
+    dst: u64,
+    src: u64,
+    len: u64,
+    mode: u64,
+    copy: i64,
 }
 
 #[cfg(test)]
@@ -149,6 +162,30 @@ impl Userfault {
     /// Makes it possible to protect this range: whole pages of mappings of one kind or several.
     pub(crate) fn register(&self, range: &Range<usize>) -> io::Result<()> {
         self.call(REGISTER, &mut Register { range: Span::of(range), mode: MODE_WP, ioctls: 0 })
+    }
+
+    /// Takes that back; nothing of the range is protected any more.
+    pub(crate) fn unregister(&self, range: &Range<usize>) -> io::Result<()> {
+        self.call(UNREGISTER, &mut Span::of(range))
+    }
+
+    /// Makes new pages with a copy of what is at `from`, in a registered range that has none yet; how many bytes that came
+    /// to. It ends early where there are pages already, or where the source cannot be read.
+    pub(crate) fn copy(&self, to: &Range<usize>, from: usize) -> usize {
+        let mut done = 0;
+        while done < to.len() {
+            let (dst, src) = ((to.start + done) as u64, (from + done) as u64);
+            let mut copy = Copy { dst, src, len: (to.len() - done) as u64, mode: COPY_DONTWAKE, copy: 0 };
+            let result = self.call(COPY, &mut copy);
+            done += usize::try_from(copy.copy).unwrap_or(0).min(to.len() - done);
+            match result {
+                // The address space is changing, or the copy is not through: the rest comes next.
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => std::thread::yield_now(),
+                Err(_) => break,
+                Ok(()) => {}
+            }
+        }
+        done
     }
 
     /// From now on stores into the range wait.

@@ -3,7 +3,7 @@
 mod storm;
 
 use super::*;
-use crate::plan::{Budget, Pace};
+use crate::plan::Budget;
 use storm::{Ground, Storm};
 
 const KIB: usize = 1 << 10;
