@@ -155,7 +155,7 @@ fn the_model_of_a_move_holds() {
 
 #[test]
 fn the_model_of_a_move_with_several_handoffs_holds() {
-    let budget = Budget { stores: 3, pins: 0, pullbacks: 1, handoffs: 3, cancels: 1, crashes: 1 };
+    let budget = Budget { stores: 2, pins: 0, pullbacks: 1, handoffs: 2, cancels: 1, crashes: 1 };
     let checker = search(Rule::Kept, budget, HasDiscoveries::All);
     for property in [NO_STORE_LOST, POOLED_IS_IN_THE_POOL, COUNT_NOT_TOO_LOW, WHOLE_AT_THE_TARGET, SETTLED] {
         checker.assert_no_discovery(property);
