@@ -92,7 +92,9 @@ impl Ground {
     /// A sentence for the report.
     pub(crate) fn describe(&self) -> String {
         match &self.kind {
-            Kind::Private { pages: Pages::Huge, .. } => "a private tmpfs with 2 MiB pages where the kernel has them".into(),
+            Kind::Private { pages: Pages::Huge, .. } => {
+                "a private tmpfs with 2 MiB pages where the kernel has them".into()
+            }
             Kind::Private { pages: Pages::Small, .. } => "a private tmpfs with 4 KiB pages".into(),
             Kind::Open { why: Why::Kept, .. } => format!("{} with 4 KiB pages (kept)", self.pool.display()),
             Kind::Open { why: Why::NotPermitted(error), .. } => format!(
@@ -178,7 +180,7 @@ mod tests {
     fn a_demand_beyond_the_machine_is_refused_before_anything_is_made() {
         let directory = tempfile::tempdir().expect("a directory");
         let demand = Demand { guest: 1 << 50, pool: 1 << 50, beside: 0 };
-        let refusal = Ground::fleeting(directory.path(), demand).expect_err("a petabyte");
+        let refusal = Ground::fleeting(directory.path(), demand, Pages::Huge).expect_err("a petabyte");
         assert!(refusal.to_string().contains("--memory"), "{refusal}");
         assert_eq!(fs::read_dir(directory.path()).expect("a listing").count(), 0);
     }

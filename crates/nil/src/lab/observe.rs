@@ -184,13 +184,7 @@ impl Observer {
     ///
     /// A vCPU says how late it is *before* it records the gap, and it may lose its core in between: so a record that is
     /// missing is given up only when the vCPU has made some turns more.
-    fn await_blackout(
-        &self,
-        index: usize,
-        mark: u64,
-        standstill: Standstill,
-        offset: i64,
-    ) -> anyhow::Result<Blackout> {
+    fn await_blackout(&self, index: usize, mark: u64, standstill: Standstill, offset: i64) -> anyhow::Result<Blackout> {
         let settled = self.frequency.ticks(FIRST + SETTLED);
         let resumed = standstill.resumed.wrapping_add_signed(offset);
         let mut found: Result<Blackout, Unknown> = Err(Unknown::Unrecorded);

@@ -9,7 +9,8 @@ use std::ops::Range;
 /// Memory that is taken for a guest besides its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub(crate) struct Overhead {
-    /// Private memory of the worker outside of the guest's, in bytes.
+    /// Private memory of the worker outside of the guest's and of the pool, in bytes; the program itself, which all workers
+    /// share, does not count.
     pub(crate) worker_bytes: u64,
     /// The guest's state in the pool, in bytes.
     pub(crate) state_bytes: u64,
@@ -38,26 +39,27 @@ impl Overhead {
     }
 }
 
-/// Private bytes in mappings that do not lie in `guest`. Every mapping is a line of `/proc/PID/maps` and many
+/// Bytes that a process has changed in private mappings that do not lie in `guest`. Every mapping is a line of `/proc/PID/maps` and many
 /// `Name: number kB` behind it.
 fn private_outside(smaps: &str, guest: &Range<u64>) -> u64 {
     let (mut outside, mut bytes) = (true, 0_u64);
     for line in smaps.lines() {
-        if let Some(addresses) = addresses(line) {
-            outside = !(guest.start <= addresses.start && addresses.end <= guest.end);
+        if let Some((addresses, is_private)) = mapping(line) {
+            outside = is_private && !(guest.start <= addresses.start && addresses.end <= guest.end);
         } else if outside {
-            let private = ["Private_Clean:", "Private_Dirty:", "Private_Hugetlb:"];
-            bytes += private.iter().find_map(|name| kilobytes(line, name)).unwrap_or(0);
+            let changed = ["Private_Dirty:", "Private_Hugetlb:"];
+            bytes += changed.iter().find_map(|name| kilobytes(line, name)).unwrap_or(0);
         }
     }
     bytes
 }
 
-/// `7f00-7f20 rw-p …`
-fn addresses(line: &str) -> Option<Range<u64>> {
+/// The addresses of a mapping, and whether it is private: `7f00-7f20 rw-p …`
+fn mapping(line: &str) -> Option<(Range<u64>, bool)> {
     let hex = |text| u64::from_str_radix(text, 16).ok();
-    let (start, end) = line.split_ascii_whitespace().next()?.split_once('-')?;
-    Some(hex(start)?..hex(end)?)
+    let mut fields = line.split_ascii_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    Some((hex(start)?..hex(end)?, fields.next()?.ends_with('p')))
 }
 
 /// The value of the line `name … number kB`, in bytes.
@@ -84,8 +86,8 @@ Private_Dirty:       100 kB
 
     #[test]
     fn the_guests_own_memory_is_no_overhead() {
-        assert_eq!(private_outside(SMAPS, &(0x7f00_0000_0000..0x7f00_0060_0000)), 104 << 10);
-        assert_eq!(private_outside(SMAPS, &(0x7f00_0000_0000..0x7f00_0040_0000)), (104 + 2048) << 10);
+        assert_eq!(private_outside(SMAPS, &(0x7f00_0000_0000..0x7f00_0040_0000)), 100 << 10);
+        assert_eq!(private_outside(SMAPS, &(0..0)), (4096 + 100) << 10);
     }
 
     #[test]

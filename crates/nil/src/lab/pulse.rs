@@ -129,6 +129,12 @@ fn look(views: &[View], followers: &mut [Follower], record: &mut PulseRecord) {
 }
 
 impl PulseRecord {
+    /// A guest that had made so many turns at these instants.
+    #[cfg(test)]
+    pub(crate) fn of_work(work: &[(u64, u64)]) -> Self {
+        Self { work: work.to_vec(), ..Self::default() }
+    }
+
     fn sample(&mut self, at: u64, turns: u64) {
         // A guest that cannot be seen just now (its worker is ending, its pages are on their way) has not gone back.
         if self.work.last().is_none_or(|&(then, last)| at > then && turns >= last) && self.work.len() < KEPT {

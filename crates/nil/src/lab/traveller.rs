@@ -22,8 +22,8 @@ use super::view::View;
 use anyhow::{Context, bail, ensure};
 use nil_guest_abi::{Options, Program};
 use nil_host::{
-    Client, GuestName, GuestReport, ImageSource, MemoryIn, Migrate, MigrationOutcome, MigrationReport, MoveMemory, RunVm,
-    Settling,
+    Client, GuestName, GuestReport, ImageSource, MemoryIn, Migrate, MigrationOutcome, MigrationReport, MoveMemory,
+    RunVm, Settling,
 };
 use nil_migrate::tsc;
 use nil_mover::{Budget, Direction, MoveOutcome, MoveReport};
@@ -132,10 +132,10 @@ impl<'rack> Traveller<'rack> {
         interrupt::check()?;
         let order = MoveMemory { budget, ..MoveMemory::all_of(self.name.clone(), direction) };
         let begin = tsc::now();
-        let mut first = None;
+        let mut last_word = None;
         let told = self.call()?.move_memory(&order, |told| {
             if let Some(moving) = &told.moving {
-                first.get_or_insert_with(tsc::now);
+                last_word = Some(tsc::now());
                 progress(moving.done_bytes, moving.total_bytes);
             }
         });
@@ -148,7 +148,7 @@ impl<'rack> Traveller<'rack> {
             direction.verb(),
             report.outcome
         );
-        let span = self.span_of(&report, first.unwrap_or(begin), ordered.end);
+        let span = self.span_of(&report, last_word.unwrap_or(ordered.end), begin);
         Ok(Moved { report, span, ordered })
     }
 
@@ -178,6 +178,7 @@ impl<'rack> Traveller<'rack> {
             budget,
             ..Migrate::new(self.name.clone(), to)
         };
+        self.await_pass()?;
         let pulse = Pulse::start(self.home.view()?, self.finder(), &self.observer.clocks())?;
         std::thread::sleep(QUIET);
         let begin = tsc::now();
@@ -227,6 +228,11 @@ impl<'rack> Traveller<'rack> {
         Ok(report)
     }
 
+    /// Waits until it has come by all of its memory, so that what it can do is not what it can do cold.
+    pub(crate) fn await_pass(&self) -> anyhow::Result<()> {
+        self.home.view()?.await_pass()
+    }
+
     /// Follows its work and its pauses from now on, on the host that runs it now.
     pub(crate) fn pulse(&self) -> anyhow::Result<Pulse> {
         Pulse::through(self.home.view()?, &self.observer.clocks())
@@ -265,14 +271,12 @@ impl<'rack> Traveller<'rack> {
         self.rack.call(self.side)
     }
 
-    /// When a move was under way: it took as long as the mover says, and began when the first word of it came, or so much
-    /// before the answer came.
-    fn span_of(&self, report: &MoveReport, first: u64, answered: u64) -> Span {
+    /// When a move was under way: it took as long as the mover says, and the last word of its progress came at its end. (The
+    /// answer comes later: when the capacity is empty, it is released first.)
+    fn span_of(&self, report: &MoveReport, end: u64, ordered: u64) -> Span {
         let took = self.observer.frequency().ticks(Duration::from_micros(report.elapsed_us));
-        let end = first.saturating_add(took).min(answered);
-        Span { begin: end.saturating_sub(took), end }
+        Span { begin: end.saturating_sub(took).max(ordered), end }
     }
-
 }
 
 impl Home {
@@ -284,9 +288,7 @@ impl Home {
 /// Waits until the agent says which process runs the guest, and where that has its memory.
 fn await_home(rack: &Rack, side: Side, control: &GuestControl) -> anyhow::Result<Home> {
     let arrived = "the agent has not said which process runs the guest, and where it has the guest's memory";
-    interrupt::wait_for(arrived, ARRIVAL, || {
-        Ok(home_in(rack.call(side)?.ps()?, control.id()))
-    })
+    interrupt::wait_for(arrived, ARRIVAL, || Ok(home_in(rack.call(side)?.ps()?, control.id())))
 }
 
 /// Where the guest lives, by what an agent says of its guests.

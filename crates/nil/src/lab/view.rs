@@ -14,6 +14,7 @@
 //! any bits are valid.
 
 use super::file_view::FileView;
+use super::interrupt;
 use anyhow::{Context, ensure};
 use nil_guest_abi::layout::CONTROL_OFFSET;
 use nil_guest_abi::{Command, CommandWord, ControlBlock, VcpuBlock};
@@ -29,6 +30,8 @@ use std::time::{Duration, Instant};
 
 /// How much of a guest's memory must be there to watch it.
 const NEEDED: usize = CONTROL_OFFSET + size_of::<ControlBlock>();
+/// How long a guest may take to come by all of its memory twice.
+const PASS_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a page may refuse to be written: that is how long a mover may keep it write-protected, and far more.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two attempts.
@@ -141,6 +144,24 @@ impl View {
             Self::Bytes(bytes) => bytes.word(vcpu_at(index) + offset_of!(VcpuBlock, counter)),
             Self::Pool(_) | Self::File(_) => Ok(self.vcpu(index)?.counter.load(Ordering::Acquire)),
         }
+    }
+
+    /// The passes that each vCPU has made over the memory that it works on.
+    pub(crate) fn passes(&self) -> anyhow::Result<Vec<u64>> {
+        Ok(self.block()?.vcpus().map(|vcpu| vcpu.passes.load(Ordering::Acquire)).collect())
+    }
+
+    /// Waits until the guest has come by every page that it works on. A guest that works on none is ready as it is.
+    pub(crate) fn await_pass(&self) -> anyhow::Result<()> {
+        if self.block()?.workset.load(Ordering::Acquire) == 0 {
+            return Ok(());
+        }
+        let before = self.passes()?;
+        interrupt::wait_for("the guest has not come by all of its memory", PASS_PATIENCE, || {
+            // The pass that is under way counts as none.
+            let all = self.passes()?.iter().zip(&before).all(|(now, then)| now.wrapping_sub(*then) > 1);
+            Ok(all.then_some(()))
+        })
     }
 
     /// Gives the guest a command; the word to wait for.

@@ -38,6 +38,12 @@ impl Yardstick {
         Ok(Self { decouple: median(|| dram.copy_to(&pool)), recouple: median(|| pool.copy_to(&dram)) })
     }
 
+    /// One that is known, in bytes per second.
+    #[cfg(test)]
+    pub(crate) const fn of(decouple: f64, recouple: f64) -> Self {
+        Self { decouple, recouple }
+    }
+
     /// Bytes per second.
     pub(crate) fn bytes_per_s(self, direction: Direction) -> f64 {
         match direction {

@@ -18,7 +18,7 @@ use crate::lab::frequency::Frequency;
 use crate::lab::interrupt;
 use crate::lab::progress::Progress;
 use crate::lab::pulse::PulseRecord;
-use crate::lab::traveller::{Moved, QUIET, SETTLED, Traveller, Travelled};
+use crate::lab::traveller::{Moved, QUIET, SETTLED, Travelled, Traveller};
 use crate::lab::yardstick::Yardstick;
 use crate::lab::{GuestPlan, PoolFate, Rack, RackPlan, Reach};
 use anyhow::{Context, ensure};
@@ -140,6 +140,7 @@ impl Measured {
 fn round(guest: &mut Traveller<'_>, shape: &Shape, frequency: Frequency) -> anyhow::Result<Round> {
     let budget = shape.budget.budget();
     let errors = guest.verdict()?.errors;
+    guest.await_pass()?;
     let on_source = guest.pulse()?;
     std::thread::sleep(QUIET);
     let waited = guest.waited_for_a_core()?;
@@ -331,4 +332,109 @@ fn summarise(shape: Shape, journeys: &[Travelled], frequency: Frequency) -> anyh
         copied_bytes,
         guest_work_pct: Figure::median(work).unwrap_or_default(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nil_mover::{ChunkSizes, MoveOutcome, StallFigures};
+
+    /// A clock by which a tick is a microsecond.
+    const MICROSECONDS: Frequency = Frequency::of_khz(1_000);
+
+    const fn span(begin: u64, end: u64) -> Span {
+        Span { begin, end }
+    }
+
+    fn report(direction: Direction, copied_bytes: u64, elapsed_us: u64) -> MoveReport {
+        MoveReport {
+            direction,
+            outcome: MoveOutcome::Done,
+            total_bytes: copied_bytes,
+            copied_bytes,
+            zero_bytes: 0,
+            untouched_bytes: 0,
+            huge_bytes: copied_bytes,
+            chunks: 2,
+            elapsed_us,
+            moving_us: elapsed_us,
+            stalled_us: 0,
+            bytes_per_s: 0,
+            stall_us: StallFigures { count: 2, p50: 100, p99: 200, max: elapsed_us / 10 },
+            slowdown_pct: 10.0,
+            chunk_bytes: ChunkSizes { smallest: 4096, largest: 2 << 20 },
+            undeclared: Vec::new(),
+        }
+    }
+
+    fn leg(direction: Direction, elapsed_us: u64, pauses: &[Span]) -> Leg {
+        Leg {
+            report: report(direction, 8_000_000, elapsed_us),
+            span: span(10_000, 10_000 + elapsed_us),
+            speed_pct: 80.0,
+            pauses: pauses.to_vec(),
+            core_wait_pct: 3.0,
+            lost_stores: 1,
+        }
+    }
+
+    fn round(elapsed_us: u64, pauses: &[Span]) -> Round {
+        Round {
+            decouple: leg(Direction::Decouple, elapsed_us, pauses),
+            recouple: leg(Direction::Recouple, 2 * elapsed_us, &[]),
+            first_100ms_speed_pct: 75.0,
+            pauses_missed: 1,
+        }
+    }
+
+    #[test]
+    fn the_figures_are_those_of_the_moves() {
+        let rounds = [
+            round(2_000, &[span(10_100, 10_150)]),
+            round(1_000, &[span(10_200, 10_300)]),
+            round(4_000, &[span(10_000, 10_010)]),
+        ];
+        let yardstick = Yardstick::of(16e9, 8e9);
+        let found = figures(Direction::Decouple, &rounds, &yardstick, &[], MICROSECONDS);
+        assert_eq!((found.moves, found.gb_per_s, found.memcpy_pct), (3, Figure(4.0), Figure(25.0)));
+        assert_eq!((found.stalls, found.lost_stores, found.pauses_missed), (3, 3, 3));
+        assert_eq!(found.first_100ms_speed_pct, None);
+        assert_eq!(found.mover.stall_us, MoverStalls { p50: 100, p99: 200, max: 400 });
+        let stalls = found.stall_us.expect("pauses");
+        assert!((stalls.p50.0 - 50.0).abs() < 0.1 && (stalls.max.0 - 100.0).abs() < 0.2, "{stalls:?}");
+        let back = figures(Direction::Recouple, &rounds, &yardstick, &[], MICROSECONDS);
+        assert_eq!((back.gb_per_s, back.memcpy_pct), (Figure(2.0), Figure(25.0)));
+        assert_eq!((back.stall_us, back.first_100ms_speed_pct), (None, Some(Figure(75.0))));
+    }
+
+    #[test]
+    fn a_pause_of_the_machine_is_not_the_movers() {
+        let rounds = [round(2_000, &[span(10_100, 10_150), span(10_400, 11_400)])];
+        let machine = [span(10_500, 11_300), span(90_000, 99_000)];
+        let found = figures(Direction::Decouple, &rounds, &Yardstick::of(1e9, 1e9), &machine, MICROSECONDS);
+        assert_eq!((found.stalls, found.machine.coinciding_stalls, found.machine.pauses), (1, 1, 1));
+        assert_eq!((found.longest_pause_us, found.machine.longest_us), (Microseconds(1_000.0), Microseconds(800.0)));
+    }
+
+    #[test]
+    fn speed_is_held_against_the_same_guest_undisturbed() {
+        let record = PulseRecord::of_work(&[(0, 0), (100_000, 1_000), (200_000, 1_600), (300_000, 2_600)]);
+        let pulse = Undisturbed { record: &record, quiet: span(0, 100_000), frequency: MICROSECONDS, vcpus: 2 };
+        assert!((pulse.speed_pct(span(100_000, 200_000)).expect("a speed") - 60.0).abs() < 1e-6);
+        assert!(pulse.speed_pct(span(200_000, 400_000)).is_err(), "nobody looked so late");
+        let moved = Moved {
+            report: report(Direction::Decouple, 1, 100_000),
+            span: span(100_000, 200_000),
+            ordered: span(100_000, 200_000),
+        };
+        let leg = pulse.leg(&moved, 20_000_000, 0).expect("a leg");
+        assert!((leg.core_wait_pct - 10.0).abs() < 1e-6, "20 of 2 × 100 ms: {}", leg.core_wait_pct);
+    }
+
+    #[test]
+    fn a_guest_that_did_nothing_before_has_no_speed() {
+        let record = PulseRecord::of_work(&[(0, 7), (100_000, 7), (200_000, 9)]);
+        let pulse = Undisturbed { record: &record, quiet: span(0, 100_000), frequency: MICROSECONDS, vcpus: 1 };
+        assert!(pulse.speed_pct(span(100_000, 200_000)).is_err());
+    }
 }

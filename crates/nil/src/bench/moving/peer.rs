@@ -97,6 +97,7 @@ fn measure(plan: &Plan, transfer: Transfer, frequency: Frequency, progress: &Pro
 /// One migration, and the guest's work meanwhile, to what it does undisturbed, in percent.
 fn sample(guest: &mut Qemu, transfer: Transfer, frequency: Frequency) -> anyhow::Result<(PeerSample, f64)> {
     let memory = guest.memory_file().to_path_buf();
+    View::of_unmapped_file(&memory)?.await_pass()?;
     let pulse = Pulse::start(View::of_unmapped_file(&memory)?, new_files(&memory)?, &[Clock::default()])?;
     std::thread::sleep(QUIET);
     let quiet_end = tsc::now();

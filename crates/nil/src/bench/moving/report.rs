@@ -170,6 +170,8 @@ pub(super) struct TripFigures {
     pub(super) decouple_us: Figures,
     pub(super) handoff_us: Figures,
     pub(super) recouple_us: Figures,
+    /// How long it stood still for the handoffs, by the hosts' account.
+    pub(super) blackout_us: Figures,
     pub(super) seconds: Figure,
 }
 
@@ -215,8 +217,22 @@ pub(super) struct Report {
     pub(super) round_trips: Vec<RoundTrips>,
     pub(super) overhead: Vec<OverheadCase>,
     pub(super) targets: Vec<Target>,
+    pub(super) ratios: Vec<Ratio>,
     pub(super) emulated: bool,
     pub(super) limits: Vec<String>,
+}
+
+/// A peer beside nil, for the same guest in the same run.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub(super) struct Ratio {
+    pub(super) peer: &'static str,
+    /// What nil moved.
+    #[serde(flatten)]
+    pub(super) shape: Shape,
+    /// How many times as long the peer takes: the quotient of the medians.
+    pub(super) total: Figure,
+    /// How many times as many bytes it copies.
+    pub(super) copied: Figure,
 }
 
 /// What was measured, before it is judged.
@@ -237,8 +253,9 @@ impl Report {
     pub(super) fn new(found: Findings) -> Self {
         let targets = super::target::judge(&found);
         let Findings { cases, journeys, peers, round_trips, overhead } = found;
+        let ratios = ratios(&journeys, &peers);
         let limits = surroundings::sentences();
-        Self { cases, journeys, peers, round_trips, overhead, targets, emulated: true, limits }
+        Self { cases, journeys, peers, round_trips, overhead, targets, ratios, emulated: true, limits }
     }
 
     /// Whether no store was lost and every round trip was verified. (A target that is missed is said, and no failure: it
@@ -250,6 +267,26 @@ impl Report {
         };
         self.cases.iter().all(case) && self.round_trips.iter().all(trips)
     }
+}
+
+/// Every peer beside every journey of the same guest.
+#[expect(clippy::cast_precision_loss, reason = "a quotient with three digits")]
+fn ratios(journeys: &[Journey], peers: &[Peer]) -> Vec<Ratio> {
+    let mut ratios = Vec::new();
+    for Peer { name, memory, vcpus, guest, outcome } in peers {
+        let Some(theirs) = outcome.figures() else { continue };
+        let same = |ours: &&Journey| {
+            let Shape { memory: of, vcpus: on, guest: like, .. } = ours.shape;
+            (of, on, like) == (*memory, *vcpus, *guest)
+        };
+        ratios.extend(journeys.iter().filter(same).map(|ours| Ratio {
+            peer: name,
+            shape: ours.shape,
+            total: Figure(theirs.total_us.p50.0 / ours.total_us.p50.0),
+            copied: Figure(theirs.copied_bytes as f64 / ours.copied_bytes.max(1) as f64),
+        }));
+    }
+    ratios
 }
 
 impl Page {

@@ -43,7 +43,7 @@ pub(super) fn judge(found: &Findings) -> Vec<Target> {
         targets.push(Target {
             case: case.shape.to_string(),
             wanted: format!("nil itself takes less than {OVERHEAD_PCT} % of the guest's memory"),
-            found: format!("{} %", case.percent),
+            found: format!("{:.2} %", case.percent.0),
             met: case.percent.0 < OVERHEAD_PCT,
         });
     }
@@ -62,13 +62,13 @@ fn judge_case(case: &Case, figures: &CaseFigures, targets: &mut Vec<Target>) {
                 Page::Small => FAST_SMALL_PCT,
             };
             let reached = figures.memcpy_pct;
-            add(format!("at least {least} % of memcpy's speed"), format!("{reached} %"), reached.0 >= least);
+            add(format!("at least {least} % of memcpy's speed"), format!("{:.1} %", reached.0), reached.0 >= least);
         }
         BudgetName::Default => {
             let speed = figures.guest_speed_pct;
             add(
                 format!("the guest keeps at least {PACED_SPEED_PCT} % of its speed"),
-                format!("{speed} %"),
+                format!("{:.1} %", speed.0),
                 speed.0 >= PACED_SPEED_PCT,
             );
             let longest = figures.mover.stall_us.max;
@@ -82,7 +82,7 @@ fn judge_case(case: &Case, figures: &CaseFigures, targets: &mut Vec<Target>) {
     if let (Direction::Recouple, Some(speed)) = (case.direction, figures.first_100ms_speed_pct) {
         add(
             format!("at least {LANDING_SPEED_PCT} % of the guest's speed in the first 100 ms after landing"),
-            format!("{speed} %"),
+            format!("{:.1} %", speed.0),
             speed.0 >= LANDING_SPEED_PCT,
         );
     }

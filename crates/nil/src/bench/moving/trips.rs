@@ -44,12 +44,21 @@ struct Tally {
     decouple: Samples,
     handoff: Samples,
     recouple: Samples,
+    blackouts: Samples,
 }
 
 impl Tally {
     fn new() -> Self {
         let none = Samples::new;
-        Self { done: 0, verified: 0, copied_bytes: 0, decouple: none(), handoff: none(), recouple: none() }
+        Self {
+            done: 0,
+            verified: 0,
+            copied_bytes: 0,
+            decouple: none(),
+            handoff: none(),
+            recouple: none(),
+            blackouts: none(),
+        }
     }
 
     fn trip(&mut self, guest: &mut Traveller<'_>, shape: &Shape, frequency: Frequency) -> anyhow::Result<()> {
@@ -61,6 +70,7 @@ impl Tally {
         self.decouple.record(took(out.ordered));
         self.handoff.record(took(landed.ordered));
         self.recouple.record(took(back.ordered));
+        landed.report.handoff.iter().for_each(|handoff| self.blackouts.record(handoff.blackout_ns));
         self.copied_bytes += out.report.copied_bytes + back.report.copied_bytes;
         self.done += 1;
         Ok(())
@@ -79,6 +89,7 @@ impl Tally {
             decouple_us: self.decouple.figures().context(none)?,
             handoff_us: self.handoff.figures().context(none)?,
             recouple_us: self.recouple.figures().context(none)?,
+            blackout_us: self.blackouts.figures().context("no handoff has left its times")?,
             seconds: Figure(begun.elapsed().as_secs_f64()),
         })
     }
