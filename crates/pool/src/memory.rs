@@ -24,7 +24,7 @@ use crate::format::slot_word::{Reference, SlotState};
 use crate::format::text::NAME_BYTES;
 use crate::ids::{GuestSlot, Tag};
 use crate::mapping::exchange;
-use crate::membership::Membership;
+use crate::membership::{Journal, Membership};
 use crate::ownership::Ownership;
 use crate::recovery::Actor;
 use crate::sync::{Ordering, fence};
@@ -68,7 +68,7 @@ impl Membership {
         let made = self.make_capacity(&spec, |made| journal.write(self.pool(), Intent::AddCapacity(made)));
         let placed = made.and_then(|made| {
             self.commit_capacity(made, tag)?;
-            self.keep_for(guest, made)
+            self.keep_for(guest, made, &mut journal)
         });
         journal.write(self.pool(), Intent::Idle);
         placed
@@ -85,11 +85,12 @@ impl Membership {
     }
 
     /// A guest that was destroyed meanwhile, after a handoff that nobody waited for, has not released the new capacity.
-    fn keep_for(&self, guest: &GuestControl, made: Reference) -> Result<()> {
+    fn keep_for(&self, guest: &GuestControl, made: Reference, journal: &mut Journal) -> Result<()> {
         fence(Ordering::SeqCst);
         self.require_live(guest).inspect_err(|_| {
+            journal.write(self.pool(), Intent::ReleaseCapacity(made));
             if self.pool().tables().capacity_slots().begin_unmaking(made, self.slot()) {
-                Actor::new(self.pool(), self.slot()).finish_release(made);
+                self.take_from(guest, made);
             }
         })
     }
@@ -139,9 +140,14 @@ impl Membership {
             slots.put_back(capacity, self.slot());
             return Err(needed);
         }
-        let _ = exchange(tables.capacity_user(capacity.slot.into()), guest.reference().encode(), 0);
-        Actor::new(self.pool(), self.slot()).finish_release(capacity);
+        self.take_from(guest, capacity);
         Ok(())
+    }
+
+    /// The capacity is `Unmaking`: from the first write on there is no way back for it.
+    fn take_from(&self, guest: &GuestControl, capacity: Reference) {
+        let _ = exchange(self.pool().tables().capacity_user(capacity.slot.into()), guest.reference().encode(), 0);
+        Actor::new(self.pool(), self.slot()).finish_release(capacity);
     }
 
     fn not_released(&self, capacity: Reference, tag: Tag) -> Error {
@@ -179,4 +185,31 @@ fn require_all_local(guest: &GuestControl, record: &GuestRecord) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::{CreateOptions, GRANULE, GuestKind, GuestRequest, HostId, HostIdentity, HostKind, Pool};
+
+    #[test]
+    fn capacity_made_for_a_guest_that_is_destroyed_meanwhile_is_released_again() {
+        let directory = tempfile::tempdir_in("/dev/shm").expect("a directory on tmpfs");
+        let options = CreateOptions { size: Some(32 * GRANULE), ..CreateOptions::default() };
+        let pool = Pool::create(&directory.path().join("pool"), &options).expect("a new pool");
+        let identity = HostIdentity { id: HostId::random(), name: "a".to_owned(), kind: HostKind::Agent };
+        let host = pool.join(&identity).expect("membership");
+        let before = pool.usage();
+        let (name, home) = ("g".to_owned(), MemoryHome::Dram);
+        let request = GuestRequest { name, kind: GuestKind::Vm, memory_bytes: GRANULE, home, vcpus: 1, features: 0 };
+        let guest = host.create_guest(&request).expect("a guest");
+        let spec = host.memory_spec(&guest).expect("it is ours");
+        host.destroy_guest(&guest).expect("destroyed");
+        let mut journal = host.journal();
+        let made = host.make_capacity(&spec, |_| {}).expect("made");
+        host.commit_capacity(made, spec.tag).expect("committed");
+        assert!(matches!(host.keep_for(&guest, made, &mut journal), Err(Error::GuestGone { .. })));
+        assert_eq!(pool.usage(), before);
+        assert!(pool.check(false).is_clean());
+    }
 }

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::format::guest::GuestRecord;
 use crate::format::placement::Place;
 use crate::format::slot_word::Reference;
-use crate::format::{GRANULE, record_sum};
+use crate::format::{GRANULE, seal};
 use crate::ids::{GuestId, Tag};
 use crate::ownership::Epoch;
 use crate::pins::{self, PinTable};
@@ -86,7 +86,7 @@ impl Shape {
     }
 
     fn header(self) -> [u8; HEADER_BYTES] {
-        let mut raw = RawHeader {
+        let raw = RawHeader {
             magic: MAGIC,
             guest: self.guest.to_bytes(),
             vcpus: self.vcpus.into(),
@@ -95,8 +95,7 @@ impl Shape {
             rest: [0; 20],
             crc: 0.into(),
         };
-        raw.crc = record_sum(raw.as_bytes()).into();
-        zerocopy::transmute!(raw)
+        seal(zerocopy::transmute!(raw))
     }
 }
 

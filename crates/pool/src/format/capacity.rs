@@ -21,7 +21,7 @@
 
 use super::header::Coherence;
 use super::stripe::{Composition, Leg, MAX_LEGS, Stripe, Whole};
-use super::{BadRecord, GRANULE, record_sum};
+use super::{BadRecord, GRANULE, check_seal, seal};
 use crate::ids::{HostId, PoolId, Tag};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -240,8 +240,7 @@ impl CapacityRecord {
         for (raw, host) in raw.access.iter_mut().zip(&self.access) {
             *raw = host.to_bytes();
         }
-        raw.crc = record_sum(raw.as_bytes()).into();
-        zerocopy::transmute!(raw)
+        seal(zerocopy::transmute!(raw))
     }
 
     /// The kind, how many parts it has, and their bytes.
@@ -265,10 +264,8 @@ impl CapacityRecord {
     /// # Errors
     /// [`BadRecord`] with what is wrong.
     pub fn decode(bytes: &[u8; RECORD_BYTES]) -> Result<Self, BadRecord> {
+        check_seal(bytes)?;
         let raw: Raw = zerocopy::transmute!(*bytes);
-        if record_sum(bytes) != raw.crc.get() {
-            return Err(BadRecord::Checksum);
-        }
         let access = raw.access.get(..usize::from(raw.hosts)).ok_or(BadRecord::Field("hosts"))?;
         let (extents, composition) = raw.decode_composition()?;
         Ok(Self {

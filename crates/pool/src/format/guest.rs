@@ -17,7 +17,7 @@
 //! ```
 
 use super::text::{self, NAME_BYTES};
-use super::{BadRecord, GRANULE, record_sum};
+use super::{BadRecord, GRANULE, check_seal, seal};
 use crate::ids::{GuestId, HostId, Tag};
 use serde::{Deserialize, Serialize};
 use zerocopy::little_endian::{U32, U64};
@@ -159,8 +159,7 @@ impl GuestRecord {
                 capacity_offset: region.capacity_offset.into(),
             };
         }
-        raw.crc = record_sum(raw.as_bytes()).into();
-        zerocopy::transmute!(raw)
+        seal(zerocopy::transmute!(raw))
     }
 
     /// The capacity that holds its memory, or whatever part of it is in the pool.
@@ -183,10 +182,8 @@ impl GuestRecord {
     /// # Errors
     /// [`BadRecord`] with what is wrong.
     pub fn decode(bytes: &[u8; RECORD_BYTES]) -> Result<Self, BadRecord> {
+        check_seal(bytes)?;
         let raw: Raw = zerocopy::transmute!(*bytes);
-        if record_sum(bytes) != raw.crc.get() {
-            return Err(BadRecord::Checksum);
-        }
         let name = text::decode("name", &raw.name)?;
         text::encode_name("guest name", &name).map_err(|_| BadRecord::Field("name"))?;
         let record = Self {

@@ -17,7 +17,7 @@
 
 use super::layout::{BadLayout, Layout, Table};
 use super::text::{self, NAME_BYTES};
-use super::{GRANULE, record_sum};
+use super::{GRANULE, check_seal, seal};
 use crate::ids::PoolId;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -207,10 +207,7 @@ impl Header {
         }
         raw.data = self.layout.data.into();
         raw.label = text::encode_label("label", &self.label).expect("labels are checked where they come in");
-        raw.crc = record_sum(raw.as_bytes()).into();
-        let mut bytes = [0; HEADER_BYTES];
-        bytes.copy_from_slice(raw.as_bytes());
-        bytes
+        seal(zerocopy::transmute!(raw))
     }
 
     /// Validates a private copy of a header; nothing is computed from a field before it has been checked.
@@ -218,7 +215,8 @@ impl Header {
     /// # Errors
     /// [`BadHeader`] with the reason.
     pub fn decode(bytes: &[u8]) -> Result<Self, BadHeader> {
-        let (raw, _) = RawHeader::read_from_prefix(bytes).map_err(|_| BadHeader::Foreign)?;
+        let bytes = bytes.first_chunk::<HEADER_BYTES>().ok_or(BadHeader::Foreign)?;
+        let raw: RawHeader = zerocopy::transmute!(*bytes);
         if raw.magic != MAGIC {
             return Err(BadHeader::Foreign);
         }
@@ -226,9 +224,7 @@ impl Header {
         if raw.version.get() > VERSION {
             return Err(BadHeader::Version(raw.version.get()));
         }
-        if record_sum(raw.as_bytes()) != raw.crc.get() {
-            return Err(BadHeader::Checksum);
-        }
+        check_seal(bytes).map_err(|_| BadHeader::Checksum)?;
         if raw.version.get() != VERSION {
             return Err(BadHeader::Field("version"));
         }

@@ -11,7 +11,7 @@
 //! ```
 
 use super::text::{self, NAME_BYTES};
-use super::{BadRecord, record_sum};
+use super::{BadRecord, check_seal, seal};
 use crate::ids::HostId;
 use serde::{Deserialize, Serialize};
 use zerocopy::little_endian::{U32, U64};
@@ -88,7 +88,7 @@ impl HostRecord {
     /// When the name is longer than 64 bytes; every way to a record checks it.
     #[must_use]
     pub fn encode(&self) -> [u8; RECORD_BYTES] {
-        let mut raw = Raw {
+        let raw = Raw {
             id: self.id.to_bytes(),
             name: text::encode_name("host name", &self.name).expect("names are checked where they come in"),
             kernel: self.kernel,
@@ -104,8 +104,7 @@ impl HostRecord {
             zero: [0; 60],
             crc: 0.into(),
         };
-        raw.crc = record_sum(raw.as_bytes()).into();
-        zerocopy::transmute!(raw)
+        seal(zerocopy::transmute!(raw))
     }
 
     /// Validates a private copy.
@@ -113,10 +112,8 @@ impl HostRecord {
     /// # Errors
     /// [`BadRecord`] with what is wrong.
     pub fn decode(bytes: &[u8; RECORD_BYTES]) -> Result<Self, BadRecord> {
+        check_seal(bytes)?;
         let raw: Raw = zerocopy::transmute!(*bytes);
-        if record_sum(bytes) != raw.crc.get() {
-            return Err(BadRecord::Checksum);
-        }
         let name = text::decode("name", &raw.name)?;
         text::encode_name("host name", &name).map_err(|_| BadRecord::Field("name"))?;
         Ok(Self {

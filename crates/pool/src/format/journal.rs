@@ -12,7 +12,7 @@
 //! so the other, older one still tells the truth. Entries of an earlier incarnation than the host's are over.
 
 use super::slot_word::Reference;
-use super::{BadRecord, record_sum};
+use super::{BadRecord, check_seal, seal};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -85,7 +85,7 @@ impl Entry {
             Intent::CreateGuest { guest, memory, state } => (3, [guest.encode(), word(memory), word(state), 0]),
             Intent::DestroyGuest { guest, memory, state } => (4, [guest.encode(), word(memory), word(state), 0]),
         };
-        let mut raw = Raw {
+        let raw = Raw {
             sequence: self.sequence.into(),
             incarnation: self.incarnation.into(),
             operation: operation.into(),
@@ -94,8 +94,7 @@ impl Entry {
             reserved: 0.into(),
             crc: 0.into(),
         };
-        raw.crc = record_sum(raw.as_bytes()).into();
-        zerocopy::transmute!(raw)
+        seal(zerocopy::transmute!(raw))
     }
 
     /// Validates a private copy.
@@ -103,10 +102,8 @@ impl Entry {
     /// # Errors
     /// [`BadRecord`] with what is wrong.
     pub fn decode(bytes: &[u8; ENTRY_BYTES]) -> Result<Self, BadRecord> {
+        check_seal(bytes)?;
         let raw: Raw = zerocopy::transmute!(*bytes);
-        if record_sum(bytes) != raw.crc.get() {
-            return Err(BadRecord::Checksum);
-        }
         let [first, memory, state, _] = raw.objects.map(|word| Reference::decode(word.get()));
         let first = first.ok_or(BadRecord::Field("objects"));
         let intent = match raw.operation.get() {

@@ -36,7 +36,20 @@ pub fn checksum(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes)
 }
 
-/// CRC-32C of a record's bytes up to its checksum, which are its last four.
-pub(crate) fn record_sum(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(&bytes[..bytes.len() - 4])
+/// Puts the checksum into the last four bytes of a record, over all bytes before them.
+pub(crate) fn seal<const N: usize>(mut record: [u8; N]) -> [u8; N] {
+    const { assert!(N > 4) }
+    if let Some((bytes, sum)) = record.split_last_chunk_mut::<4>() {
+        *sum = checksum(bytes).to_le_bytes();
+    }
+    record
+}
+
+/// Checks what [`seal`] has put there.
+pub(crate) fn check_seal<const N: usize>(record: &[u8; N]) -> Result<(), BadRecord> {
+    const { assert!(N > 4) }
+    match record.split_last_chunk::<4>() {
+        Some((bytes, sum)) if checksum(bytes).to_le_bytes() == *sum => Ok(()),
+        Some(_) | None => Err(BadRecord::Checksum),
+    }
 }

@@ -16,7 +16,7 @@
 //! (entry, use) names one pin forever.
 
 use super::text::{self, BadText};
-use super::{BadRecord, record_sum};
+use super::{BadRecord, check_seal, seal};
 use crate::ownership::HostSlot;
 use std::fmt;
 use zerocopy::little_endian::{U32, U64};
@@ -157,8 +157,7 @@ impl PinRecord {
         if self.owner.is_empty() {
             return Err(BadText { what: "pin owner", text: String::new(), why: "it is empty" });
         }
-        raw.crc = record_sum(raw.as_bytes()).into();
-        Ok(zerocopy::transmute!(raw))
+        Ok(seal(zerocopy::transmute!(raw)))
     }
 
     /// Validates a private copy. Whether its range lies in the guest's memory is for the table to say.
@@ -166,10 +165,8 @@ impl PinRecord {
     /// # Errors
     /// [`BadRecord`] with what is wrong.
     pub fn decode(bytes: &[u8; RECORD_BYTES]) -> Result<Self, BadRecord> {
+        check_seal(bytes)?;
         let raw: Raw = zerocopy::transmute!(*bytes);
-        if record_sum(bytes) != raw.crc.get() {
-            return Err(BadRecord::Checksum);
-        }
         let record = Self {
             uses: raw.uses.get(),
             offset: raw.offset.get(),
