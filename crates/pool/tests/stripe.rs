@@ -281,9 +281,11 @@ fn a_leg_that_is_lost_is_named() {
     assert!(found.len() == 1 && found[0].contains(&leg.tag.to_string()), "{found:?}");
 }
 
+type Damage = fn(&mut CapacityRecord);
+
 #[test]
 fn a_leg_that_is_another_ones_or_too_small_or_striped_is_not_mapped() {
-    let cases: [(&str, fn(&mut CapacityRecord)); 4] = [
+    let cases: [(&str, Damage); 4] = [
         ("another capacity", |leg| {
             leg.composition = Composition::LegOf(Whole { tag: Tag::random(), pool: nil_pool::PoolId::random() });
         }),
@@ -407,4 +409,31 @@ fn the_release_of_a_leg_is_asked_of_the_whole() {
     assert!(!asked());
     members[1].ask_release(stripe_of(&info).legs[0].tag).expect("asked");
     assert!(asked());
+}
+
+#[test]
+fn stripes_that_cross_are_added_and_released_at_once_while_orphans_are_looked_for() {
+    let directory = directory();
+    let members = members::<3>(&directory);
+    let before = usages(&members);
+    let [left, right, _] = &members;
+    let turns = |home: &Membership, other: &Membership| {
+        for _ in 0..200 {
+            let stripe = over(&[(home, 1), (other, 1)], 1);
+            let info = home.add_striped_capacity(&shared(3), &stripe, &[other]).expect("a striped capacity");
+            home.pool().map_capacity(info.tag).expect("it is whole");
+            home.release_capacity_with(info.tag, &[other], AbsentPools::Refuse).expect("released");
+        }
+    };
+    let reaped = std::thread::scope(|scope| {
+        let reaper = scope.spawn(|| {
+            let looks = (0..100).map(|_| reap_orphan_legs(&[left, right]).expect("looked").len());
+            looks.sum::<usize>()
+        });
+        scope.spawn(|| turns(left, right));
+        scope.spawn(|| turns(right, left));
+        reaper.join().expect("the reaper")
+    });
+    assert_eq!((reaped, usages(&members)), (0, before));
+    members.iter().for_each(|member| assert_clean(member.pool()));
 }
