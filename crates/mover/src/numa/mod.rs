@@ -14,13 +14,19 @@
 //! this process; the functions are safe, for none of them changes what memory holds (see `syscalls`). A policy belongs to
 //! the mapping: it moves along with `mremap`, and is gone where another mapping is laid over it.
 
+mod carrier;
 mod mask;
 mod node;
 mod pages;
 mod syscalls;
+#[cfg(test)]
+mod tests;
 
+pub(crate) use carrier::NodeCarrier;
 pub use node::{Node, bind, bound_to, migrate_process};
 pub use pages::{NodeMove, Refused, Whereabouts, where_is};
+
+use pages::bytes_elsewhere;
 
 use crate::topology::{IdList, NodeId};
 use rustix::io::Errno;
@@ -55,6 +61,18 @@ pub enum NumaError {
         node: NodeId,
         /// The nodes that it may use.
         allowed: IdList,
+    },
+    /// The node has no room.
+    #[error(
+        "NUMA node {node} has no room for {} more of the guest's memory; free some there (`nil host inspect` shows how \
+         much there is), or name another node",
+        nil_pool::Bytes(*.bytes)
+    )]
+    Full {
+        /// The node.
+        node: NodeId,
+        /// What was to come at that moment.
+        bytes: u64,
     },
     /// The range does not consist of whole pages.
     #[error("{bytes:#x} bytes at {start:#x} are not whole pages; memory is placed on nodes by the page")]

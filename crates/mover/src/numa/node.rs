@@ -260,12 +260,6 @@ mod tests {
     #[test]
     fn a_process_that_is_on_the_node_already_has_nothing_to_move() {
         let node = a_node_here();
-        let everywhere_else: IdList =
-            syscalls::allowed().expect("NUMA").nodes().nodes().filter(|other| *other != node.id()).collect();
-        if !everywhere_else.is_empty() {
-            eprintln!("NOT TESTED: this host has several nodes, and moving the test's own process is no test of nil");
-            return;
-        }
         assert_eq!(migrate_process(rustix::process::getpid(), &[node.id()].into_iter().collect(), node), Ok(0));
     }
 }

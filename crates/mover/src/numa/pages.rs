@@ -122,6 +122,12 @@ pub fn where_is(start: *const u8, bytes: usize) -> Result<Whereabouts, NumaError
     Ok(whereabouts)
 }
 
+/// How much of a range is on other nodes than this one. Whole pages of this process.
+pub(super) fn bytes_elsewhere(start: *const u8, bytes: usize, node: NodeId) -> Result<u64, NumaError> {
+    let whereabouts = where_is(start, bytes)?;
+    Ok(whereabouts.bytes.iter().filter(|(other, _)| **other != node).map(|(_, bytes)| *bytes).sum())
+}
+
 /// Where one page is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Location {
