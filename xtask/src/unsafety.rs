@@ -15,7 +15,21 @@ const HOLDERS: &[(&str, &[&str])] = &[
     ("nil", &["lab/canary.rs", "lab/file_view.rs", "lab/ground.rs", "lab/view.rs", "lab/yardstick.rs"]),
     ("nil-guest-abi", &["control.rs"]),
     ("nil-migrate", &["tsc.rs"]),
-    ("nil-mover", &["heat/tracking.rs", "numa/syscalls.rs"]),
+    (
+        "nil-mover",
+        &[
+            "chunk.rs",
+            "copy.rs",
+            "dram.rs",
+            "heat/tracking.rs",
+            "lost.rs",
+            "memory.rs",
+            "moving/tests/storm.rs",
+            "numa/syscalls.rs",
+            "pagemap.rs",
+            "userfault.rs",
+        ],
+    ),
     ("nil-pool", &["capacities.rs", "capacity_mapping.rs", "control.rs", "mapping.rs", "sections.rs", "state.rs"]),
     ("nil-vmm", &["kick.rs", "memory.rs", "vcpu.rs"]),
 ];

@@ -7,13 +7,11 @@
 //!
 //! Loads go through with both. A barrier is lifted either because something else is mapped there now (it is gone with
 //! the mapping that it was on; who waits has only to be told), or because the chunk stays where it is.
-#![allow(unsafe_code)]
 
-use crate::dram::AddressRange;
+use crate::dram::{AddressRange, Stores};
 use crate::error::{Error, Result};
 use crate::lost::Watch;
 use crate::userfault::Userfault;
-use rustix::mm::{MprotectFlags, mprotect};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -41,12 +39,6 @@ impl Ground<'_> {
     fn addresses(&self, part: &Range<usize>) -> Range<usize> {
         let start = self.range.at(part.start).addr();
         start..start + part.len()
-    }
-
-    fn set(&self, part: &Range<usize>, protection: MprotectFlags) -> io::Result<()> {
-        let _ = self.range.at(part.end);
-        // SAFETY: the part lies in the range; who is refused a store waits for the barrier and tries again.
-        Ok(unsafe { mprotect(self.range.at(part.start).cast(), part.len(), protection) }?)
     }
 }
 
@@ -89,7 +81,7 @@ impl Barrier {
             }
             Self::Protect => {
                 ground.watch.raise();
-                let protected = ground.set(chunk, MprotectFlags::READ);
+                let protected = ground.range.set_stores(chunk, Stores::Refused);
                 protected.map_err(|source| {
                     ground.watch.lift();
                     failed(source)
@@ -133,7 +125,7 @@ impl Barrier {
         match self {
             Self::Userfault(userfault) => userfault.unprotect(&ground.addresses(chunk)).map_err(failed),
             Self::Protect => {
-                let unprotected = ground.set(chunk, MprotectFlags::READ | MprotectFlags::WRITE);
+                let unprotected = ground.range.set_stores(chunk, Stores::Permitted);
                 ground.watch.lift();
                 unprotected.map_err(failed)
             }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::numa;
 use nil_pool::GRANULE;
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
 use std::io;
 use std::ops::Range;
 use std::ptr;
@@ -99,12 +99,40 @@ impl AddressRange {
         self.advise(part, Advice::LinuxPopulateWrite)
     }
 
+    /// Whether this process may store into a part.
+    pub(crate) fn set_stores(&self, part: &Range<usize>, stores: Stores) -> io::Result<()> {
+        let protection = match stores {
+            Stores::Permitted => MprotectFlags::READ | MprotectFlags::WRITE,
+            Stores::Refused => MprotectFlags::READ,
+        };
+        let _ = self.at(part.end);
+        // SAFETY: the part lies in the range; who is refused a store waits for the barrier and tries again.
+        Ok(unsafe { mprotect(self.at(part.start).cast(), part.len(), protection) }?)
+    }
+
+    /// Has no pages there any more.
+    #[cfg(test)]
+    pub(crate) fn give_back(&self, part: Range<usize>) {
+        // SAFETY: the part lies in the range, whose owner, a test, wants it emptied.
+        let emptied = unsafe { madvise(self.at(part.start).cast(), part.len(), Advice::LinuxDontNeed) };
+        emptied.expect("private memory can be given back");
+    }
+
     fn advise(&self, part: Range<usize>, advice: Advice) -> io::Result<()> {
         assert!(part.start <= part.end, "{part:?}");
         let _ = self.at(part.end);
         // SAFETY: the part lies in the range, which is ours, and the advice given here changes no contents.
         Ok(unsafe { madvise(self.at(part.start).cast(), part.len(), advice) }?)
     }
+}
+
+/// Whether stores get through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stores {
+    /// They do.
+    Permitted,
+    /// They are refused, with SIGSEGV or EFAULT.
+    Refused,
 }
 
 /// The mirror of a guest's memory: where its private memory comes from.
@@ -168,6 +196,7 @@ pub(crate) unsafe fn move_pages(from: *mut u8, bytes: usize, to: *mut u8) -> io:
 
 /// The granule as a length in memory.
 pub(crate) const fn granule_bytes() -> usize {
-    const { assert!(GRANULE <= u32::MAX as u64) }
-    GRANULE as usize
+    const BYTES: usize = 2 << 20;
+    const { assert!(BYTES as u64 == GRANULE) }
+    BYTES
 }

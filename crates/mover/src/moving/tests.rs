@@ -3,8 +3,12 @@
 mod storm;
 
 use super::*;
-use crate::plan::Budget;
-use storm::{Ground, Storm};
+use crate::chunk::HOLDER;
+use crate::lost::LostMemory;
+use crate::plan::{Budget, MoveRange};
+use nil_pool::{BadPlacement, MemoryHome, PinId, PinRequest, Place, Placed};
+use std::sync::atomic::Ordering;
+use storm::{Ground, HugeMount, Storm};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -67,4 +71,253 @@ fn without_protection_stores_are_lost_and_the_test_sees_it() {
         both_ways(&ground, Move::unprotected);
     }
     assert!(storm.lost_stores() > 0, "nothing was lost without any protection");
+}
+
+#[test]
+fn untouched_and_zero_memory_is_not_copied_and_takes_no_room_in_the_pool() {
+    let ground = Ground::in_dram(16 * MIB);
+    ground.word(5 * KIB).store(7, Ordering::Relaxed);
+    ground.word(2 * MIB).store(0, Ordering::Relaxed);
+
+    let there = run(&movement(&ground, Direction::Decouple));
+    assert_eq!((there.copied_bytes, there.zero_bytes, there.untouched_bytes), (2 << 20, 2 << 20, 12 << 20));
+    let capacity = ground.control.map_memory().expect("its capacity");
+    assert_eq!(capacity.data_ranges(), [Range { start: 0, end: 2 * MIB }]);
+
+    let back = run(&movement(&ground, Direction::Recouple));
+    assert_eq!((back.copied_bytes, back.zero_bytes, back.untouched_bytes), (2 << 20, 0, 14 << 20));
+    assert_eq!(ground.word(5 * KIB).load(Ordering::Relaxed), 7);
+}
+
+#[test]
+fn memory_that_became_zero_is_zero_in_the_pool_too() {
+    let ground = Ground::in_dram(4 * MIB);
+    ground.word(2 * MIB).store(7, Ordering::Relaxed);
+    both_ways(&ground, |movement| movement);
+    ground.word(2 * MIB).store(0, Ordering::Relaxed);
+    run(&movement(&ground, Direction::Decouple));
+    assert_eq!(ground.word(2 * MIB).load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_guest_that_starts_in_the_pool_comes_to_dram_and_goes_back() {
+    let ground = Ground::in_pool(8 * MIB);
+    let storm = Storm::over(&ground, 1);
+    assert_eq!(ground.memory.placement().away(), 0);
+    run(&movement(&ground, Direction::Recouple));
+    assert_eq!(ground.memory.placement().summary().local, 4);
+    run(&movement(&ground, Direction::Decouple));
+    assert_eq!((ground.memory.placement().away(), storm.lost_stores()), (0, 0));
+}
+
+#[test]
+fn a_capacity_that_the_guest_has_left_can_be_released_and_made_anew() {
+    let ground = Ground::in_dram(4 * MIB);
+    ground.word(0).store(7, Ordering::Relaxed);
+    both_ways(&ground, |movement| movement);
+    ground.host.unplace_memory(&ground.control).expect("nothing is in it");
+    Move::new(Arc::clone(&ground.memory), fast(Direction::Decouple), Vec::new()).expect_err("there is no room for it");
+    ground.host.place_memory(&ground.control).expect("a capacity");
+    run(&movement(&ground, Direction::Decouple));
+    assert_eq!(ground.word(0).load(Ordering::Relaxed), 7);
+}
+
+#[test]
+fn only_memory_that_is_wholly_in_the_pool_can_be_closed() {
+    let ground = Ground::in_dram(8 * MIB);
+    let hole = ground.memory.close().expect_err("it is local");
+    assert!(hole.to_string().contains("8 MiB in all are not in the pool"), "{hole}");
+    let first_half = MovePlan { range: Some(MoveRange { offset: 0, bytes: 4 << 20 }), ..fast(Direction::Decouple) };
+    run(&Move::new(Arc::clone(&ground.memory), first_half, Vec::new()).expect("a move"));
+    assert_eq!(ground.memory.close().expect_err("half of it is local").guest_address, 4 << 20);
+    run(&movement(&ground, Direction::Decouple));
+    drop(ground.memory.close().expect("all of it is in the pool"));
+}
+
+#[test]
+fn ranges_that_are_not_granules_of_the_memory_are_refused() {
+    let ground = Ground::in_dram(8 * MIB);
+    for (offset, bytes) in [(4096, 2 << 20), (0, 4096), (0, 0), (8 << 20, 2 << 20), (u64::MAX - (2 << 20) + 1, 2 << 20)]
+    {
+        let plan = MovePlan { range: Some(MoveRange { offset, bytes }), ..fast(Direction::Decouple) };
+        let refusal = Move::new(Arc::clone(&ground.memory), plan, Vec::new()).expect_err("a bad range");
+        assert!(matches!(refusal, Error::BadRange { .. }), "{refusal}");
+    }
+}
+
+/// A pin of a page of granule 1.
+fn pin(ground: &Ground, owner: &str) -> PinId {
+    let (owner, reason) = (owner.to_owned(), "ring buffer".to_owned());
+    let request = PinRequest { offset: (2 << 20) + 8192, bytes: 100, owner, reason, host: ground.host.slot() };
+    ground.memory.pins().take(&request).expect("a pin")
+}
+
+#[test]
+fn a_pin_stalls_the_move_by_name_until_it_is_released() {
+    for direction in [Direction::Decouple, Direction::Recouple] {
+        let ground = if direction == Direction::Decouple { Ground::in_dram(8 * MIB) } else { Ground::in_pool(8 * MIB) };
+        let mut held = Some(pin(&ground, "virtio-net0"));
+        let mut said = Vec::new();
+        let report = movement(&ground, direction).run(&MoveControl::default(), |progress| {
+            let Some(stall) = &progress.stall else { return };
+            assert_eq!((progress.done_bytes, progress.total_bytes), (6 << 20, 8 << 20));
+            said.push(stall.to_string());
+            if let Some(pin) = held.take() {
+                ground.memory.pins().release(pin).expect("it is held");
+            }
+        });
+        assert_eq!(report.expect("a move that ends").outcome, MoveOutcome::Done);
+        let sentence = "4 KiB of memory at guest address 0x202000 cannot move: virtio-net0 has pinned it (ring buffer)";
+        assert_eq!(said.first().map(String::as_str), Some(sentence));
+    }
+}
+
+#[test]
+fn a_stall_that_lasts_too_long_ends_the_move_and_what_has_moved_stays_moved() {
+    let ground = Ground::in_dram(8 * MIB);
+    pin(&ground, "virtio-net0");
+    let plan = MovePlan { stall_timeout_us: 10_000, ..fast(Direction::Decouple) };
+    let movement = Move::new(Arc::clone(&ground.memory), plan, Vec::new()).expect("a move");
+    let report = movement.run(&MoveControl::default(), |_| ()).expect("a move that ends");
+    assert!(matches!(report.outcome, MoveOutcome::Stalled(Stall { guest_address: 0x20_2000, .. })), "{report:?}");
+    assert!(report.stalled_us >= 10_000, "{report:?}");
+    let summary = ground.memory.placement().summary();
+    assert_eq!((summary.pooled, summary.local), (3, 1));
+}
+
+#[test]
+fn what_is_held_comes_back_during_a_decouple_and_goes_when_it_is_let_go() {
+    let ground = Ground::in_dram(16 * MIB);
+    let storm = Storm::over(&ground, 1);
+    let mut held = None;
+    let mut let_go = false;
+    let decouple = movement(&ground, Direction::Decouple);
+    let slowly = MoveControl::default();
+    slowly.set_bandwidth(Some(50 << 20));
+    let report = decouple.run(&slowly, |progress| {
+        if progress.done_bytes > 0 && held.is_none() && !let_go {
+            held = Some(pin(&ground, HOLDER));
+            let plan =
+                MovePlan { range: Some(MoveRange { offset: 2 << 20, bytes: 2 << 20 }), ..fast(Direction::Recouple) };
+            run(&Move::new(Arc::clone(&ground.memory), plan, Vec::new()).expect("a move"));
+        }
+        if let Some(stall) = &progress.stall {
+            assert!(matches!(&stall.reason, StallReason::Held { owner, .. } if owner == HOLDER), "{stall}");
+            if let Some(pin) = held.take() {
+                ground.memory.pins().release(pin).expect("it is held");
+                let_go = true;
+            }
+        }
+    });
+    assert_eq!(report.expect("a move that ends").outcome, MoveOutcome::Done);
+    assert!(let_go, "the move never stalled");
+    assert_eq!((ground.memory.placement().away(), storm.lost_stores()), (0, 0));
+}
+
+#[test]
+fn a_move_that_is_called_off_leaves_what_has_moved_where_it_is() {
+    let ground = Ground::in_dram(32 * MIB);
+    let storm = Storm::over(&ground, 1);
+    let control = MoveControl::default();
+    control.set_bandwidth(Some(50 << 20));
+    let report = movement(&ground, Direction::Decouple).in_chunks_of(64 * KIB).run(&control, |progress| {
+        if progress.done_bytes > 0 {
+            control.cancel();
+        }
+    });
+    assert_eq!(report.expect("a move that ends").outcome, MoveOutcome::Cancelled);
+    assert!(ground.memory.placement().away() > 0);
+    run(&movement(&ground, Direction::Recouple));
+    assert_eq!((ground.memory.placement().summary().local, storm.lost_stores()), (16, 0));
+}
+
+#[test]
+fn small_chunks_leave_few_mappings_behind() {
+    let mappings = || std::fs::read_to_string("/proc/self/maps").expect("/proc").lines().count();
+    let ground = Ground::in_dram(32 * MIB);
+    ground.memory.populate().expect("pages");
+    let before = mappings();
+    for _ in 0..3 {
+        both_ways(&ground, |movement| movement.in_chunks_of(64 * KIB));
+    }
+    assert!(mappings() <= before + 8, "{before} mappings became {}", mappings());
+}
+
+#[test]
+fn a_poisoned_page_ends_the_move_with_its_address_and_nothing_else() {
+    let ground = Ground::in_dram(8 * MIB);
+    ground.word(2 * MIB).store(7, Ordering::Relaxed);
+    let page = ground.memory.range().addresses().start + 2 * MIB + 12 * KIB;
+    let userfault = Userfault::open().expect("a userfaultfd");
+    userfault.register(&ground.memory.range().addresses()).expect("registered");
+    ground.memory.range().give_back(2 * MIB + 12 * KIB..2 * MIB + 16 * KIB);
+    userfault.poison(&(page..page + 4 * KIB)).expect("poisoned");
+    drop(userfault);
+
+    let error = movement(&ground, Direction::Decouple).run(&MoveControl::default(), |_| ()).expect_err("it is lost");
+    assert!(matches!(&error, Error::Lost(LostMemory { guest_address: 0x20_3000, source: None })), "{error}");
+    assert_eq!(ground.memory.lost().map(|lost| lost.guest_address), Some(0x20_3000));
+    assert_eq!(ground.word(2 * MIB).load(Ordering::Relaxed), 7);
+    ground.word(2 * MIB).store(8, Ordering::Relaxed);
+}
+
+#[test]
+fn memory_that_vanishes_from_the_pool_ends_the_move_with_its_place() {
+    // Created in DRAM: then the guest's memory lies behind its state area in the pool, and the file can lose one without
+    // the other.
+    let ground = Ground::in_dram(32 * MIB);
+    for granule in 0..16 {
+        ground.word(granule * 2 * MIB).store(7, Ordering::Relaxed);
+    }
+    run(&movement(&ground, Direction::Decouple));
+    let last = ground.control.map_memory().expect("its capacity").source_at(30 * MIB);
+    let file = std::fs::File::options().write(true).open(&ground.path).expect("the pool's file");
+    let slowly = MoveControl::default();
+    slowly.set_bandwidth(Some(50 << 20));
+    let moved = movement(&ground, Direction::Recouple).run(&slowly, |progress| {
+        assert!(progress.done_bytes < 30 << 20, "the file is too late to lose anything");
+        file.set_len(last.pool_offset.0).expect("a shorter file");
+    });
+
+    let error = moved.expect_err("it is lost");
+    let Error::Lost(lost) = &error else { panic!("{error}") };
+    assert_eq!((lost.guest_address, lost.source.as_ref()), (30 << 20, Some(&last)));
+    assert!(error.to_string().contains(&ground.path.display().to_string()), "{error}");
+    assert_eq!(ground.memory.lost().as_ref(), Some(lost));
+    assert_eq!(ground.word(0).load(Ordering::Relaxed), 7);
+}
+
+#[test]
+fn a_placement_map_that_contradicts_what_was_done_is_refused() {
+    let ground = Ground::in_dram(8 * MIB);
+    ground.word(2 * MIB).store(7, Ordering::Relaxed);
+    ground.memory.placement().put(1, Placed::cold(Place::Pooled));
+    let error = movement(&ground, Direction::Decouple).run(&MoveControl::default(), |_| ()).expect_err("a lie");
+    assert!(matches!(error, Error::Misplaced { granule: 1, place: Place::Pooled }), "{error}");
+    GuestMemory::in_pool(&ground.control, &ground.state).expect_err("most of it is local");
+    GuestMemory::in_dram(&ground.control, &ground.state, None).expect_err("part of it is in the pool");
+}
+
+#[test]
+fn a_damaged_placement_word_is_refused() {
+    let ground = Ground::in_dram(8 * MIB);
+    ground.damage_placement(2);
+    let error = movement(&ground, Direction::Decouple).run(&MoveControl::default(), |_| ()).expect_err("damage");
+    assert!(matches!(error, Error::BadPlacement(BadPlacement { granule: 2, .. })), "{error}");
+    assert!(ground.memory.close().is_err());
+}
+
+#[test]
+fn huge_pages_stay_huge_both_ways() {
+    let Some(mount) = HugeMount::try_new() else { return };
+    let ground = Ground::at(mount.path(), 16 * MIB, MemoryHome::Dram);
+    let storm = Storm::over(&ground, 1);
+    if !ground.is_huge() {
+        eprintln!("skipped: this host has no huge page for private memory just now");
+        return;
+    }
+    for direction in [Direction::Decouple, Direction::Recouple] {
+        assert_eq!(run(&movement(&ground, direction)).huge_bytes, 16 << 20);
+    }
+    assert_eq!(storm.lost_stores(), 0);
 }

@@ -1,12 +1,12 @@
 //! A guest's memory in a pool of its own, and threads that store into all of it.
-
 #![allow(unsafe_code)]
 
 use crate::GuestMemory;
 use nil_pool::{
     CreateOptions, Epoch, GuestControl, GuestKind, GuestRequest, HostId, HostIdentity, HostKind, Membership,
-    MemoryHome, Pool, StateArea,
+    MemoryHome, Place, Placed, Pool, StateArea,
 };
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -67,6 +67,59 @@ impl Ground {
     /// A word of the memory.
     pub(super) fn word(&self, offset: usize) -> &AtomicU64 {
         word(&self.memory, offset)
+    }
+}
+
+impl Ground {
+    /// Whether the memory lies in huge pages now.
+    pub(super) fn is_huge(&self) -> bool {
+        let pages = crate::pagemap::PageMap::open().expect("/proc");
+        let addresses = self.memory.range().addresses();
+        (addresses.start..addresses.end)
+            .step_by(2 << 20)
+            .all(|start| pages.is_huge(&(start..start + (2 << 20))).expect("Linux 6.7"))
+    }
+
+    /// Overwrites the placement word of a granule of a guest of which nothing has moved yet.
+    pub(super) fn damage_placement(&self, granule: usize) {
+        let place = Place::Local { host: self.host.slot(), epoch: Epoch(0) };
+        let run = Placed::cold(place).encode().to_le_bytes().repeat(self.memory.placement().granules());
+        let bytes = std::fs::read(&self.path).expect("the pool's file");
+        let at = bytes.windows(run.len()).position(|window| window == run).expect("the placement map");
+        let file = std::fs::File::options().write(true).open(&self.path).expect("the pool's file");
+        file.write_all_at(&u64::MAX.to_le_bytes(), (at + granule * 8) as u64).expect("written");
+    }
+}
+
+/// A tmpfs with huge pages, unmounted on drop.
+pub(super) struct HugeMount {
+    directory: TempDir,
+}
+
+impl HugeMount {
+    /// Mounts one where that is permitted; says so where it is not.
+    pub(super) fn try_new() -> Option<Self> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let options = Some(c"huge=advise");
+        match rustix::mount::mount("nil-test", directory.path(), "tmpfs", rustix::mount::MountFlags::empty(), options) {
+            Ok(()) => Some(Self { directory }),
+            Err(errno) => {
+                eprintln!("skipped: a tmpfs with huge pages cannot be mounted here: {errno}");
+                None
+            }
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+impl Drop for HugeMount {
+    fn drop(&mut self) {
+        // What is still open in it goes with whoever has it open.
+        let unmounted = rustix::mount::unmount(self.directory.path(), rustix::mount::UnmountFlags::DETACH);
+        debug_assert!(unmounted.is_ok(), "what was mounted can be unmounted");
     }
 }
 
