@@ -155,14 +155,14 @@ impl<'a> NodeCarrier<'a> {
 
 /// The parts of a granule that are in this host's DRAM: offsets in the guest's memory.
 fn local_parts(sides: &Sides, granule: usize) -> Vec<Range<usize>> {
-    let (start, end) = (granule * granule_bytes(), (granule + 1) * granule_bytes());
+    let whole = granule * granule_bytes()..(granule + 1) * granule_bytes();
     match sides.bytes_not_on(Side::Dram, granule) {
-        0 => return vec![start..end],
+        0 => return vec![whole],
         pooled if pooled == granule_bytes() => return Vec::new(),
         _ => {}
     }
     let mut parts: Vec<Range<usize>> = Vec::new();
-    for page in (start..end).step_by(PAGE).filter(|page| sides.side_of(*page) == Side::Dram) {
+    for page in whole.step_by(PAGE).filter(|page| sides.side_of(*page) == Side::Dram) {
         match parts.last_mut() {
             Some(part) if part.end == page => part.end += PAGE,
             _ => parts.push(page..page + PAGE),

@@ -186,7 +186,7 @@ fn read_region(name: String, dir: &Dir<'_>, devices: &Dir<'_>) -> Region {
 /// Volatile regions have an empty one.
 fn region_uuid(dir: &Dir<'_>) -> Option<String> {
     let text = dir.text("uuid").filter(|text| !text.is_empty())?;
-    dir.parsed("uuid", text, "a UUID", |text| text.parse::<Tag>().ok()).map(|uuid| uuid.to_string())
+    dir.parsed("uuid", &text, "a UUID", |text| text.parse::<Tag>().ok()).map(|uuid| uuid.to_string())
 }
 
 /// A decoder `decoder5.0` belongs to `endpoint5`, whose `uport` is a memory device.

@@ -201,6 +201,6 @@ fn tag(dir: &Dir<'_>, names: &[&str]) -> Option<Tag> {
     if matches!(text.as_str(), "" | "0") {
         return None;
     }
-    let tag = dir.parsed(name, text, "a UUID", |text| text.parse::<Tag>().ok())?;
+    let tag = dir.parsed(name, &text, "a UUID", |text| text.parse::<Tag>().ok())?;
     (tag.to_bytes() != [0; 16]).then_some(tag)
 }

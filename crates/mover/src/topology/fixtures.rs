@@ -38,6 +38,15 @@ fn a_host_with_one_node_has_its_dram_and_nothing_else() {
 }
 
 #[test]
+fn what_a_kernel_tells_of_an_emulated_machine_is_all_understood() {
+    let topology = read("emulated");
+    assert_eq!(kinds(&topology), [NodeKind::Dram, NodeKind::Dram, NodeKind::Expander(Expander::Unknown)]);
+    assert_eq!(uses(&topology, Found::Nothing, &[]), [MemoryUse::Candidate]);
+    assert_eq!(topology.warnings(), []);
+    insta::assert_snapshot!("emulated", pretty(&topology));
+}
+
+#[test]
 fn the_nodes_of_two_sockets_come_with_what_access_costs() {
     let topology = read("two-sockets");
     assert_eq!(kinds(&topology), [NodeKind::Dram, NodeKind::Dram]);
@@ -98,14 +107,14 @@ fn where_there_is_no_sysfs_there_is_nothing_to_tell() {
 
 #[test]
 fn only_the_malformed_tree_gives_cause_for_remarks() {
-    for name in ["one-node", "two-sockets", "cxl-kmem", "cxl-devdax", "high-bandwidth"] {
+    for name in ["one-node", "emulated", "two-sockets", "cxl-kmem", "cxl-devdax", "high-bandwidth"] {
         assert_eq!(read(name).remarks, [], "{name}");
     }
 }
 
 #[test]
 fn a_topology_survives_the_round_trip_through_json() {
-    for name in ["one-node", "two-sockets", "cxl-kmem", "cxl-devdax", "high-bandwidth", "malformed"] {
+    for name in ["one-node", "emulated", "two-sockets", "cxl-kmem", "cxl-devdax", "high-bandwidth", "malformed"] {
         let topology = read(name);
         assert_eq!(serde_json::from_str::<Topology>(&pretty(&topology)).expect("plain data"), topology, "{name}");
     }
@@ -166,11 +175,11 @@ fn content() -> impl Strategy<Value = Content> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn no_content_makes_reading_or_judging_panic(
-        name in prop_oneof![Just("cxl-kmem"), Just("cxl-devdax"), Just("malformed")],
+        name in prop_oneof![Just("emulated"), Just("cxl-kmem"), Just("cxl-devdax"), Just("malformed")],
         changes in proptest::collection::vec((any::<prop::sample::Index>(), content()), 1..40),
     ) {
         let folder = tempfile::tempdir().expect("a directory");

@@ -133,12 +133,12 @@ impl<'a> Dir<'a> {
 
     /// An attribute that is a number, decimal or with `0x`.
     pub(super) fn number(&self, name: &str) -> Option<u64> {
-        self.parsed(name, self.text(name)?, "a number", number)
+        self.parsed(name, &self.text(name)?, "a number", number)
     }
 
     /// As [`Dir::number`]; absence is remarked upon.
     pub(super) fn required_number(&self, name: &str) -> Option<u64> {
-        self.parsed(name, self.required_text(name)?, "a number", number)
+        self.parsed(name, &self.required_text(name)?, "a number", number)
     }
 
     /// An attribute that is a number of which 0 stands for "not known".
@@ -149,7 +149,7 @@ impl<'a> Dir<'a> {
     /// An attribute that names a node; −1 is none.
     pub(super) fn node(&self, name: &str) -> Option<NodeId> {
         let text = self.text(name).filter(|text| text != "-1")?;
-        self.parsed(name, text, "the number of a node", |text| text.parse().ok().and_then(NodeId::new))
+        self.parsed(name, &text, "the number of a node", |text| text.parse().ok().and_then(NodeId::new))
     }
 
     /// An attribute that is a list of numbers below a limit, such as `0-3,8`.
@@ -170,13 +170,13 @@ impl<'a> Dir<'a> {
     pub(super) fn parsed<T>(
         &self,
         name: &str,
-        text: String,
+        text: &str,
         wanted: &str,
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Option<T> {
-        let parsed = parse(&text);
+        let parsed = parse(text);
         if parsed.is_none() {
-            self.remark(name, format!("'{}' is not {wanted}", excerpt(&text)));
+            self.remark(name, format!("'{}' is not {wanted}", excerpt(text)));
         }
         parsed
     }

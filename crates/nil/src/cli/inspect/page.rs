@@ -195,7 +195,7 @@ fn pool_table(pools: &[FoundPool]) -> Table<5> {
 fn made_of(origin: &DaxOrigin) -> String {
     match origin {
         DaxOrigin::Cxl(region) => format!("CXL {region}"),
-        DaxOrigin::Persistent => "NVDIMM".to_owned(),
+        DaxOrigin::Persistent => "persistent memory".to_owned(),
         DaxOrigin::Reserved => "reserved by firmware".to_owned(),
         DaxOrigin::Unknown => NONE.to_owned(),
     }
