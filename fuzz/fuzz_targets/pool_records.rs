@@ -3,13 +3,13 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nil_pool::format::capacity::CapacityRecord;
+use nil_pool::format::capacity::{CapacityRecord, RECORD_BYTES};
 use nil_pool::format::guest::GuestRecord;
 use nil_pool::format::host::HostRecord;
 use nil_pool::format::journal::Entry;
 use nil_pool::format::pin::{PinRecord, PinWord};
 use nil_pool::format::slot_word::{Reference, SlotState};
-use nil_pool::{Arm, Composition, Ownership, Placed};
+use nil_pool::{Arm, Class, Coherence, Composition, GRANULE, Leg, Ownership, Placed, PoolId, Stripe, Tag};
 
 /// The data as a record of this length with a right checksum.
 fn record<const N: usize>(data: &[u8]) -> [u8; N] {
@@ -42,6 +42,40 @@ fn words(word: u64) {
     }
 }
 
+fn capacity(bytes: &[u8; RECORD_BYTES]) {
+    let Ok(capacity) = CapacityRecord::decode(bytes) else { return };
+    assert_eq!(CapacityRecord::decode(&capacity.encode()), Ok(capacity.clone()));
+    let _ = capacity.fits(2, 1024);
+    if let Composition::Striped(stripe) = &capacity.composition {
+        let sizes = stripe.leg_bytes(capacity.bytes);
+        assert_eq!(sizes.iter().sum::<u64>(), capacity.bytes);
+        assert!(sizes.iter().all(|bytes| *bytes > 0));
+    }
+}
+
+/// A valid record of a striped capacity, changed at places that the data gives.
+fn changed_stripe(data: &[u8]) -> [u8; RECORD_BYTES] {
+    let leg = |digit, weight| Leg { pool: PoolId::from_bytes([digit; 16]), tag: Tag::from_bytes([digit; 16]), weight };
+    let record = CapacityRecord {
+        tag: Tag::from_bytes([1; 16]),
+        generation: 1,
+        bytes: 16 * GRANULE,
+        created: 0,
+        class: Class::Shared,
+        coherence: Coherence::Hardware,
+        access: Vec::new(),
+        extents: Vec::new(),
+        composition: Composition::Striped(Stripe { granularity: GRANULE, legs: vec![leg(2, 3), leg(3, 1)] }),
+        label: String::new(),
+    };
+    let mut bytes = record.encode();
+    for change in data.chunks_exact(3) {
+        let at = usize::from(u16::from_le_bytes([change[0], change[1]])) % RECORD_BYTES;
+        bytes[at] = change[2];
+    }
+    bytes
+}
+
 fuzz_target!(|data: &[u8]| {
     let Some((which, data)) = data.split_first() else { return };
     match which % 6 {
@@ -51,14 +85,8 @@ fuzz_target!(|data: &[u8]| {
             }
         }
         1 => {
-            if let Ok(capacity) = CapacityRecord::decode(&record(data)) {
-                assert_eq!(CapacityRecord::decode(&capacity.encode()), Ok(capacity.clone()));
-                let _ = capacity.fits(2, 1024);
-                if let Composition::Striped(stripe) = &capacity.composition {
-                    assert_eq!(stripe.leg_bytes(capacity.bytes).iter().sum::<u64>(), capacity.bytes);
-                    assert!(stripe.leg_bytes(capacity.bytes).iter().all(|bytes| *bytes > 0));
-                }
-            }
+            capacity(&record(data));
+            capacity(&record(&changed_stripe(data)));
         }
         2 => {
             if let Ok(guest) = GuestRecord::decode(&record(data)) {
