@@ -3,6 +3,7 @@
 //! A rack of two hosts, one guest that keeps rewriting its memory and checking it, a hundred handoffs to and fro, a last
 //! look at every page and register, and a report. It exits with 0 only if nothing differed.
 
+mod dram;
 mod histogram;
 mod report;
 mod timeline;
@@ -25,25 +26,44 @@ use std::process::ExitCode;
 #[command(after_help = "Examples:
   nil demo
   nil demo --handoffs 1000 --memory 4G --vcpus 2
+  nil demo --memory-in dram
   nil demo --keep && nil pool list")]
 pub(crate) struct Args {
-    /// How often the guest changes hosts.
-    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    handoffs: u64,
+    /// How often the guest changes hosts: 100 times if nothing is said, 10 times if its memory goes with it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    handoffs: Option<u64>,
     /// The guest's memory.
     #[arg(long, default_value = "256M", value_name = "SIZE")]
     memory: Bytes,
     /// The guest's vCPUs.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_VCPUS)))]
     vcpus: u32,
+    /// Where the guest's memory lies between two handoffs: it stays in the pool, or goes along from DRAM to DRAM.
+    #[arg(long, default_value = "pool", value_name = "PLACE")]
+    memory_in: Place,
     /// Leave the pool in /dev/shm for inspection.
     #[arg(long)]
     keep: bool,
 }
 
+/// Where a guest's memory lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Place {
+    /// In the DRAM of its host.
+    Dram,
+    /// In the pool.
+    Pool,
+}
+
+/// How often the guest changes hosts if nothing is said.
+const HANDOFFS: u64 = 100;
+
 /// Runs the demo and prints its report.
 pub(crate) fn run(args: &Args, output: Output) -> anyhow::Result<ExitCode> {
-    interrupt::conclude(output, || demonstrate(args, output), Report::is_good)
+    match args.memory_in {
+        Place::Pool => interrupt::conclude(output, || demonstrate(args, output), Report::is_good),
+        Place::Dram => interrupt::conclude(output, || dram::demonstrate(args, output), dram::Report::is_good),
+    }
 }
 
 fn demonstrate(args: &Args, output: Output) -> anyhow::Result<Report> {
@@ -51,14 +71,15 @@ fn demonstrate(args: &Args, output: Output) -> anyhow::Result<Report> {
     let plan = RackPlan { pool, ..RackPlan::fleeting(args.memory.get()) };
     plan.check()?;
     let frequency = Frequency::measure();
-    let progress = Progress::new(output, args.handoffs);
+    let handoffs = args.handoffs.unwrap_or(HANDOFFS);
+    let progress = Progress::new(output, handoffs);
     progress.doing("starting hosts A and B");
     let rack = Rack::build(&plan)?;
     progress.doing(format!("booting a guest with {} of memory on A", args.memory));
     let guest = GuestPlan { memory_bytes: args.memory.get(), vcpus: args.vcpus, mode: Mode::Hot };
     let mut shuttle = Shuttle::boot(&rack, &guest, frequency)?;
     let canary = Canary::start(frequency)?;
-    let tally = shuttle_to_and_fro(&mut shuttle, args.handoffs, &progress)?;
+    let tally = shuttle_to_and_fro(&mut shuttle, handoffs, &progress)?;
     let canary = canary.report(&tally.spans);
     progress.doing("the guest verifies every page and register");
     let verdict = shuttle.verify_all().with_context(|| format!("after {} handoffs", tally.handoffs))?;
@@ -68,7 +89,7 @@ fn demonstrate(args: &Args, output: Output) -> anyhow::Result<Report> {
         shuttle.stop()?;
     }
     Ok(Report {
-        asked: args.handoffs,
+        asked: handoffs,
         memory: args.memory,
         vcpus: args.vcpus,
         tally,

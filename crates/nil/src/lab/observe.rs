@@ -28,6 +28,9 @@ pub(crate) const FIRST: Duration = Duration::from_millis(1);
 const SETTLED: Duration = Duration::from_micros(50);
 /// How long a guest may take to say that it runs after it has landed.
 const LANDING_PATIENCE: Duration = Duration::from_secs(5);
+/// How long its clock may take to be seen going on. On a busy machine guest and observer may share a core for seconds, and
+/// then each sees the other only standing still.
+const CLOCK_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the guest's clock is compared with the host's at a stretch.
 const COMPARISON: Duration = Duration::from_micros(300);
 /// How many readings of it make a comparison.
@@ -224,7 +227,7 @@ impl Observer {
     /// Guest TSC minus host TSC: the largest difference of many fresh readings.
     fn clock_offset(&self, index: usize) -> anyhow::Result<i64> {
         let (mut youngest, mut last, mut fresh) = (i64::MIN, 0, 0);
-        interrupt::wait_for("the guest's clock does not go on", LANDING_PATIENCE, || {
+        interrupt::wait_for("the guest's clock does not go on", CLOCK_PATIENCE, || {
             let end = tsc::now().saturating_add(self.frequency.ticks(COMPARISON));
             loop {
                 let guest = self.view.last_tsc(index)?;

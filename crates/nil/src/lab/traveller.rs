@@ -22,8 +22,8 @@ use super::view::View;
 use anyhow::{Context, bail, ensure};
 use nil_guest_abi::{Options, Program};
 use nil_host::{
-    Client, GuestName, GuestReport, ImageSource, MemoryIn, Migrate, MigrationOutcome, MigrationReport, MoveMemory,
-    RunVm, Settling,
+    Client, GuestName, GuestReport, HostName, ImageSource, MemoryIn, Migrate, MigrationOutcome, MigrationReport,
+    MoveMemory, RunVm, Settling,
 };
 use nil_migrate::tsc;
 use nil_mover::{Budget, Direction, MoveOutcome, MoveReport};
@@ -260,6 +260,11 @@ impl<'rack> Traveller<'rack> {
     /// Nanoseconds that its vCPU threads have waited for a core, while they could have run, in their lives.
     pub(crate) fn waited_for_a_core(&self) -> anyhow::Result<u64> {
         waiting_of_vcpus(self.home.pid)
+    }
+
+    /// The host that runs it now.
+    pub(crate) fn host(&self) -> &HostName {
+        self.rack.host(self.side).name()
     }
 
     /// Stops the guest and frees its memory.

@@ -42,6 +42,21 @@ fn a_guest_with_two_vcpus_changes_hosts_whole() {
 }
 
 #[test]
+fn a_guest_takes_its_memory_along_from_dram_to_dram() {
+    if !has_kvm() {
+        return;
+    }
+    let stage = Stage::new();
+    let output = stage.run(&["demo", "--memory-in", "dram", "--handoffs", "2", "--memory", "64M", "--json"]);
+    let report = json(&output);
+    assert_eq!((output.status.code(), &report["verified"]), (Some(0), &true.into()), "{report}");
+    assert_eq!((&report["handoffs"], &report["guest"]["errors"]), (&2.into(), &0.into()));
+    // Twice there and back; what the guest has never touched, and what is all zero, is not copied.
+    assert!(report["moved_bytes"].as_u64() > Some(3 * (64 << 20)), "{report}");
+    stage.assert_clean();
+}
+
+#[test]
 fn the_benchmark_measures_every_case_and_names_what_it_skips() {
     if !has_kvm() {
         return;
@@ -59,11 +74,12 @@ fn the_benchmark_measures_every_case_and_names_what_it_skips() {
 
 #[test]
 fn impossible_demands_are_refused_in_one_sentence_that_says_what_to_do() {
-    let refusals: [(&[&str], i32, &str); 6] = [
+    let refusals: [(&[&str], i32, &str); 7] = [
         (&["demo", "--memory", "0"], 2, "a size of zero"),
         (&["demo", "--memory", "4096T"], 1, "try a smaller guest with --memory"),
         (&["demo", "--memory", "65540K"], 1, "try --memory 66M"),
         (&["demo", "--memory", "1M"], 1, "try --memory 64M"),
+        (&["demo", "--memory-in", "dram", "--keep"], 1, "leave --keep away"),
         (&["demo", "--handoffs", "0"], 2, "0 is not in"),
         (&["demo", "--vcpus", "17"], 2, "17 is not in 1..=16"),
     ];

@@ -109,17 +109,17 @@ pub(super) fn measure(shape: Shape, samples: u64, frequency: Frequency, output: 
         progress.reached(samples + done, || format!("{shape}, by one order"));
     }
     progress.doing(format!("{shape}: the guest verifies every page"));
-    let before = guest.verdict()?.errors;
     let verdict = guest.verify_all()?;
     guest.stop()?;
+    let told: u64 = rounds.iter().map(|round| round.decouple.lost_stores + round.recouple.lost_stores).sum();
     if let Some(last) = rounds.last_mut() {
-        last.recouple.lost_stores += verdict.errors - before.min(verdict.errors);
+        last.recouple.lost_stores += verdict.errors.saturating_sub(told);
     }
     let machine = canary.pauses();
-    let case = |direction| Case {
-        shape,
-        direction,
-        outcome: Outcome::Measured(figures(direction, &rounds, &yardstick, &machine, frequency)),
+    let case = |direction| {
+        let figures = figures(direction, &rounds, &yardstick, &machine, frequency);
+        let first_error = verdict.first_error.clone();
+        Case { shape, direction, outcome: Outcome::Measured(CaseFigures { first_error, ..figures }) }
     };
     Ok(Measured {
         cases: [case(Direction::Decouple), case(Direction::Recouple)],
@@ -252,6 +252,7 @@ fn figures(
         core_wait_pct: median(|leg| leg.core_wait_pct),
         mover: mover_figures(&legs),
         lost_stores: legs.iter().map(|leg| leg.lost_stores).sum(),
+        first_error: None,
         machine: pauses.machine,
     }
 }

@@ -80,8 +80,12 @@ pub(super) struct CaseFigures {
     pub(super) core_wait_pct: Figure,
     /// What the mover says of its own.
     pub(super) mover: MoverFigures,
-    /// Stores of the guest that were not there when it looked.
+    /// Stores of the guest that were not there when it looked. What it found after the whole journeys and in its last
+    /// verification counts as recoupling's.
     pub(super) lost_stores: u64,
+    /// The first thing that the guest found amiss, in whichever direction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) first_error: Option<String>,
     pub(super) machine: MachinePauses,
 }
 

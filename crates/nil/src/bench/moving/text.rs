@@ -37,6 +37,7 @@ impl fmt::Display for Report {
             let tables = Bytes(case.overhead.page_table_bytes);
             writeln!(f, "nil itself takes {own} ({} %) and {tables} of page tables: {}", case.percent, case.shape)?;
         }
+        self.errors(f)?;
         self.skipped(f)?;
         if !self.targets.is_empty() {
             writeln!(f, "\nTargets:")?;
@@ -159,6 +160,16 @@ impl Report {
         table
     }
 
+    /// What guests have found amiss.
+    fn errors(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Case { shape, direction, outcome } in &self.cases {
+            if let Some(error) = outcome.figures().and_then(|found| found.first_error.as_deref()) {
+                writeln!(f, "the guest found an error: {}, {shape}: {error}", direction.verb())?;
+            }
+        }
+        Ok(())
+    }
+
     fn skipped(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Case { shape, direction, outcome } in &self.cases {
             if let Outcome::Skipped { skipped } = outcome {
@@ -251,6 +262,7 @@ mod tests {
                 huge_bytes: 1 << 30,
             },
             lost_stores: 0,
+            first_error: None,
             machine: MachinePauses::default(),
         };
         Case { shape: shape(budget), direction, outcome: Outcome::Measured(figures) }
@@ -349,8 +361,11 @@ mod tests {
         assert!(Report::new(findings()).is_good());
         if let Outcome::Measured(figures) = &mut found.cases[0].outcome {
             figures.lost_stores = 1;
+            figures.first_error = Some("vCPU 0: the page at 0x400000 is lost".into());
         }
-        assert!(!Report::new(found).is_good());
+        let spoilt = Report::new(found);
+        assert!(!spoilt.is_good());
+        assert!(spoilt.to_string().contains("the guest found an error: decouple, 1 GiB"), "{spoilt}");
         let of_trips = |verified| Report::new(Findings { round_trips: vec![trips(verified)], ..Findings::default() });
         assert!(of_trips(100).is_good());
         assert!(!of_trips(99).is_good());
