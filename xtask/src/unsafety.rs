@@ -27,6 +27,7 @@ const HOLDERS: &[(&str, &[&str])] = &[
             "moving/tests/storm.rs",
             "numa/syscalls.rs",
             "pagemap.rs",
+            "precedence.rs",
             "userfault.rs",
         ],
     ),

@@ -34,6 +34,7 @@
 #[allow(unsafe_code)]
 mod tracking;
 
+use nil_pool::PlacementMap;
 use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -79,6 +80,14 @@ impl Heat {
         match self {
             Self::Known(heats) => heats.get(granule).copied().unwrap_or(0),
             Self::Unknown(_) => 0,
+        }
+    }
+
+    /// Writes it down for the granules from `first` on, where it travels with the guest: whoever it goes to knows what is
+    /// hot. What is not known changes nothing.
+    pub fn write_down(&self, placement: &PlacementMap, first: usize) {
+        if let Self::Known(heats) = self {
+            heats.iter().enumerate().for_each(|(index, &heat)| placement.set_heat(first + index, heat));
         }
     }
 

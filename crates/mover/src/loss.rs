@@ -2,15 +2,16 @@
 //!
 //! The kernel counts for every thread how long it was runnable and did not run (`/proc/self/task/TID/schedstat`, second
 //! figure, in nanoseconds; Documentation/scheduler/sched-stats.rst). Not all of that is the mover's doing: a busy machine
-//! makes a guest wait as well. But the mover takes no more CPU time than it spends on its chunks. So of what the threads
+//! makes a guest wait as well. But the mover keeps nobody from more CPU time than it uses itself. So of what the threads
 //! waited, no more counts than that: a guest on a busy machine is not punished with a move that never ends.
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
+use rustix::time::{ClockId, clock_gettime};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-/// The least CPU time of the mover between two readings, so that short chunks do not cost more to measure than to move.
+/// The least time on chunks between two readings, so that short chunks do not cost more to measure than to move.
 const LEAST_BUSY: Duration = Duration::from_micros(200);
 /// The same for each thread that has to be read: a reading takes one or two microseconds.
 const LEAST_BUSY_PER_THREAD: Duration = Duration::from_micros(20);
@@ -20,8 +21,10 @@ const LEAST_BUSY_PER_THREAD: Duration = Duration::from_micros(20);
 pub(crate) struct GuestLoss {
     threads: Vec<Watched>,
     least_busy: Duration,
-    /// CPU time of the mover since the last reading.
+    /// What the mover has spent on chunks since the last reading.
     busy: Duration,
+    /// CPU time of the mover's thread at the last reading.
+    used: Duration,
     /// What was left of the allowance at the last reading: a thread that waits still is counted when it has got its CPU.
     left: Duration,
 }
@@ -46,11 +49,12 @@ impl GuestLoss {
         }
         let for_all = LEAST_BUSY_PER_THREAD * u32::try_from(watched.len()).unwrap_or(u32::MAX);
         let least_busy = LEAST_BUSY.max(for_all);
-        Self { threads: watched, least_busy, busy: Duration::ZERO, left: Duration::ZERO }
+        Self { threads: watched, least_busy, busy: Duration::ZERO, used: own_cpu_time(), left: Duration::ZERO }
     }
 
     /// How much of its time the average thread lost to the mover since it was last asked, when the mover has spent `busy`
-    /// on chunks since then. Zero until enough has come together to be worth a reading. Does not allocate.
+    /// on chunks since then: to be asked by the thread that does so. Zero until enough has come together to be worth a
+    /// reading. Does not allocate.
     pub(crate) fn lost(&mut self, busy: Duration) -> Duration {
         self.busy += busy;
         let Ok(count) = u32::try_from(self.threads.len()) else { return Duration::ZERO };
@@ -58,10 +62,12 @@ impl GuestLoss {
             return Duration::ZERO;
         }
         let waited: Duration = self.threads.iter_mut().map(Watched::since_last).sum();
-        let allowance = self.left + self.busy;
+        let now = own_cpu_time();
+        let used = now.saturating_sub(self.used).min(self.busy);
+        let allowance = self.left + used;
         let lost = waited.min(allowance);
-        self.left = (allowance - lost).min(self.busy);
-        self.busy = Duration::ZERO;
+        self.left = (allowance - lost).min(used);
+        (self.busy, self.used) = (Duration::ZERO, now);
         lost / count
     }
 }
@@ -88,6 +94,11 @@ impl Watched {
         let length = rustix::io::pread(&self.schedstat, &mut line, 0).ok()?;
         waited(&line[..length])
     }
+}
+
+/// CPU time that the calling thread has used.
+fn own_cpu_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 /// The second figure of a schedstat line: nanoseconds.

@@ -1,6 +1,7 @@
 //! Heat, sampled by the real kernel: storing threads over anonymous and shared memory, small pages and huge ones.
 
 use nil_mover::{Heat, Sampling};
+use nil_pool::{CreateOptions, GuestKind, GuestRequest, HostId, HostIdentity, HostKind, MemoryHome, Pool};
 use rustix::fs::MemfdFlags;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use std::fs::{self, File};
@@ -203,6 +204,34 @@ fn no_store_is_lost_to_sampling() {
     });
     let count = count.load(Ordering::Relaxed);
     assert!((0..BYTES).step_by(PAGE).all(|offset| memory.word(offset + 8).load(Ordering::Relaxed) == count));
+}
+
+#[test]
+fn heat_that_is_written_down_is_found_in_the_placement_map_and_moves_nothing() {
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let size = Some(64 << 20);
+    let options = CreateOptions { size, ..CreateOptions::default() };
+    let pool = Pool::create(&directory.path().join("pool"), &options).unwrap();
+    let agent = HostIdentity { id: HostId::random(), name: "a".to_owned(), kind: HostKind::Agent };
+    let host = pool.join(&agent).unwrap();
+    let request = GuestRequest {
+        name: "g".to_owned(),
+        kind: GuestKind::Vm,
+        memory_bytes: 4 * GRANULE as u64,
+        home: MemoryHome::Dram,
+        vcpus: 1,
+        features: 0,
+    };
+    let control = host.create_guest(&request).unwrap();
+    control.publish(host.slot()).unwrap();
+    let map = control.map_state().unwrap().placement();
+    let placed = |index: usize| map.get(index).unwrap();
+    let places: Vec<_> = (0..4).map(|index| placed(index).place).collect();
+
+    Heat::Known(vec![9, 255]).write_down(&map, 1);
+    Heat::Unknown("no reason".to_owned()).write_down(&map, 0);
+    assert_eq!((0..4).map(|index| placed(index).heat).collect::<Vec<_>>(), [0, 9, 255, 0]);
+    assert_eq!((0..4).map(|index| placed(index).place).collect::<Vec<_>>(), places);
 }
 
 /// What sampling costs a thread that stores into every page of 256 MiB as fast as it can. Prints; nothing to hold.

@@ -212,7 +212,7 @@ fn an_undeclared_buffer_stalls_the_move_and_is_reported() {
     let StallReason::Undeclared(found) = &stall.reason else { panic!("{stall}") };
     assert_eq!((found.offset, found.bytes), (Some(OFFSET as u64), LENGTH as u64));
     assert!(found.holder.contains("io_uring"), "{stall}");
-    assert_eq!(report.undeclared, [found.clone()]);
+    assert_eq!(report.undeclared, std::slice::from_ref(found));
     assert_eq!(guest.pooled_granules(), GRANULES as u64 - 1);
     device.read(3);
     assert!(guest.buffer_reads(3), "the device has not lost the guest's memory");
