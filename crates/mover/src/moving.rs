@@ -16,6 +16,7 @@ use crate::chunk::{Attempt, Carrier, Contents, Haste, Moved, Target};
 use crate::controller::{ChunkSample, Controller};
 use crate::dram::{Mirror, granule_bytes};
 use crate::error::{Error, Result};
+use crate::heat::{Heat, Sampling};
 use crate::loss::GuestLoss;
 use crate::memory::GuestMemory;
 use crate::numa::NodeCarrier;
@@ -152,15 +153,24 @@ struct Equipment<'a> {
 
 impl<'a> Equipment<'a> {
     fn take(this: &'a Move) -> Result<Self> {
+        this.memory.turn().moves += 1;
+        // From here on the drop, which takes a turn of its own, puts things right.
+        let mut equipment = Self { memory: &this.memory, carrier: None };
+        equipment.carrier = Self::carrier_of(this)?;
+        Ok(equipment)
+    }
+
+    /// `None` when nothing can have to move: a recouple of a guest that is wholly local.
+    fn carrier_of(this: &'a Move) -> Result<Option<Carrier<'a>>> {
         let Move { memory, plan, granules, guard, .. } = this;
         let mut supply = memory.turn();
-        supply.moves += 1;
-        // From here on the drop puts things right.
-        let mut equipment = Self { memory, carrier: None };
-        let Some(pool) = pool_of(memory, plan.direction)? else {
-            drop(supply);
-            return Ok(equipment);
-        };
+        let Some(pool) = pool_of(memory, plan.direction)? else { return Ok(None) };
+        // A guest runs, and no other move has a userfaultfd on its memory.
+        if !this.vcpu_threads.is_empty() && supply.moves == 1 {
+            let addresses =
+                memory.range().at(bytes_of(granules).start).addr()..memory.range().at(bytes_of(granules).end).addr();
+            Heat::sample(&addresses, Sampling::default()).write_down(memory.placement(), granules.start);
+        }
         let target = match plan.direction {
             Direction::Decouple => Target::Pool,
             Direction::Recouple => {
@@ -192,11 +202,9 @@ impl<'a> Equipment<'a> {
             Pace::Fast => Haste::Fast,
             Pace::Paced { .. } => Haste::Careful,
         };
-        equipment.carrier = Some(Carrier::new(memory, target, barrier, pool, userfault, haste)?);
-        Ok(equipment)
+        Carrier::new(memory, target, barrier, pool, userfault, haste).map(Some)
     }
 
-    /// `None` when nothing can have to move: a recouple of a guest that is wholly local.
     fn carrier(&self) -> Option<&Carrier<'a>> {
         self.carrier.as_ref()
     }

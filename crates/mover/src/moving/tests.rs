@@ -7,7 +7,7 @@ use crate::chunk::HOLDER;
 use crate::lost::LostMemory;
 use crate::plan::{Budget, MoveRange};
 use nil_pool::{BadPlacement, MemoryHome, PinId, PinRequest, Place, Placed};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use storm::{Ground, HugeMount, Storm};
 
 const KIB: usize = 1 << 10;
@@ -143,6 +143,51 @@ fn ranges_that_are_not_granules_of_the_memory_are_refused() {
         let refusal = Move::new(Arc::clone(&ground.memory), plan, Vec::new()).expect_err("a bad range");
         assert!(matches!(refusal, Error::BadRange { .. }), "{refusal}");
     }
+}
+
+#[test]
+fn a_move_that_cannot_begin_leaves_the_memory_to_others() {
+    let ground = Ground::in_pool(4 * MIB);
+    let nowhere = MovePlan { node: Some(1023), ..fast(Direction::Recouple) };
+    let movement = Move::new(Arc::clone(&ground.memory), nowhere, Vec::new()).expect("a move");
+    let error = movement.run(&MoveControl::default(), |_| ()).expect_err("there is no such node");
+    assert!(matches!(error, Error::Numa(_)), "{error}");
+    both_ways(&Ground::in_dram(4 * MIB), |movement| movement);
+    drop(ground.memory.close().expect("all of it is in the pool still"));
+}
+
+#[test]
+fn what_a_guest_stores_into_most_goes_to_the_pool_last() {
+    let ground = Ground::in_dram(32 * MIB);
+    for granule in 0..16 {
+        ground.word(granule * 2 * MIB).store(7, Ordering::Relaxed);
+    }
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let storing = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for page in 0..512 {
+                    ground.word(page * 4 * KIB).fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        let this_thread = rustix::thread::gettid();
+        let control = MoveControl::default();
+        control.set_bandwidth(Some(100 << 20));
+        let plan = fast(Direction::Decouple);
+        let movement = Move::new(Arc::clone(&ground.memory), plan, vec![this_thread]).expect("a move");
+        let moved = movement.run(&control, |progress| {
+            if progress.done_bytes >= 16 << 20 {
+                control.cancel();
+            }
+        });
+        stop.store(true, Ordering::Relaxed);
+        storing.join().expect("a thread that ends");
+        assert_eq!(moved.expect("a move that ends").outcome, MoveOutcome::Cancelled);
+    });
+    let hot = ground.memory.placement().get(0).expect("a sound word");
+    assert!(hot.heat > 0 && matches!(hot.place, Place::Local { .. }), "{hot:?}");
+    assert!(ground.memory.placement().summary().pooled >= 8);
 }
 
 /// A pin of a page of granule 1.
