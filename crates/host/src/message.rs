@@ -175,6 +175,8 @@ pub(crate) struct WorkerStatus {
     pub(crate) detail: Option<String>,
     /// The move of the guest's memory that is on.
     pub(crate) moving: Option<MoveProgress>,
+    /// Bytes per second that it may use; `None` is no limit, or no move.
+    pub(crate) move_limit: Option<u64>,
     /// Where the guest's memory lies in the worker's address space, once it does.
     pub(crate) memory_address: Option<u64>,
 }

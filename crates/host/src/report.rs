@@ -94,6 +94,8 @@ pub struct GuestReport {
     pub memory: Option<MemoryReport>,
     /// The move of its memory that is on.
     pub moving: Option<MoveProgress>,
+    /// Bytes per second that it may use of its host's bandwidth; `None` is no limit, or no move.
+    pub move_limit: Option<u64>,
     /// Where its memory begins in the address space of that process.
     pub memory_address: Option<u64>,
 }

@@ -172,6 +172,7 @@ mod tests {
             worker_pid: None,
             memory: None,
             moving: None,
+            move_limit: None,
             memory_address: None,
         }
     }

@@ -1,6 +1,7 @@
 //! What the agent says of its host and of the guests that it knows.
 
 use super::Host;
+use super::jobs::Errand;
 use super::pinning::HOLDER;
 use super::table::Entry;
 use crate::error::{Error, Result};
@@ -71,6 +72,7 @@ impl Host {
                 .and_then(|control| memory_report(&control))
                 .ok(),
             memory_address: entry.as_ref().and_then(|entry| entry.memory_address),
+            move_limit: entry.as_ref().and_then(|entry| entry.move_limit),
             moving: entry.and_then(|entry| entry.moving),
         }
     }
@@ -89,9 +91,11 @@ pub(super) fn memory_report(control: &GuestControl) -> Result<MemoryReport> {
 
 /// What is being done with a guest, and what its worker says, in a sentence.
 fn detail(entry: &Entry) -> Option<String> {
-    let job = entry.job(Lane::Main).or(entry.job(Lane::PullBack)).map(|job| job.errand.to_string());
     let moving = entry.moving.as_ref().map(describe);
-    let parts: Vec<String> = [entry.detail.clone(), job, moving].into_iter().flatten().collect();
+    let errand = entry.job(Lane::Main).or(entry.job(Lane::PullBack)).map(|job| &job.errand);
+    // What moves says of itself which way; where the guest is to go, it does not say.
+    let errand = errand.filter(|errand| moving.is_none() || matches!(errand, Errand::Migration { .. }));
+    let parts: Vec<String> = [entry.detail.clone(), errand.map(ToString::to_string), moving].into_iter().flatten().collect();
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 

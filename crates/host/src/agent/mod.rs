@@ -6,13 +6,14 @@
 //!
 //! ```text
 //! Agent::start   lock → identity → join pools → adopt workers → recover what has no worker → listen
-//! Agent::run     threads: lease beat, listener, one per connection, one per worker; until a signal
+//! Agent::run     threads: lease beat, duties, listener, one per connection, one per worker; until a signal
 //! Agent::stop    no new orders → orders in progress end → guests stay (or are stopped) → socket removed
 //! ```
 
 mod arming;
 mod bandwidth;
 mod calling_off;
+mod duties;
 mod former;
 mod identity;
 mod jobs;
@@ -127,6 +128,8 @@ impl Agent {
         host.spawn("lease", Host::beat)?;
         host.adopt_workers()?;
         host.recover_all();
+        host.reap_orphan_stripes();
+        host.spawn("duties", Host::attend)?;
         host.listen()?;
         Ok(Self { host, _lock: lock })
     }

@@ -90,9 +90,19 @@ impl Host {
         range: Option<MoveRange>,
     ) -> Result<Vec<String>> {
         let all = MoveRange { offset: 0, bytes: control.config()?.memory_bytes };
+        self.lift_holds_where(guest, control, |hold| is_on(hold, range.unwrap_or(all)))
+    }
+
+    /// Lifts the holds that are meant. Returns what was lifted, in sentences.
+    pub(super) fn lift_holds_where(
+        &self,
+        guest: &GuestName,
+        control: &GuestControl,
+        is_meant: impl Fn(&Pin) -> bool,
+    ) -> Result<Vec<String>> {
         let layout = self.layout(control)?;
         let mut lifted = Vec::new();
-        for hold in holds(control)?.into_iter().filter(|hold| is_on(hold, range.unwrap_or(all))) {
+        for hold in holds(control)?.into_iter().filter(is_meant) {
             self.order(guest, &WorkerRequest::ReleasePin { pin: hold.id.to_string() }, PATIENCE)?;
             let part = layout.range_at(hold.offset, hold.bytes);
             lifted.push(format!("the hold on {part} is lifted ({})", hold.reason));

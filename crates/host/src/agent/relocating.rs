@@ -157,7 +157,10 @@ impl Host {
             if all_local { Ok(membership.unplace_memory(control).map(|()| true)?) } else { Ok(false) }
         });
         match unplaced {
-            Ok(true) => tracing::info!("guest {name}: its memory is in DRAM; its room in the pool is free again"),
+            Ok(true) => {
+                self.reap_orphan_stripes();
+                tracing::info!("guest {name}: its memory is in DRAM; its room in the pool is free again");
+            }
             Ok(false) => {}
             Err(error) => tracing::error!("guest {name}: its room in the pool cannot be freed: {}", error.story()),
         }

@@ -76,6 +76,7 @@ impl Host {
         };
         let membership = self.pools.get(control.pool().id())?;
         membership.destroy_guest(&control)?;
+        self.reap_orphan_stripes();
         tracing::info!("guest {name}: stopped, its memory is free again");
         Ok(())
     }

@@ -24,6 +24,8 @@ pub(super) struct Entry {
     pub(super) detail: Option<String>,
     /// The move of its memory that is on, as the worker tells.
     pub(super) moving: Option<MoveProgress>,
+    /// Bytes per second that the move may use, as the worker tells.
+    pub(super) move_limit: Option<u64>,
     /// Where its memory lies in the worker.
     pub(super) memory_address: Option<u64>,
     /// What is being done with it; of each lane one thing at a time.
@@ -48,8 +50,8 @@ impl Jobs {
 impl Entry {
     /// The entry of a guest whose worker says that of itself.
     pub(super) fn new(control: GuestControl, worker: Arc<Process>, status: WorkerStatus) -> Self {
-        let WorkerStatus { guest: id, phase, detail, moving, memory_address, .. } = status;
-        Self { id, control, worker, phase, detail, moving, memory_address, jobs: Jobs::default() }
+        let WorkerStatus { guest: id, phase, detail, moving, move_limit, memory_address, .. } = status;
+        Self { id, control, worker, phase, detail, moving, move_limit, memory_address, jobs: Jobs::default() }
     }
 
     /// What is being done with it in that lane.
@@ -149,6 +151,7 @@ impl Table {
         entry.detail.clone_from(&status.detail);
         entry.memory_address = status.memory_address;
         entry.moving.clone_from(&status.moving);
+        entry.move_limit = status.move_limit;
         if matches!(status.phase, Phase::Released | Phase::TornDown) {
             guests.remove(&status.name);
         }

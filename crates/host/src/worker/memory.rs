@@ -2,6 +2,7 @@
 
 use super::moves::Telling;
 use super::orders::Orders;
+use super::status::Shown;
 use crate::error::{Error, Result};
 use crate::message::{Lane, Phase};
 use nil_mover::{MovePlan, MoveProgress, MoveRange, MoveReport};
@@ -24,7 +25,8 @@ impl Orders {
         let mut telling = Telling::default();
         let moved = vm.move_memory(plan, &moving.control, |progress| {
             if telling.is_worth_telling(progress, Instant::now()) {
-                self.board().show_move(lane, Some(progress.clone()));
+                let shown = Shown { progress: progress.clone(), limit: moving.control.bandwidth() };
+                self.board().show_move(lane, Some(shown));
                 tell(progress);
             }
         });

@@ -116,6 +116,7 @@ fn start(options: &WorkerOptions, images: BuiltinImages) -> Result<Arc<Orders>> 
         phase: Phase::Empty,
         detail: None,
         moving: None,
+        move_limit: None,
         memory_address: None,
     });
     let socket = options.host.worker_socket(&options.guest);

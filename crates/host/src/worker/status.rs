@@ -18,9 +18,17 @@ struct Shared {
 #[derive(Debug)]
 struct Inner {
     status: WorkerStatus,
-    main_move: Option<MoveProgress>,
-    pull_back: Option<MoveProgress>,
+    main_move: Option<Shown>,
+    pull_back: Option<Shown>,
     watchers: Vec<Connection>,
+}
+
+/// A move as it is shown.
+#[derive(Clone, Debug)]
+pub(super) struct Shown {
+    pub(super) progress: MoveProgress,
+    /// Bytes per second that it may use.
+    pub(super) limit: Option<u64>,
 }
 
 impl Inner {
@@ -59,13 +67,15 @@ impl StatusBoard {
     }
 
     /// Shows how far the move in a lane is; `None` when it is over. Of two moves the one in the main lane is shown.
-    pub(super) fn show_move(&self, lane: Lane, progress: Option<MoveProgress>) {
+    pub(super) fn show_move(&self, lane: Lane, shown: Option<Shown>) {
         let mut inner = self.lock();
         match lane {
-            Lane::Main => inner.main_move = progress,
-            Lane::PullBack => inner.pull_back = progress,
+            Lane::Main => inner.main_move = shown,
+            Lane::PullBack => inner.pull_back = shown,
         }
-        inner.status.moving = inner.main_move.clone().or_else(|| inner.pull_back.clone());
+        let shown = inner.main_move.clone().or_else(|| inner.pull_back.clone());
+        inner.status.move_limit = shown.as_ref().and_then(|shown| shown.limit);
+        inner.status.moving = shown.map(|shown| shown.progress);
         inner.tell();
     }
 

@@ -60,8 +60,7 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<ExitCode> {
         stall_timeout_us: args.budget.stall_timeout_us(),
         ..Migrate::new(guest.name.parse()?, target.name.clone())
     };
-    output.progress(format!("Ctrl-C lets it go on; `nil migrate {} --cancel` calls it off", order.guest));
-    let mut shown = Shown::new(output);
+    let mut shown = Shown::new(output, &format!("nil migrate {} --cancel", order.guest));
     let report = Client::connect(&run_dir.host(&source))?.migrate(&order, |progress| shown.show(progress))?;
     let exit = match report.outcome {
         MigrationOutcome::Moved => ExitCode::SUCCESS,

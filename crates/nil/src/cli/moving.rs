@@ -15,8 +15,7 @@ pub(super) fn run(guest: &str, order: impl FnOnce(GuestName) -> MoveMemory, outp
     let (mut host, guest) = host_of(guest)?;
     let order = order(guest);
     let verb = order.direction.verb();
-    output.progress(format!("Ctrl-C lets it go on; `nil {verb} {} --cancel` calls it off", order.guest));
-    let mut shown = Shown::new(output);
+    let mut shown = Shown::new(output, &format!("nil {verb} {} --cancel", order.guest));
     let moved = host.move_memory(&order, |progress| shown.show(progress))?;
     let done = moved.moved.as_ref().is_none_or(|report| report.outcome == MoveOutcome::Done);
     output.print(&Report(moved))?;

@@ -13,16 +13,23 @@ const PERIOD: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Shown {
     output: Output,
+    /// Said before the first line.
+    hint: Option<String>,
     last_move: Option<(Instant, Option<Stall>)>,
 }
 
 impl Shown {
-    pub(super) fn new(output: Output) -> Self {
-        Self { output, last_move: None }
+    /// `cancel` is the command that calls off what is shown.
+    pub(super) fn new(output: Output, cancel: &str) -> Self {
+        let hint = Some(format!("Ctrl-C lets it go on; `{cancel}` calls it off"));
+        Self { output, hint, last_move: None }
     }
 
     pub(super) fn show(&mut self, progress: &Progress) {
         if self.is_worth_a_line(progress, Instant::now()) {
+            if let Some(hint) = self.hint.take() {
+                self.output.progress(hint);
+            }
             self.output.progress(&progress.step);
         }
     }
@@ -51,7 +58,7 @@ mod tests {
 
     #[test]
     fn steps_are_shown_at_once_and_numbers_every_second() {
-        let (mut shown, now) = (Shown::new(Output::Json), Instant::now());
+        let (mut shown, now) = (Shown::new(Output::Json, "nil"), Instant::now());
         let step = Progress { step: "B gets ready".into(), moving: None };
         let moving =
             MoveProgress { direction: Direction::Decouple, done_bytes: 0, total_bytes: 9, bytes_per_s: 0, stall: None };

@@ -3,7 +3,12 @@
 mod agents;
 mod crashes;
 mod guests;
+mod holds;
+mod journeys;
 #[path = "../kvm/mod.rs"]
 mod kvm;
+mod move_crashes;
+mod moves;
 mod playground;
 mod refusals;
+mod witness;

@@ -3,6 +3,7 @@
 //! Whatever happens in a test, no process of it is left: agents are children, and workers are found by the run directory
 //! on their command lines, which no other process has.
 
+use crate::witness::Witness;
 use nil_pool::{Access, CreateOptions, Pool};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
@@ -123,6 +124,54 @@ impl Playground {
         self.json(&["vm", "run", image, "--memory", "64M", "--name", name, "--pool", &pool, "--host", host])
     }
 
+    /// Starts a VM whose memory is in DRAM, and which is hard on its memory.
+    pub(crate) fn run_in_dram(&self, name: &str, host: &str) -> Witness {
+        let pool = self.pool();
+        let run = ["vm", "run", "builtin:demo", "--memory", "64M", "--memory-in", "dram", "--name", name];
+        self.json(&[&run[..], &["--pool", &pool, "--host", host]].concat());
+        let witness = Witness::of(self, name);
+        witness.await_filled();
+        witness
+    }
+
+    /// Starts `nil` with these arguments, and does not wait for its end.
+    pub(crate) fn start(&self, args: &[&str]) -> Started {
+        let mut command = self.command(args);
+        Started(Some(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("nil")))
+    }
+
+    /// Waits until `nil ps` says that of a guest.
+    #[track_caller]
+    pub(crate) fn await_guest(&self, guest: &str, what: &str, is_so: impl Fn(&serde_json::Value) -> bool) {
+        await_that(what, || self.guest(guest).is_some_and(|guest| is_so(&guest)));
+    }
+
+    /// Waits until a guest's memory is moving.
+    #[track_caller]
+    pub(crate) fn await_moving(&self, guest: &str) {
+        self.await_guest(guest, "the move's beginning", |guest| guest["moving"]["done_bytes"].as_u64() > Some(0));
+    }
+
+    /// Waits until `nil ps` shows the guest waiting for something that is called so.
+    #[track_caller]
+    pub(crate) fn await_stall(&self, guest: &str, name: &str) {
+        self.await_guest(guest, "the stall", |guest| {
+            guest["detail"].as_str().is_some_and(|detail| detail.contains("it waits") && detail.contains(name))
+        });
+    }
+
+    /// Where `nil ps` says that a guest's memory is.
+    pub(crate) fn memory_of(&self, guest: &str) -> serde_json::Value {
+        self.guest(guest).expect("the guest")["memory"]["in"].clone()
+    }
+
+    /// What `nil pool check` finds; nothing must be wrong.
+    #[track_caller]
+    pub(crate) fn check_pool(&self) {
+        let check = self.nil(&["pool", "check", &self.pool()]);
+        assert!(check.status.success(), "{}{}", check.stdout, check.stderr);
+    }
+
     /// The pool, opened by the test itself.
     pub(crate) fn open_pool(&self) -> Pool {
         Pool::open(Path::new(&self.pool()), Access::ReadWrite).expect("the pool")
@@ -200,6 +249,31 @@ impl Drop for Agent {
     }
 }
 
+/// A command that runs. Killed when it goes out of scope.
+pub(crate) struct Started(Option<Child>);
+
+impl Started {
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.0.as_ref().expect("it runs").id()).expect("a pid")
+    }
+
+    /// What it said when it has ended.
+    pub(crate) fn answer(mut self) -> Answer {
+        let child = self.0.take().expect("it runs");
+        Answer::of(child.wait_with_output().expect("its output"))
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            // It may have ended; what counts is that it has.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 /// What a command said.
 pub(crate) struct Answer {
     pub(crate) status: ExitStatus,
@@ -214,6 +288,12 @@ impl Answer {
             stdout: String::from_utf8(output.stdout).expect("UTF-8"),
             stderr: String::from_utf8(output.stderr).expect("UTF-8"),
         }
+    }
+
+    /// The document that it printed.
+    #[track_caller]
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|_| panic!("no JSON: {}{}", self.stdout, self.stderr))
     }
 
     /// Asserts that the command failed with that status and said all of that.

@@ -182,3 +182,38 @@ fn two_guests_of_one_name_do_not_fit_on_one_host() {
     playground.nil(&run).refuses(1, &["guest named g already"]);
     assert_eq!(playground.await_state("g", "running")["host"], "A");
 }
+
+#[test]
+fn memory_is_not_moved_by_bad_orders() {
+    if !has_kvm() {
+        return;
+    }
+    let playground = Playground::new();
+    let _agent = playground.agent("A");
+    playground.nil(&["decouple", "g"]).refuses(1, &["there is no guest named g"]);
+    let run = ["vm", "run", "builtin:pages", "--memory", "64M", "--memory-in", "dram", "--name", "g", "--host", "A"];
+    playground.json(&[&run[..], &["--pool", &playground.pool()]].concat());
+    let with = |args: &[&str]| playground.nil(&[&["decouple", "g"], args].concat());
+    with(&["--range", "0x100000+2M"]).refuses(1, &["pieces of 2 MiB", "the nearest range is 0x0+4M"]);
+    with(&["--range", "0x3e00000+4M"]).refuses(1, &["not all memory of the guest", "0x0+64M"]);
+    with(&["--range", "64M"]).refuses(2, &["ADDRESS+SIZE"]);
+    with(&["--range", "0x0+0"]).refuses(2, &["zero"]);
+    with(&["--fast", "--max-stall", "1ms"]).refuses(2, &["--fast", "--max-stall"]);
+    with(&["--max-stall", "0us"]).refuses(2, &["zero"]);
+    with(&["--max-slowdown", "0%"]).refuses(2, &["between 1% and 100%"]);
+    with(&["--bandwidth", "0"]).refuses(2, &["zero"]);
+    with(&["--cancel"]).refuses(1, &["nothing of guest g's memory is being decoupled"]);
+    with(&["--cancel", "--range", "0x0+2M"]).refuses(2, &["--range"]);
+    let pin = |args: &[&str]| playground.nil(&[&["pin", "add", "g", "--reason", "test"], args].concat());
+    pin(&["--at", "0x4000000", "--size", "4K", "--owner", "x"]).refuses(1, &["not all memory"]);
+    pin(&["--at", "0x0", "--size", "4K", "--owner", "nil recouple"]).refuses(1, &["nil recouple g --range"]);
+    pin(&["--at", "0x0", "--size", "4K", "--owner", &"x".repeat(99)]).refuses(1, &["owner"]);
+    playground.nil(&["pin", "release", "g", "p0.1"]).refuses(1, &["there is no pin p0.1", "nil pin list"]);
+    playground.nil(&["migrate", "g"]).refuses(2, &["--to"]);
+    playground.nil(&["migrate", "g", "--cancel", "--to", "A"]).refuses(2, &["--to"]);
+    let guest = playground.guest("g").expect("the guest");
+    assert_eq!(
+        (&guest["memory"]["in"], &guest["memory"]["pins"], &guest["state"]),
+        (&"dram".into(), &0.into(), &"running".into())
+    );
+}

@@ -1,0 +1,105 @@
+//! What an agent does by itself, again and again: giving back what others have asked for, and what nobody needs.
+//!
+//! ```text
+//! release asked ──▶ hold all of the guest's memory ──▶ recouple it ──▶ capacity released ──▶ hold lifted
+//!                          │                              │ cannot (pinned, no DRAM): hold lifted, back to the pool,
+//!                          │                              ▼                           tried again after a while
+//!                          └ a migration under way stalls on the hold, and says so
+//! ```
+
+use super::Host;
+use super::jobs::Errand;
+use super::relocating::{Relocated, Relocation};
+use crate::error::{Error, Result};
+use crate::message::{Lane, Phase};
+use crate::name::GuestName;
+use nil_mover::{Budget, Direction, MoveOutcome, MovePlan, MoveRange};
+use nil_pool::{GuestControl, Membership, Tag, reap_orphan_legs};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often to look whether there is something to do.
+const ROUND: Duration = Duration::from_secs(1);
+/// How long to leave a guest alone whose memory could not be given back.
+const RESPITE: Duration = Duration::from_secs(60);
+/// Why memory is held whose capacity is to be released.
+const ASKED: &str = "the release of its capacity was asked for";
+
+impl Host {
+    /// Does its duties until the agent ends.
+    pub(super) fn attend(self: &Arc<Self>) {
+        let mut in_vain: BTreeMap<Tag, Instant> = BTreeMap::new();
+        loop {
+            std::thread::sleep(ROUND);
+            in_vain.retain(|_, since| since.elapsed() < RESPITE);
+            let Some(_order) = self.orders.begin() else { return };
+            for (name, entry) in self.table.entries() {
+                if entry.phase != Phase::Running || entry.job(Lane::PullBack).is_some() {
+                    continue;
+                }
+                let Ok(tag) = entry.control.config().map(|config| config.memory) else { continue };
+                let attended = match self.is_asked_for(&entry.control, tag) {
+                    true if in_vain.contains_key(&tag) => Ok(()),
+                    true => self.give_back(&name, &entry.control),
+                    false if entry.control.is_placed() => Ok(()),
+                    false => self.lift_holds_where(&name, &entry.control, |pin| pin.reason == ASKED).map(|_| ()),
+                };
+                if let Err(error) = attended {
+                    tracing::warn!("guest {name}: its room in the pool cannot be given back: {}", error.story());
+                    in_vain.insert(tag, Instant::now());
+                }
+            }
+        }
+    }
+
+    /// Whether somebody wants the capacity of a guest's memory to be released.
+    fn is_asked_for(&self, control: &GuestControl, tag: Tag) -> bool {
+        let Ok(membership) = self.pools.get(control.pool().id()) else { return false };
+        membership.pool().capacities().iter().any(|capacity| capacity.tag == tag && capacity.release_asked)
+    }
+
+    /// Takes all memory of a guest out of the pool, because the capacity is wanted back.
+    fn give_back(&self, name: &GuestName, control: &GuestControl) -> Result<()> {
+        // Somebody pulls a part back: next time.
+        let Ok(occupation) = self.table.occupy(name, Lane::PullBack, Errand::PullBack) else { return Ok(()) };
+        tracing::info!("guest {name}: {ASKED}; its memory comes back into DRAM");
+        let all = MoveRange { offset: 0, bytes: control.config()?.memory_bytes };
+        let former = self.former(control)?;
+        self.hold(name, control, all, Some(ASKED))?;
+        let (direction, budget) = (Direction::Recouple, Budget::default());
+        let stall_timeout_us = MovePlan::STALL_TIMEOUT_US;
+        let relocation = Relocation { direction, ranges: None, budget, node: None, stall_timeout_us };
+        match self.relocate(&occupation, &relocation, &mut |_| {}) {
+            Ok(Relocated { outcome: MoveOutcome::Done, .. }) => {
+                // If a migration is on, it stalls on the hold; whatever becomes of it gives the capacity back.
+                self.tidy(name, control, Lane::PullBack);
+                return Ok(());
+            }
+            Ok(Relocated { outcome, .. }) => tracing::warn!("guest {name}: {}", reason(&outcome)),
+            Err(error) => tracing::warn!("guest {name}: {}", error.story()),
+        }
+        self.lift_holds_where(name, control, |pin| pin.reason == ASKED)?;
+        self.undo(&occupation, &relocation, &former, &mut |_| {})?;
+        Err(Error::refused("part of its memory could not be moved out of the pool"))
+    }
+
+    /// Releases the stripes of capacities that are gone.
+    pub(super) fn reap_orphan_stripes(&self) {
+        let all = self.pools.all();
+        let members: Vec<&Membership> = all.iter().map(AsRef::as_ref).collect();
+        match reap_orphan_legs(&members) {
+            Ok(reaped) if reaped.is_empty() => {}
+            Ok(reaped) => tracing::info!("released {} stripes of capacities that are gone", reaped.len()),
+            Err(error) => tracing::warn!("stripes of capacities that are gone cannot be released: {error}"),
+        }
+    }
+}
+
+fn reason(outcome: &MoveOutcome) -> String {
+    match outcome {
+        MoveOutcome::Done => "it is done".to_owned(),
+        MoveOutcome::Cancelled => "it was called off".to_owned(),
+        MoveOutcome::Stalled(stall) => stall.to_string(),
+    }
+}

@@ -1,0 +1,58 @@
+//! What a test guest says of its own memory, read from the process that runs it, wherever that memory lies.
+
+use crate::playground::{Playground, await_that};
+use nil_guest_abi::layout::CONTROL_OFFSET;
+use nil_guest_abi::{Command, CommandWord, ControlBlock, GuestState, VcpuBlock};
+use std::fs::{File, OpenOptions};
+use std::mem::offset_of;
+use std::os::unix::fs::FileExt;
+
+/// The memory of a guest with one vCPU.
+pub(crate) struct Witness {
+    file: File,
+    start: u64,
+}
+
+const VCPU: usize = offset_of!(ControlBlock, vcpu);
+
+impl Witness {
+    /// Of the guest of that name, on the host that runs it now.
+    pub(crate) fn of(playground: &Playground, guest: &str) -> Self {
+        let guest = playground.guest(guest).expect("the guest");
+        let (pid, address) = (guest["worker_pid"].as_i64().expect("a pid"), guest["memory_address"].as_u64());
+        let file = OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/mem"));
+        let start = address.expect("an address") + CONTROL_OFFSET as u64;
+        Self { file: file.expect("the worker's memory"), start }
+    }
+
+    fn word(&self, at: usize) -> u64 {
+        let mut bytes = [0; 8];
+        self.file.read_exact_at(&mut bytes, self.start + at as u64).expect("a word of the guest's memory");
+        u64::from_le_bytes(bytes)
+    }
+
+    /// Waits until the guest has filled its memory.
+    pub(crate) fn await_filled(&self) {
+        let running = u64::from(GuestState::Running as u32);
+        // The state is the upper half of the word that begins with the version.
+        await_that("the guest's filling its memory", || self.word(offset_of!(ControlBlock, version)) >> 32 == running);
+    }
+
+    /// Has the guest verify all of its memory and registers; it must find no error.
+    #[track_caller]
+    pub(crate) fn verify(&self) {
+        let at = offset_of!(ControlBlock, command);
+        let last = CommandWord::decode(self.word(at)).map_or(0, |word| word.sequence);
+        let word = CommandWord { sequence: last + 1, command: Command::VerifyAll }.encode();
+        self.file.write_all_at(&word.to_le_bytes(), self.start + at as u64).expect("a command to the guest");
+        let (acknowledged, errors) = (offset_of!(VcpuBlock, acknowledged), offset_of!(VcpuBlock, errors));
+        await_that("the guest's verification", || self.word(VCPU + acknowledged) == word);
+        assert_eq!(self.word(VCPU + errors), 0, "the guest found errors in its memory");
+        assert!(self.word(VCPU + offset_of!(VcpuBlock, pages_verified)) > 0, "the guest verified nothing");
+    }
+
+    /// How often the guest has been through its loop.
+    pub(crate) fn turns(&self) -> u64 {
+        self.word(VCPU + offset_of!(VcpuBlock, counter))
+    }
+}
