@@ -167,9 +167,7 @@ impl<'a> Equipment<'a> {
         let Some(pool) = pool_of(memory, plan.direction)? else { return Ok(None) };
         // A guest runs, and no other move has a userfaultfd on its memory.
         if !this.vcpu_threads.is_empty() && supply.moves == 1 {
-            let addresses =
-                memory.range().at(bytes_of(granules).start).addr()..memory.range().at(bytes_of(granules).end).addr();
-            Heat::sample(&addresses, Sampling::default()).write_down(memory.placement(), granules.start);
+            warm(memory, granules);
         }
         let target = match plan.direction {
             Direction::Decouple => Target::Pool,
@@ -227,6 +225,13 @@ impl Drop for Equipment<'_> {
             sides.pool = None;
         }
     }
+}
+
+/// Has it written down what the guest stores into, so that the order of the move can follow it.
+fn warm(memory: &GuestMemory, granules: &Range<usize>) {
+    let bytes = bytes_of(granules);
+    let start = memory.range().at(bytes.start).addr();
+    Heat::sample(&(start..start + bytes.len()), Sampling::default()).write_down(memory.placement(), granules.start);
 }
 
 fn bytes_of(granules: &Range<usize>) -> Range<usize> {
