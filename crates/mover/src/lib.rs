@@ -27,9 +27,9 @@ mod precedence;
 mod report;
 mod shares;
 mod sides;
+pub mod topology;
 mod turn;
 mod undeclared;
-pub mod topology;
 mod userfault;
 
 pub use chunk::HOLDER;
