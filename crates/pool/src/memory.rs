@@ -118,9 +118,11 @@ impl Membership {
         let tag = record.memory();
         let mut journal = self.journal();
         let Some(capacity) = self.pool().tables().with_tag(tag).next() else { return Ok(()) };
-        if let Some(user) = self.pool().tables().user_of(capacity.slot.into()).filter(|user| *user != guest.reference())
-        {
-            return Err(Error::CapacityInUse { tag, guest: self.pool().guest_name(user) });
+        match self.pool().tables().user_of(capacity.slot.into()) {
+            Some(user) if user == guest.reference() => {}
+            Some(user) => return Err(Error::CapacityInUse { tag, guest: self.pool().guest_name(user) }),
+            // Somebody has given a capacity of their own this tag.
+            None => return Ok(()),
         }
         require_all_local(guest, &record)?;
         journal.write(self.pool(), Intent::ReleaseCapacity(capacity));
