@@ -4,7 +4,7 @@
 use super::Args;
 use crate::cli::{Output, Table};
 use crate::lab::canary::{Canary, CanaryReport, Span};
-use crate::lab::figures::{Figures, Samples};
+use crate::lab::figures::{Figures, Microseconds, Samples};
 use crate::lab::frequency::Frequency;
 use crate::lab::progress::Progress;
 use crate::lab::surroundings;
@@ -144,7 +144,7 @@ impl fmt::Display for Report {
             ("", "of that it stood still", &self.blackout_us),
             ("recouple", "its memory leaves the pool for the target's DRAM; it runs", &self.recouple_us),
         ] {
-            let [p50, p99, max] = [figures.p50, figures.p99, figures.max].map(|figure| figure.human());
+            let [p50, p99, max] = [figures.p50, figures.p99, figures.max].map(Microseconds::human);
             table.row([step.to_owned(), what.to_owned(), p50, p99, max]);
         }
         writeln!(f, "{table}")?;

@@ -77,6 +77,12 @@ impl<T> Deref for Look<'_, T> {
     }
 }
 
+/// What a view reads from.
+enum Source<'view> {
+    Live(&'view ControlBlock),
+    Bytes(&'view Bytes),
+}
+
 impl View {
     /// Looks through the pool. The guest's memory must lie there, all of it, for as long as anything is to be seen.
     pub(crate) fn of_pool(guest: &GuestControl) -> anyhow::Result<Self> {
@@ -107,10 +113,9 @@ impl View {
 
     /// The control block, live or as it is now.
     pub(crate) fn block(&self) -> anyhow::Result<Look<'_, ControlBlock>> {
-        match self {
-            Self::Pool(mapping) => Ok(Look::Live(self.live(mapping.as_ptr()))),
-            Self::File(view) => Ok(Look::Live(self.live(view.as_ptr()))),
-            Self::Bytes(bytes) => Ok(Look::Copy(bytes.copy_of_block()?)),
+        match self.source() {
+            Source::Live(block) => Ok(Look::Live(block)),
+            Source::Bytes(bytes) => Ok(Look::Copy(bytes.copy_of_block()?)),
         }
     }
 
@@ -118,10 +123,9 @@ impl View {
     ///
     /// [`MAX_VCPUS`]: nil_guest_abi::layout::MAX_VCPUS
     pub(crate) fn vcpu(&self, index: usize) -> anyhow::Result<Look<'_, VcpuBlock>> {
-        match self {
-            Self::Pool(mapping) => Ok(Look::Live(&self.live(mapping.as_ptr()).vcpu[index])),
-            Self::File(view) => Ok(Look::Live(&self.live(view.as_ptr()).vcpu[index])),
-            Self::Bytes(bytes) => Ok(Look::Copy(bytes.copy_of_vcpu(index)?)),
+        match self.source() {
+            Source::Live(block) => Ok(Look::Live(&block.vcpu[index])),
+            Source::Bytes(bytes) => Ok(Look::Copy(bytes.copy_of_vcpu(index)?)),
         }
     }
 
@@ -132,17 +136,17 @@ impl View {
 
     /// The latest reading of a vCPU's clock.
     pub(crate) fn last_tsc(&self, index: usize) -> anyhow::Result<u64> {
-        match self {
-            Self::Bytes(bytes) => bytes.word(vcpu_at(index) + offset_of!(VcpuBlock, last_tsc)),
-            Self::Pool(_) | Self::File(_) => Ok(self.vcpu(index)?.last_tsc.load(Ordering::Relaxed)),
+        match self.source() {
+            Source::Live(block) => Ok(block.vcpu[index].last_tsc.load(Ordering::Relaxed)),
+            Source::Bytes(bytes) => bytes.word(vcpu_at(index) + offset_of!(VcpuBlock, last_tsc)),
         }
     }
 
     /// The turns of its loop that a vCPU has made.
     pub(crate) fn turns(&self, index: usize) -> anyhow::Result<u64> {
-        match self {
-            Self::Bytes(bytes) => bytes.word(vcpu_at(index) + offset_of!(VcpuBlock, counter)),
-            Self::Pool(_) | Self::File(_) => Ok(self.vcpu(index)?.counter.load(Ordering::Acquire)),
+        match self.source() {
+            Source::Live(block) => Ok(block.vcpu[index].counter.load(Ordering::Acquire)),
+            Source::Bytes(bytes) => bytes.word(vcpu_at(index) + offset_of!(VcpuBlock, counter)),
         }
     }
 
@@ -185,13 +189,17 @@ impl View {
         Some(start..start + length)
     }
 
-    /// The control block in a mapping of this view.
     #[allow(unsafe_code)]
-    fn live(&self, start: *const u8) -> &ControlBlock {
+    fn source(&self) -> Source<'_> {
+        let start = match self {
+            Self::Pool(mapping) => mapping.as_ptr(),
+            Self::File(view) => view.as_ptr(),
+            Self::Bytes(bytes) => return Source::Bytes(bytes),
+        };
         // SAFETY: `of_pool` and `of_file` have checked that the mapping is long enough for the block. Both kinds of
         // mapping are page aligned and writable, and stay mapped as long as `self`. Nobody in this process touches these
         // bytes other than through the block's atomics.
-        unsafe { ControlBlock::in_memory(start) }
+        Source::Live(unsafe { ControlBlock::in_memory(start) })
     }
 }
 
@@ -291,8 +299,12 @@ unsafe impl Plain for VcpuBlock {}
 
 #[allow(unsafe_code)]
 fn zeroed<T: Plain>() -> Box<T> {
-    // SAFETY: all bytes zero are a value of a plain type.
-    unsafe { Box::new_zeroed().assume_init() }
+    let mut value = Box::<T>::new_uninit();
+    // SAFETY: the box has room for one value, and all bytes zero are a value of a plain type.
+    unsafe {
+        value.as_mut_ptr().write_bytes(0, 1);
+        value.assume_init()
+    }
 }
 
 #[allow(unsafe_code)]
