@@ -152,11 +152,14 @@ impl Backing {
 
     /// Which parts of a range hold contents, in ascending order: all but the holes of a regular file, and everything
     /// where nobody can say.
+    ///
+    /// What lies past the end of a file that has been cut short is no hole: it held something, which is lost, and does not
+    /// read as zeros. It counts as contents, so that whoever goes to read them learns of it.
     pub(crate) fn data(&self, range: Range<u64>) -> Vec<Range<u64>> {
         if self.kind != BackingKind::File {
             return vec![range];
         }
-        let (mut found, mut at) = (Vec::new(), range.start);
+        let (mut found, mut at) = (Vec::<Range<u64>>::new(), range.start);
         while at < range.end {
             let start = match fs::seek(&self.file, SeekFrom::Data(at)) {
                 Ok(start) if start < range.end => start,
@@ -172,7 +175,30 @@ impl Backing {
                 at = start + PAGE;
             }
         }
+        let end = self.end_of_file().max(range.start);
+        match found.last_mut() {
+            _ if end >= range.end => {}
+            Some(last) if last.end >= end => last.end = range.end,
+            _ => found.push(end..range.end),
+        }
         found
+    }
+
+    /// Whether any part of a range holds contents, in the sense of [`Backing::data`].
+    pub(crate) fn has_data(&self, range: Range<u64>) -> bool {
+        if self.kind != BackingKind::File {
+            return true;
+        }
+        match fs::seek(&self.file, SeekFrom::Data(range.start)) {
+            Ok(start) if start < range.end => true,
+            Ok(_) | Err(Errno::NXIO) => self.end_of_file() < range.end,
+            Err(_) => true,
+        }
+    }
+
+    /// Where the file ends now, whatever its size was when it was opened; 0 when nobody can say.
+    fn end_of_file(&self) -> u64 {
+        self.file.metadata().map_or(0, |metadata| metadata.size())
     }
 
     pub(crate) fn failed(&self, what: &'static str, errno: Errno) -> Error {
@@ -257,5 +283,27 @@ mod tests {
     fn one_gibibyte_alignment_is_refused_with_the_remedy() {
         let refusal = refuse_coarse(Path::new("/dev/dax0.0"), 1 << 30).expect_err("too coarse");
         assert!(refusal.to_string().contains("daxctl"), "{refusal}");
+    }
+
+    #[test]
+    fn what_lies_past_the_end_of_a_file_that_was_cut_short_is_no_hole() {
+        let directory = tempfile::tempdir_in("/dev/shm").expect("a directory");
+        let path = directory.path().join("file");
+        let (mut backing, _) = Backing::open_or_make(&path).expect("a file");
+        backing.grow(64 * PAGE).expect("room");
+        let file = File::options().write(true).open(&path).expect("the file");
+        std::os::unix::fs::FileExt::write_all_at(&file, b"contents", 8 * PAGE).expect("written");
+        let data = [Range { start: 8 * PAGE, end: 9 * PAGE }];
+        assert_eq!(backing.data(0..64 * PAGE), data);
+        assert!(!backing.has_data(9 * PAGE..64 * PAGE) && backing.has_data(0..64 * PAGE));
+
+        file.set_len(32 * PAGE).expect("a shorter file");
+        assert_eq!(backing.data(0..64 * PAGE), [data[0].clone(), 32 * PAGE..64 * PAGE]);
+        assert_eq!(backing.data(40 * PAGE..48 * PAGE), [Range { start: 40 * PAGE, end: 48 * PAGE }]);
+        assert_eq!(backing.data(9 * PAGE..32 * PAGE), []);
+        assert!(backing.has_data(31 * PAGE..33 * PAGE) && !backing.has_data(9 * PAGE..32 * PAGE));
+
+        file.set_len(8 * PAGE + 4).expect("a shorter file");
+        assert_eq!(backing.data(0..64 * PAGE), [Range { start: 8 * PAGE, end: 64 * PAGE }]);
     }
 }

@@ -158,7 +158,8 @@ impl CapacityMapping {
     }
 
     /// The parts that hold contents, in ascending order: all but the holes of a file; everything of a device, which
-    /// cannot say. Bytes outside them read as zeros, until somebody writes there.
+    /// cannot say. Bytes outside them read as zeros, until somebody writes there. What a file held that has been cut short
+    /// counts as contents, too, and fails when it is read (SIGBUS).
     #[must_use]
     pub fn data_ranges(&self) -> Vec<Range<usize>> {
         let mut ranges: Vec<Range<usize>> = Vec::new();
@@ -175,6 +176,16 @@ impl CapacityMapping {
             start += piece.bytes;
         }
         ranges
+    }
+
+    /// Whether any of these bytes lies in a part that holds contents, as [`CapacityMapping::data_ranges`] has it now.
+    /// Bytes past the end of the mapping hold nothing.
+    #[must_use]
+    pub fn has_data(&self, range: Range<usize>) -> bool {
+        let pieces = clipped(&self.pieces, &(range.start as u64..range.end as u64));
+        let has_data =
+            |piece: &Piece| piece.pool.inner.backing.has_data(piece.pool_offset..piece.pool_offset + piece.bytes);
+        pieces.iter().any(has_data)
     }
 
     /// Brings in every page that holds contents; holes stay holes.

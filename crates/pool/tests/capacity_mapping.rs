@@ -79,7 +79,22 @@ fn what_was_never_written_is_no_data() {
         assert!(mapping.data_ranges().iter().any(|range| range.contains(&byte)), "byte {byte:#x}");
     }
     assert!(mapping.data_ranges().iter().all(|range| range.start >= STEP), "the first granule is a hole");
+    assert!(!mapping.has_data(0..STEP) && mapping.has_data(0..STEP + 2) && mapping.has_data(2 * STEP..4 * STEP));
     assert!(mapping.data_ranges().windows(2).all(|pair| pair[0].end < pair[1].start), "ascending and merged");
+}
+
+#[test]
+fn what_a_shorter_file_has_lost_counts_as_data_and_is_no_hole() {
+    let directory = directory();
+    let host = member(&directory);
+    let mapping = host.pool().map_capacity(add(&host, 8)).expect("a mapping");
+    set(&mapping, STEP, 1);
+    let cut = mapping.source_at(6 * STEP).pool_offset.0;
+    let file = std::fs::File::options().write(true).open(host.pool().path()).expect("the pool's file");
+    file.set_len(cut).expect("a shorter file");
+    assert_eq!(mapping.data_ranges().last(), Some(&(6 * STEP..8 * STEP)));
+    assert!(mapping.has_data(5 * STEP..7 * STEP) && mapping.has_data(7 * STEP..8 * STEP));
+    assert!(!mapping.has_data(3 * STEP..6 * STEP));
 }
 
 #[test]
