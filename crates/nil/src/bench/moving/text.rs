@@ -1,12 +1,15 @@
 //! The report for a person: a table for each direction, one for whole journeys beside the peers', and the targets.
 
 use super::super::report::Outcome;
-use super::report::{Case, CaseFigures, Journey, Peer, Ratio, Report, RoundTrips, Shape};
+use super::report::{Case, CaseFigures, Figure, Journey, Peer, Ratio, Report, RoundTrips, Shape};
 use crate::cli::Table;
 use crate::lab::figures::{Figures, Microseconds};
 use nil_mover::Direction;
 use nil_pool::Bytes;
 use std::fmt;
+
+/// From this share of a move's time on that a vCPU waits for a core, the report says so.
+const BUSY_PCT: f64 = 5.0;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,6 +41,7 @@ impl fmt::Display for Report {
             writeln!(f, "nil itself takes {own} ({} %) and {tables} of page tables: {}", case.percent, case.shape)?;
         }
         self.errors(f)?;
+        self.busy(f)?;
         self.skipped(f)?;
         if !self.targets.is_empty() {
             writeln!(f, "\nTargets:")?;
@@ -170,6 +174,20 @@ impl Report {
         Ok(())
     }
 
+    /// Whether guests lost their time to something else than the mover.
+    fn busy(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let waits = self.cases.iter().filter_map(|case| case.outcome.figures()).map(|found| found.core_wait_pct.0);
+        match waits.reduce(f64::max) {
+            Some(most) if most >= BUSY_PCT => writeln!(
+                f,
+                "\nGuests waited up to {} % of the moves for a core: with more cores, or fewer other programs, they are \
+                 faster.",
+                Figure(most)
+            ),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn skipped(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Case { shape, direction, outcome } in &self.cases {
             if let Outcome::Skipped { skipped } = outcome {
@@ -222,8 +240,7 @@ impl fmt::Display for Trips<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::report::{
-        BudgetName, Figure, Findings, MachinePauses, MoverFigures, MoverStalls, OverheadCase, Page, PeerFigures,
-        TripFigures,
+        BudgetName, Findings, MachinePauses, MoverFigures, MoverStalls, OverheadCase, Page, PeerFigures, TripFigures,
     };
     use super::*;
     use crate::bench::report::Dirty;
@@ -409,6 +426,16 @@ mod tests {
           met    recouple, 1 GiB, 2m pages, 1 vCPU, stores, fast: no store is lost: 0 lost
           met    1 GiB, 2m pages, 1 vCPU, stores, fast: nil itself takes less than 0.5 % of the guest's memory: 0.29 %
         ");
+    }
+
+    #[test]
+    fn a_machine_that_is_busy_otherwise_is_named() {
+        let mut found = findings();
+        assert!(!Report::new(findings()).to_string().contains("for a core"));
+        if let Outcome::Measured(figures) = &mut found.cases[1].outcome {
+            figures.core_wait_pct = Figure(40.0);
+        }
+        assert!(Report::new(found).to_string().contains("up to 40 % of the moves for a core"));
     }
 
     #[test]
