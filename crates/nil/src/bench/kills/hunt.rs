@@ -1,11 +1,12 @@
 //! Waiting for the moment, and killing.
 
-use super::plan::{Journey, Moment, Plan, Step};
+use super::journey::{Journey, Step};
+use super::plan::{Moment, Plan};
 use super::prey::{Known, Prey};
-use super::trail::Trail;
+use super::trail::{GuestWords, Trail, Words};
 use crate::lab::{Rack, Side, interrupt};
 use anyhow::bail;
-use nil_pool::{Arm, GuestControl, Ownership};
+use nil_mover::Direction;
 use std::time::{Duration, Instant};
 
 /// The sleep between two looks at the words while the moment is far.
@@ -27,12 +28,12 @@ pub(super) struct Catch {
     /// When, counted from the beginning of the round.
     pub(super) at: Duration,
     /// Just before the kill.
-    pub(super) before: (Ownership, Arm),
+    pub(super) before: Words,
     /// As soon as the last of the victims was dead.
-    pub(super) at_death: (Ownership, Arm),
+    pub(super) at_death: Words,
     /// Whether all victims were killed; else some had gone by themselves before.
     pub(super) complete: bool,
-    /// Whether the migration had ended before.
+    /// Whether the errand had ended before.
     pub(super) after_end: bool,
     /// The target's worker, standing still.
     pub(super) stalled: Option<Prey>,
@@ -42,10 +43,12 @@ pub(super) struct Catch {
 #[derive(Debug)]
 pub(super) struct Hunt<'a> {
     rack: &'a Rack,
-    guest: &'a GuestControl,
+    guest: &'a GuestWords,
     journey: Journey,
     plan: Plan,
-    /// Who was there before the migration, whose target's worker is not among them.
+    /// How long the errand takes when nobody is killed.
+    typical: Duration,
+    /// Who was there before it began, whose target's worker is not among them.
     known: Known,
     prey: Vec<Prey>,
     /// Sides whose workers are to be killed and have not been found yet.
@@ -54,12 +57,13 @@ pub(super) struct Hunt<'a> {
 }
 
 impl<'a> Hunt<'a> {
-    /// Takes hold of those victims that are there already; the migration has not begun.
+    /// Takes hold of those victims that are there already; the errand has not begun.
     pub(super) fn prepare(
         rack: &'a Rack,
-        guest: &'a GuestControl,
+        guest: &'a GuestWords,
         journey: Journey,
         plan: Plan,
+        typical: Duration,
     ) -> anyhow::Result<Self> {
         let mut prey = Vec::new();
         let mut missing = Vec::new();
@@ -71,28 +75,28 @@ impl<'a> Hunt<'a> {
                 None => bail!("the source has no worker"),
             }
         }
-        if let Some(side) = plan.victim.agent(&journey) {
+        for side in plan.victim.agents(&journey) {
             prey.push(Prey::agent(rack, side)?);
         }
-        Ok(Self { rack, guest, journey, plan, known: Known::now(), prey, missing, stalled: None })
+        Ok(Self { rack, guest, journey, plan, typical, known: Known::now(), prey, missing, stalled: None })
     }
 
-    /// Waits for the moment and kills. `over` tells whether the migration has ended, which makes any moment due.
+    /// Waits for the moment and kills. `over` tells whether the errand has ended, which makes any moment due.
     pub(super) fn kill(mut self, trail: &mut Trail, over: impl Fn() -> bool) -> anyhow::Result<Catch> {
-        let mut seen_step = None;
+        let mut seen = None;
         let mut spinning = None;
         loop {
             interrupt::check()?;
-            let (word, arm) = trail.look(self.guest);
+            let words = trail.look(self.guest);
             let elapsed = trail.begun().elapsed();
-            let step = self.journey.step(word, arm);
+            let step = self.journey.step(&words);
             let ended = over();
             let due = match self.plan.moment {
-                Moment::After(delay) => Some(delay),
-                Moment::Close { step: wanted, delay } if step >= wanted => {
-                    Some(*seen_step.get_or_insert(elapsed) + delay)
+                Moment::After { thousandths } => Some(self.share_of_time(thousandths)),
+                Moment::Close { step: wanted, delay } => (step >= wanted).then(|| *seen.get_or_insert(elapsed) + delay),
+                Moment::Amid { direction, thousandths, delay } => {
+                    has_arrived(direction, thousandths, step, &words).then(|| *seen.get_or_insert(elapsed) + delay)
                 }
-                Moment::Close { .. } => None,
             };
             let is_due = due.is_some_and(|due| elapsed >= due);
             self.find_missing();
@@ -107,7 +111,7 @@ impl<'a> Hunt<'a> {
             }
             let near = match due {
                 Some(due) => due.saturating_sub(elapsed) < NEAR,
-                None => step >= Step::Armed,
+                None => (Step::Armed..=Step::Frozen).contains(&step),
             };
             if near && spinning.get_or_insert_with(Instant::now).elapsed() < SPIN_LIMIT {
                 std::hint::spin_loop();
@@ -115,6 +119,11 @@ impl<'a> Hunt<'a> {
                 std::thread::sleep(NAP);
             }
         }
+    }
+
+    fn share_of_time(&self, thousandths: u64) -> Duration {
+        let micros = u64::try_from(self.typical.as_micros()).unwrap_or(u64::MAX);
+        Duration::from_micros(micros.saturating_mul(thousandths) / 1_000)
     }
 
     fn find_missing(&mut self) {
@@ -154,4 +163,14 @@ impl<'a> Hunt<'a> {
         let pids = hit.into_iter().map(Prey::pid).collect();
         Ok(Catch { pids, at, before, at_death, complete, after_end, stalled: self.stalled })
     }
+}
+
+/// Whether so many thousandths of the memory have arrived on the side to which it goes.
+fn has_arrived(direction: Direction, thousandths: u64, step: Step, words: &Words) -> bool {
+    let (under_way, arrived) = match direction {
+        Direction::Decouple => (Step::Leaving, words.places.pooled),
+        Direction::Recouple => (Step::Returning, words.places.local),
+    };
+    let all = words.places.local + words.places.mixed + words.places.pooled + words.places.damaged;
+    step > under_way || step == under_way && arrived * 1_000 >= thousandths * all
 }

@@ -8,10 +8,14 @@
 //! | taken back               | lost                        | runs at source       | lost           | runs at source |
 //! | owned by the target      | runs at target              | lost                 | lost           | runs at target |
 //!
+//! Where only memory moves, the word never changes by itself: the guest runs at its source at the same epoch, or is lost
+//! with its worker.
+//!
 //! Agents die without consequence, so they do not appear. Survivors and agents act on while the word is read, so what is
 //! read may already be the result of their doing: a guest that is lost by then is judged by who it was lost with.
 
-use super::plan::{Journey, Victim};
+use super::journey::{Errand, Journey};
+use super::plan::Victim;
 use nil_pool::{Epoch, HostSlot, Ownership};
 use serde::Serialize;
 use std::fmt;
@@ -76,6 +80,9 @@ pub(super) fn allowed(journey: &Journey, victim: Victim, word: Ownership) -> Vec
     let kept = End::Runs { host: source, epoch: next };
     let moved = End::Runs { host: target, epoch: next };
     let (source_died, target_died) = (victim.has_source_worker(), victim.has_target_worker());
+    if journey.errand != Errand::Migration && Stage::of(word, journey) == Stage::OwnedBySource {
+        return vec![if source_died { End::Lost { host: source, epoch } } else { untouched }];
+    }
     match (Stage::of(word, journey), source_died, target_died) {
         (Stage::OwnedBySource, true, _) => vec![End::Lost { host: source, epoch }],
         (Stage::OwnedBySource, false, true) => vec![untouched, kept],
@@ -164,17 +171,19 @@ impl fmt::Display for Outcome {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::tests::journey;
+    use super::super::journey::tests::journey;
     use super::*;
 
-    const VICTIMS: [Victim; 7] = [
+    const VICTIMS: [Victim; 9] = [
         Victim::SourceWorker,
         Victim::TargetWorker,
         Victim::BothWorkers,
         Victim::SourceAgent,
         Victim::TargetAgent,
+        Victim::BothAgents,
         Victim::SourceHost,
         Victim::TargetHost,
+        Victim::BothHosts,
     ];
 
     fn words() -> [Ownership; 5] {
@@ -219,6 +228,17 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_move_of_memory_changes_no_owner() {
+        for errand in [Errand::Decouple, Errand::Recouple] {
+            let journey = Journey { errand, ..journey() };
+            let (host, epoch) = (journey.source, journey.epoch);
+            let word = Ownership::Owned { host, epoch };
+            assert_eq!(allowed(&journey, Victim::BothAgents, word), [End::Runs { host, epoch }]);
+            assert_eq!(allowed(&journey, Victim::SourceHost, word), [End::Lost { host, epoch }]);
         }
     }
 

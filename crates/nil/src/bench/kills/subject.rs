@@ -1,14 +1,22 @@
-//! The guest that all of this is about: booted, watched from outside, and stopped.
+//! The guest that all of this is about: booted, watched from outside, ordered about, and stopped.
+//!
+//! It is watched through the process that runs it: at no other place all of its memory is to be seen, wherever that lies.
 
-use super::plan::Journey;
+use super::journey::{Errand, Journey};
 use super::prey;
+use super::trail::{GuestWords, Spread};
 use crate::lab::frequency::Frequency;
 use crate::lab::observe::Observer;
 use crate::lab::verdict::Verdict;
+use crate::lab::view::View;
 use crate::lab::{GuestPlan, Rack, Side, interrupt};
 use anyhow::{Context, bail, ensure};
-use nil_guest_abi::{Options, Program};
-use nil_host::{Client, Error, GuestName, GuestReport, HostDir, ImageSource, MemoryIn, Migrate, MigrationReport, RunVm};
+use nil_guest_abi::{GuestState, Options, Program};
+use nil_host::{
+    Client, Error, GuestName, GuestReport, HostDir, ImageSource, MemoryIn, MemoryMoved, Migrate, MigrationReport,
+    MoveMemory, RunVm,
+};
+use nil_mover::{Budget, Pace};
 use nil_pool::{GuestControl, HostSlot, Ownership};
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -16,21 +24,35 @@ use std::time::{Duration, Instant};
 
 /// How long a guest may stand frozen before its source takes it back.
 const DEADLINE: Duration = Duration::from_millis(500);
+/// How long a guest may take to fill its memory, and to run: the machine may have much else to do.
+const PATIENCE_WITH_BOOT: Duration = Duration::from_secs(60);
 /// How long what a stopped guest had may take to be free again.
 const PATIENCE_WITH_STOP: Duration = Duration::from_secs(20);
 /// How long the name of a guest that has gone may stay taken.
 const PATIENCE_WITH_NAME: Duration = Duration::from_secs(5);
+/// How long an agent may take to say which process runs the guest, and where that has its memory.
+const ARRIVAL: Duration = Duration::from_secs(5);
 
 /// A guest under test.
 #[derive(Debug)]
 pub(super) struct Subject {
     name: GuestName,
     control: GuestControl,
+    words: GuestWords,
     observer: Observer,
+    /// Where its memory lies while nothing is done with it.
+    home: MemoryIn,
 }
 
-/// A migration that was ordered, on a thread of its own.
-pub(super) type Order = JoinHandle<nil_host::Result<MigrationReport>>;
+/// The answer to an order.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Migrated(Box<MigrationReport>),
+    Moved(Box<MemoryMoved>),
+}
+
+/// An order that was given, on a thread of its own: its answer, and how long that took.
+pub(super) type Order = JoinHandle<(nil_host::Result<Answer>, Duration)>;
 
 /// What only ever grows in a guest, per vCPU.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,47 +60,119 @@ pub(super) struct Counters(Vec<[u64; 5]>);
 
 impl Subject {
     /// Boots a guest and waits until it has filled its memory and runs.
-    pub(super) fn boot(rack: &Rack, side: Side, plan: &GuestPlan, frequency: Frequency) -> anyhow::Result<Self> {
+    pub(super) fn boot(
+        rack: &Rack,
+        side: Side,
+        (plan, home): (&GuestPlan, MemoryIn),
+        frequency: Frequency,
+    ) -> anyhow::Result<Self> {
         let name: GuestName = "guest".parse()?;
-        let options = Options { mode: plan.mode, tsc_khz: frequency.khz(), ..Options::default() };
+        let options = Options {
+            mode: plan.mode,
+            tsc_khz: frequency.khz(),
+            ..Options::default()
+        };
         let order = RunVm {
             name: name.clone(),
             pool: rack.pool().id(),
             memory_bytes: plan.memory_bytes,
-            memory_in: MemoryIn::Pool,
+            memory_in: home,
             vcpus: plan.vcpus,
             image: ImageSource::Builtin(Program::Demo.name().into()),
             command_line: options.to_string(),
         };
         let report = run_when_free(rack, side, &order).context("a guest could not be started")?;
-        let info = rack.pool().find_guest(&report.id.to_string()).context("the guest is not in the pool")?;
+        let info = rack
+            .pool()
+            .find_guest(&report.id.to_string())
+            .context("the guest is not in the pool")?;
         let control = rack.pool().guest(info.slot, report.id)?;
-        let mut observer = Observer::attach(&control, frequency)?;
-        observer.await_running().context("the guest does not run")?;
-        Ok(Self { name, control, observer })
+        let observer = Observer::through(await_home(rack, side, &control)?, plan.memory_bytes, frequency);
+        await_running(&observer)?;
+        let words = GuestWords::of(&control)?;
+        Ok(Self {
+            name,
+            control,
+            words,
+            observer,
+            home,
+        })
     }
 
     pub(super) fn control(&self) -> &GuestControl {
         &self.control
     }
 
-    /// The migration to the other host, as it stands before it begins.
-    pub(super) fn journey(&self, rack: &Rack) -> anyhow::Result<Journey> {
-        let word = self.control.ownership().load()?;
-        let Ownership::Owned { host: source, epoch } = word else { bail!("the guest is {word}, not owned") };
-        let from = side_of(rack, source)?;
-        let target = slot_of(rack, from.other())?;
-        Ok(Journey { from, source, target, epoch })
+    pub(super) fn words(&self) -> &GuestWords {
+        &self.words
     }
 
-    /// Orders the guest's migration to the other host.
-    pub(super) fn order_migration(&self, rack: &Rack, from: Side) -> anyhow::Result<Order> {
+    pub(super) fn home(&self) -> MemoryIn {
+        self.home
+    }
+
+    /// The side that runs it.
+    pub(super) fn side(&self, rack: &Rack) -> anyhow::Result<Side> {
+        let word = self.control.ownership().load()?;
+        let Ownership::Owned { host, .. } = word else {
+            bail!("the guest is {word}, not owned")
+        };
+        side_of(rack, host)
+    }
+
+    /// An errand, as things stand before it begins.
+    pub(super) fn journey(&self, rack: &Rack, errand: Errand) -> anyhow::Result<Journey> {
+        let word = self.control.ownership().load()?;
+        let Ownership::Owned { host: source, epoch } = word else {
+            bail!("the guest is {word}, not owned")
+        };
+        let from = side_of(rack, source)?;
+        let target = slot_of(rack, from.other())?;
+        let memory_in = if self.words.now()?.spread() == Spread::Pool {
+            MemoryIn::Pool
+        } else {
+            MemoryIn::Dram
+        };
+        Ok(Journey {
+            errand,
+            memory_in,
+            from,
+            source,
+            target,
+            epoch,
+        })
+    }
+
+    /// Orders an errand.
+    pub(super) fn order(&self, rack: &Rack, errand: Errand, from: Side, pace: Pace) -> anyhow::Result<Order> {
         let source: HostDir = rack.host(from).clone();
-        let to = rack.host(from.other()).name().clone();
-        let deadline_us = u64::try_from(DEADLINE.as_micros())?;
-        let order = Migrate { deadline_us, ..Migrate::new(self.name.clone(), to) };
-        let order = move || Client::connect(&source)?.migrate(&order, |_| {});
-        Ok(std::thread::Builder::new().name("order".into()).spawn(order)?)
+        let budget = Budget { pace, bandwidth: None };
+        let order: Box<dyn FnOnce() -> nil_host::Result<Answer> + Send> = match errand.direction() {
+            Some(direction) => {
+                let order = MoveMemory {
+                    budget,
+                    ..MoveMemory::all_of(self.name.clone(), direction)
+                };
+                let moved = move || Client::connect(&source)?.move_memory(&order, |_| {});
+                Box::new(move || Ok(Answer::Moved(Box::new(moved()?))))
+            }
+            None => {
+                let to = rack.host(from.other()).name().clone();
+                let deadline_us = u64::try_from(DEADLINE.as_micros())?;
+                let order = Migrate {
+                    deadline_us,
+                    budget,
+                    ..Migrate::new(self.name.clone(), to)
+                };
+                let migrated = move || Client::connect(&source)?.migrate(&order, |_| {});
+                Box::new(move || Ok(Answer::Migrated(Box::new(migrated()?))))
+            }
+        };
+        let timed = move || {
+            let begun = Instant::now();
+            (order(), begun.elapsed())
+        };
+        Ok(std::thread::Builder::new().name("order".into()).spawn(timed)?)
     }
 
     /// What the agent of a host says of the guest; `None` while nobody answers.
@@ -87,12 +181,23 @@ impl Subject {
         guests.into_iter().find(|guest| guest.id == self.control.id())
     }
 
+    /// Goes on watching it in the process that runs it now.
+    pub(super) fn look_at(&mut self, rack: &Rack, side: Side) -> anyhow::Result<()> {
+        self.observer.look_through(await_home(rack, side, &self.control)?);
+        Ok(())
+    }
+
+    /// Looks into the memory that a lost guest has left behind, if all of that is in the pool.
+    pub(super) fn look_at_remains(&mut self) -> anyhow::Result<bool> {
+        let whole = self.words.now()?.spread() == Spread::Pool;
+        if whole {
+            self.observer.look_through(View::of_pool(&self.control)?);
+        }
+        Ok(whole)
+    }
+
     pub(super) fn counters(&self) -> anyhow::Result<Counters> {
-        let read = |vcpu: &nil_guest_abi::VcpuBlock| {
-            [&vcpu.counter, &vcpu.last_tsc, &vcpu.tickets, &vcpu.private_tickets, &vcpu.pages_written]
-                .map(|counter| counter.load(Ordering::Acquire))
-        };
-        Ok(Counters(self.observer.block()?.vcpus().map(read).collect()))
+        Counters::read(&*self.observer.block()?)
     }
 
     /// What the guest has found so far.
@@ -107,15 +212,25 @@ impl Subject {
 
     /// Stops the guest at its host, and waits until everything that it had is free.
     pub(super) fn stop(self, rack: &Rack, side: Side, free: u64) -> anyhow::Result<()> {
-        rack.call(side)?.stop(&self.name).context("the guest could not be stopped")?;
+        rack.call(side)?
+            .stop(&self.name)
+            .context("the guest could not be stopped")?;
         drop(self);
         let gone = || {
             let usage = rack.pool().usage();
-            Ok((usage.guests == 0 && usage.free == free && prey::workers(rack).is_empty()).then_some(()))
+            let sockets =
+                [Side::A, Side::B].map(|side| rack.host(side).worker_sockets().map_or(0, |names| names.len()));
+            let is_gone = usage.guests == 0 && usage.free == free && prey::workers(rack).is_empty();
+            Ok((is_gone && sockets == [0, 0]).then_some(()))
         };
         interrupt::wait_for("a stopped guest has left something", PATIENCE_WITH_STOP, gone).with_context(|| {
             let usage = rack.pool().usage();
-            format!("{} guests, {} bytes free of {free}, workers {:?}", usage.guests, usage.free, prey::workers(rack))
+            format!(
+                "{} guests, {} bytes free of {free}, workers {:?}",
+                usage.guests,
+                usage.free,
+                prey::workers(rack)
+            )
         })
     }
 }
@@ -135,7 +250,60 @@ fn run_when_free(rack: &Rack, side: Side, order: &RunVm) -> anyhow::Result<Guest
     }
 }
 
+/// Waits until the guest has filled its memory and runs.
+fn await_running(observer: &Observer) -> anyhow::Result<()> {
+    interrupt::wait_for(
+        "the guest has not filled its memory",
+        PATIENCE_WITH_BOOT,
+        || match observer.block()?.guest_state() {
+            Some(GuestState::Running) => Ok(Some(())),
+            Some(GuestState::Refused | GuestState::Panicked) => bail!("the guest does not boot"),
+            Some(GuestState::Booting | GuestState::Filling | GuestState::Stopped) | None => Ok(None),
+        },
+    )?;
+    let before = Counters::read(&*observer.block()?)?;
+    interrupt::wait_for("the guest does not run", PATIENCE_WITH_BOOT, || {
+        Ok(Counters::read(&*observer.block()?)?
+            .have_moved_since(&before)
+            .then_some(()))
+    })
+}
+
+/// Waits until the agent says which process runs the guest, and looks into that.
+fn await_home(rack: &Rack, side: Side, control: &GuestControl) -> anyhow::Result<View> {
+    let arrived = "the agent has not said which process runs the guest, and where it has the guest's memory";
+    interrupt::wait_for(arrived, ARRIVAL, || {
+        let guests = rack.call(side)?.ps()?;
+        let home = guests
+            .into_iter()
+            .find(|guest| guest.id == control.id())
+            .and_then(|guest| view_of(&guest));
+        Ok(home)
+    })
+}
+
+/// A look into the process that runs a guest; `None` when it is not known, or has ended.
+pub(super) fn view_of(guest: &GuestReport) -> Option<View> {
+    View::of_process(guest.worker_pid?, guest.memory_address?).ok()
+}
+
 impl Counters {
+    pub(super) fn read(block: &nil_guest_abi::ControlBlock) -> anyhow::Result<Self> {
+        let read = |vcpu: &nil_guest_abi::VcpuBlock| {
+            [
+                &vcpu.counter,
+                &vcpu.last_tsc,
+                &vcpu.tickets,
+                &vcpu.private_tickets,
+                &vcpu.pages_written,
+            ]
+            .map(|counter| counter.load(Ordering::Acquire))
+        };
+        let counters: Vec<_> = block.vcpus().map(read).collect();
+        ensure!(!counters.is_empty(), "the guest says that it has no vCPU");
+        Ok(Self(counters))
+    }
+
     /// Whether every vCPU has gone on since.
     pub(super) fn have_moved_since(&self, earlier: &Self) -> bool {
         self.0.len() == earlier.0.len() && self.0.iter().zip(&earlier.0).all(|(now, then)| now[0] > then[0])
@@ -143,7 +311,12 @@ impl Counters {
 
     /// Fails when anything has gone backwards since.
     pub(super) fn check_since(&self, earlier: &Self) -> anyhow::Result<()> {
-        let forwards = self.0.iter().flatten().zip(earlier.0.iter().flatten()).all(|(now, then)| now >= then);
+        let forwards = self
+            .0
+            .iter()
+            .flatten()
+            .zip(earlier.0.iter().flatten())
+            .all(|(now, then)| now >= then);
         ensure!(
             forwards && self.0.len() == earlier.0.len(),
             "the guest's counters went backwards, from {:?} to {:?}",
