@@ -29,7 +29,9 @@ pub use agent::{Agent, AgentOptions, Farewell, GuestsAtStop};
 pub use client::{Client, ConsoleStream};
 pub use error::{Error, Result};
 pub use name::{BadName, GuestName, HostName};
-pub use order::{GuestRange, ImageSource, MemoryIn, Migrate, MoveMemory, PinMemory, RunVm, Settling};
+pub use order::{
+    GuestRange, ImageSource, MemoryIn, Migrate, MoveMemory, PinMemory, RunVm, Settling, StripeShare, Striping,
+};
 pub use report::{
     GuestReport, GuestState, HostReport, MemoryMoved, MemoryReport, MigrationOutcome, MigrationReport, PinReport,
     PoolReport, Progress, Whereabouts,

@@ -21,6 +21,7 @@ use nil_migrate::HandoffReport;
 use nil_mover::{Budget, Direction, MovePlan, MoveProgress, MoveRange, MoveReport};
 use nil_pool::{GuestId, GuestSlot, PoolId};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// What is asked of an agent.
 #[derive(Debug, Serialize, Deserialize)]
@@ -129,6 +130,8 @@ pub(crate) enum WorkerRequest {
     Pin { range: MoveRange, owner: String, reason: String },
     /// Take such a declaration back.
     ReleasePin { pin: String },
+    /// Open these pools, too: memory of the guest may be striped over them.
+    KnowPools { paths: Vec<PathBuf> },
     /// Hand the guest to the host in that slot.
     Handoff { to: u16, deadline_us: u64 },
     /// Take the guest back from the handoff that is on, if it has not been claimed yet.

@@ -2,7 +2,7 @@
 
 use crate::name::{GuestName, HostName};
 use nil_mover::{Budget, Direction, MovePlan};
-use nil_pool::PoolId;
+use nil_pool::{LegRequest, PoolId, StripeRequest};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -56,6 +56,24 @@ pub enum Settling {
     StayInPool,
 }
 
+/// How a guest's memory is to be spread over several pools when it leaves DRAM.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Striping {
+    /// Bytes that a share of weight 1 gets in each round, a multiple of the pools' granule.
+    pub granularity: u64,
+    /// The pools that take part, in the order of a round.
+    pub shares: Vec<StripeShare>,
+}
+
+/// What one pool gets of striped memory. The host must be a member of the pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StripeShare {
+    /// The pool.
+    pub pool: PoolId,
+    /// How many times the granularity it gets in each round: by its bandwidth.
+    pub weight: u32,
+}
+
 /// A guest to be moved.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Migrate {
@@ -71,6 +89,8 @@ pub struct Migrate {
     pub budget: Budget,
     /// How long they may wait for memory that cannot move, in microseconds.
     pub stall_timeout_us: u64,
+    /// Over which pools memory that is decoupled is spread; `None` is the guest's own pool alone.
+    pub striping: Option<Striping>,
 }
 
 /// A part of a guest's memory as the guest sees it.
@@ -100,6 +120,8 @@ pub struct MoveMemory {
     pub stall_timeout_us: u64,
     /// Why a part is pulled back, for those who wait for it.
     pub reason: Option<String>,
+    /// Over which pools memory that is decoupled is spread; `None` is the guest's own pool alone.
+    pub striping: Option<Striping>,
 }
 
 /// Memory of a guest that must not move from where it is.
@@ -129,6 +151,7 @@ impl Migrate {
             settling: Settling::Recouple,
             budget: Budget::default(),
             stall_timeout_us: MovePlan::STALL_TIMEOUT_US,
+            striping: None,
         }
     }
 }
@@ -138,7 +161,15 @@ impl MoveMemory {
     #[must_use]
     pub fn all_of(guest: GuestName, direction: Direction) -> Self {
         let MovePlan { direction, budget, node, stall_timeout_us, .. } = MovePlan::of_everything(direction);
-        Self { guest, direction, range: None, budget, node, stall_timeout_us, reason: None }
+        Self { guest, direction, range: None, budget, node, stall_timeout_us, reason: None, striping: None }
+    }
+}
+
+impl Striping {
+    /// The same, as pools want it.
+    pub(crate) fn request(&self) -> StripeRequest {
+        let leg = |&StripeShare { pool, weight }: &StripeShare| LegRequest { pool, weight };
+        StripeRequest { granularity: self.granularity, legs: self.shares.iter().map(leg).collect() }
     }
 }
 

@@ -69,7 +69,7 @@ impl Host {
         self.hold(name, control, all, Some(ASKED))?;
         let (direction, budget) = (Direction::Recouple, Budget::default());
         let stall_timeout_us = MovePlan::STALL_TIMEOUT_US;
-        let relocation = Relocation { direction, ranges: None, budget, node: None, stall_timeout_us };
+        let relocation = Relocation { direction, ranges: None, budget, node: None, stall_timeout_us, striping: None };
         match self.relocate(&occupation, &relocation, &mut |_| {}) {
             Ok(Relocated { outcome: MoveOutcome::Done, .. }) => {
                 // If a migration is on, it stalls on the hold; whatever becomes of it gives the capacity back.

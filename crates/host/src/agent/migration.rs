@@ -110,7 +110,7 @@ impl Journey<'_> {
     fn travel(mut self, hear: Hearer<'_>) -> Result<MigrationReport> {
         let Migrate { guest, to, .. } = self.order;
         // Before anything moves: a target that cannot be there costs the guest nothing.
-        drop(self.host.call_target(to)?);
+        self.host.check_target(self.order, &self.occupation.control)?;
         let placement = self.occupation.control.placement()?;
         let arrival = self.arrive(hear);
         let total_us = micros(self.begun.elapsed());
@@ -261,7 +261,8 @@ impl Journey<'_> {
 
     fn decoupling(&self) -> Relocation {
         let Migrate { budget, stall_timeout_us, .. } = *self.order;
-        Relocation { direction: Direction::Decouple, ranges: None, budget, node: None, stall_timeout_us }
+        let (direction, striping) = (Direction::Decouple, self.order.striping.clone());
+        Relocation { direction, ranges: None, budget, node: None, stall_timeout_us, striping }
     }
 
     fn arm_order(&self) -> ArmOrder {

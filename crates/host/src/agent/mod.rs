@@ -27,6 +27,7 @@ mod recovery;
 mod relocating;
 mod running;
 mod serving;
+mod striping;
 mod table;
 mod target;
 mod workers;

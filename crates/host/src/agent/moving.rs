@@ -119,7 +119,8 @@ impl Host {
             Err(None) => return Err(self.unknown_guest(&guest)),
         };
         let direction = Direction::Recouple;
-        let relocation = Relocation { direction, ranges: Some(ranges), budget, node: None, stall_timeout_us };
+        let relocation =
+            Relocation { direction, ranges: Some(ranges), budget, node: None, stall_timeout_us, striping: None };
         let former = self.former(&occupation.control)?;
         let relocated = self.relocate(&occupation, &relocation, hear);
         if let Ok(Relocated { outcome: MoveOutcome::Cancelled, .. }) = &relocated {
@@ -175,7 +176,7 @@ fn takes_along(errand: &Errand) -> bool {
 
 fn relocation(order: &MoveMemory) -> Relocation {
     let MoveMemory { direction, budget, node, stall_timeout_us, .. } = *order;
-    Relocation { direction, ranges: None, budget, node, stall_timeout_us }
+    Relocation { direction, ranges: None, budget, node, stall_timeout_us, striping: order.striping.clone() }
 }
 
 /// Refuses a budget with which nothing could ever move.

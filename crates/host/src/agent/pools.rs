@@ -27,6 +27,7 @@ impl Pools {
                 }
             }
         }
+        introduce(&joined);
         Ok(Self { host: host.clone(), joined: Mutex::new(joined) })
     }
 
@@ -42,12 +43,14 @@ impl Pools {
     /// The membership in one pool.
     pub(super) fn get(&self, id: PoolId) -> Result<Arc<Membership>> {
         let all = self.all();
-        all.into_iter().find(|membership| membership.pool().id() == id).ok_or_else(|| {
-            let host = &self.host;
-            Error::refused(format!(
-                "host {host} is not a member of pool {id}; start its agent with --pool and that pool's path as well"
-            ))
-        })
+        all.into_iter().find(|membership| membership.pool().id() == id).ok_or_else(|| not_a_member(&self.host, id))
+    }
+
+    /// Where the pools are, except this one.
+    pub(super) fn paths_beside(&self, id: PoolId) -> Vec<PathBuf> {
+        let all = self.all();
+        let others = all.iter().map(|membership| membership.pool()).filter(|pool| pool.id() != id);
+        others.map(|pool| pool.path().to_path_buf()).collect()
     }
 
     /// Renews the host's lease everywhere.
@@ -98,6 +101,13 @@ fn join_one(path: &Path, id: HostId, host: &HostName, joined: &[Arc<Membership>]
     Ok(Some(pool.join(&identity)?))
 }
 
+/// Has every pool find stripes of its capacities in all the others.
+fn introduce(joined: &[Arc<Membership>]) {
+    for membership in joined {
+        joined.iter().for_each(|other| membership.pool().add_companion(other.pool()));
+    }
+}
+
 fn leave_all(joined: Vec<Arc<Membership>>) {
     for membership in joined {
         let path = membership.pool().path().to_path_buf();
@@ -107,6 +117,13 @@ fn leave_all(joined: Vec<Arc<Membership>>) {
             Err(error) => tracing::warn!("cannot leave pool {}: {}", path.display(), story(&error)),
         }
     }
+}
+
+/// What to say of a host that should have joined a pool.
+pub(super) fn not_a_member(host: &HostName, pool: PoolId) -> Error {
+    Error::refused(format!(
+        "host {host} is not a member of pool {pool}; start its agent with --pool and that pool's path as well"
+    ))
 }
 
 /// The name of the host that has a slot.

@@ -3,11 +3,13 @@
 use super::Host;
 use super::former::{Former, opposite};
 use super::jobs::Stage;
+use super::striping::check_striping;
 use super::table::Occupation;
 use crate::error::{Error, Result};
 use crate::joined::{Relation, join};
 use crate::message::{Lane, Phase, WorkerReply, WorkerRequest};
 use crate::name::GuestName;
+use crate::order::Striping;
 use crate::report::Progress;
 use crate::wire::Connection;
 use nil_mover::{Budget, Direction, MoveOutcome, MovePlan, MoveProgress, MoveRange, MoveReport};
@@ -26,6 +28,8 @@ pub(super) struct Relocation {
     pub(super) budget: Budget,
     pub(super) node: Option<u32>,
     pub(super) stall_timeout_us: u64,
+    /// Over which pools memory that is decoupled is spread.
+    pub(super) striping: Option<Striping>,
 }
 
 /// What became of a relocation.
@@ -47,7 +51,7 @@ impl Host {
     ) -> Result<Relocated> {
         let name = occupation.name();
         if relocation.direction == Direction::Decouple {
-            self.place(name, &occupation.control)?;
+            self.place(name, &occupation.control, relocation.striping.as_ref())?;
         }
         match occupation.job.enter(Stage::Moving) {
             Ok(()) => {}
@@ -129,13 +133,16 @@ impl Host {
     }
 
     /// Makes the capacity that is to take the guest's memory.
-    fn place(&self, name: &GuestName, control: &GuestControl) -> Result<()> {
+    fn place(&self, name: &GuestName, control: &GuestControl, striping: Option<&Striping>) -> Result<()> {
         let membership = self.pools.get(control.pool().id())?;
         let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
-        if !control.is_placed() {
-            membership.place_memory(control)?;
-            tracing::info!("guest {name}: it has room in the pool for its memory now");
+        match striping {
+            Some(striping) if control.is_placed() => return check_striping(name, control, striping),
+            None if control.is_placed() => return Ok(()),
+            Some(striping) => self.place_striped(&membership, control, striping)?,
+            None => membership.place_memory(control)?,
         }
+        tracing::info!("guest {name}: it has room in the pool for its memory now");
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use crate::message::{Phase, WorkerReply, WorkerRequest, WorkerStatus};
 use crate::name::GuestName;
 use crate::process::{Ending, Process, ProcessId};
 use crate::wire::Connection;
-use nil_pool::{GuestControl, HostSlot};
+use nil_pool::{GuestControl, HostSlot, PoolId};
 use std::fs::{self, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -67,7 +67,11 @@ impl Host {
             .args(["--host", self.dir.name().as_str()])
             .args(["--host-slot", &me.index().to_string()])
             .arg("--pool")
-            .arg(control.pool().path())
+            .arg(control.pool().path());
+        for companion in self.pools.paths_beside(control.pool().id()) {
+            command.arg("--companion").arg(companion);
+        }
+        command
             .args(["--guest", name.as_str()])
             .args(["--guest-slot", &control.slot().index().to_string()])
             .args(["--guest-id", &control.id().to_string()])
@@ -112,9 +116,10 @@ impl Host {
         let process = Arc::new(Process::open(status.process)?);
         let control = self.pools.get(status.pool)?.pool().guest(status.slot, status.guest)?;
         let reservation = self.table.reserve(name, self.dir.name(), Duration::ZERO)?;
-        let (phase, moving, id) = (status.phase, status.moving.clone(), status.process);
+        let (phase, moving, id, pool) = (status.phase, status.moving.clone(), status.process, status.pool);
         reservation.fill(Entry::new(control, Arc::clone(&process), status));
         self.watch(name.clone(), process, connection)?;
+        self.tell_pools(name, pool);
         if matches!(phase, Phase::Empty | Phase::Starting | Phase::Armed) {
             let name = name.clone();
             self.spawn("orphan", move |host| host.see_off_orphan(&name, id))?;
@@ -123,6 +128,17 @@ impl Host {
             self.spawn("orphan", move |host| host.see_to_orphan_move(&name, id, moving.as_ref()))?;
         }
         Ok(())
+    }
+
+    /// Tells a worker of an earlier agent which other pools the host has joined now.
+    fn tell_pools(&self, name: &GuestName, pool: PoolId) {
+        let paths = self.pools.paths_beside(pool);
+        if paths.is_empty() {
+            return;
+        }
+        if let Err(error) = self.order(name, &WorkerRequest::KnowPools { paths }, FIRST_WORD) {
+            tracing::warn!("guest {name}: its memory cannot be striped: {}", error.story());
+        }
     }
 
     /// Follows what a worker says of itself until it has ended, and then sees to what it left behind.

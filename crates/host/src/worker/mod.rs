@@ -11,7 +11,7 @@ mod moves;
 mod orders;
 mod status;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, story};
 use crate::message::{Phase, WorkerReply, WorkerRequest, WorkerStatus};
 use crate::name::GuestName;
 use crate::process::ProcessId;
@@ -39,6 +39,8 @@ pub struct WorkerOptions {
     pub host_slot: HostSlot,
     /// Where the pool is.
     pub pool: PathBuf,
+    /// Where the other pools are that its host has joined, over which memory of the guest may be striped.
+    pub companions: Vec<PathBuf>,
     /// The guest's slot in the pool.
     pub guest_slot: GuestSlot,
     /// The guest's identity.
@@ -106,6 +108,7 @@ fn agent_connection() -> Result<Connection> {
 /// Opens what the worker needs and begins to listen.
 fn start(options: &WorkerOptions, images: BuiltinImages) -> Result<Arc<Orders>> {
     let pool = Pool::open(&options.pool, Access::ReadWrite)?;
+    add_companions(&pool, &options.companions);
     let control = pool.guest(options.guest_slot, options.guest_id)?;
     let board = StatusBoard::new(WorkerStatus {
         process: ProcessId::current()?,
@@ -126,6 +129,17 @@ fn start(options: &WorkerOptions, images: BuiltinImages) -> Result<Arc<Orders>> 
     let serving = Arc::clone(&orders);
     spawn("listener", move || accept(&listener, &serving))?;
     Ok(orders)
+}
+
+/// Opens the pools in which stripes of the guest's memory may lie. Most guests need none of them: one that cannot be
+/// opened is missed by who needs it.
+fn add_companions(pool: &Pool, paths: &[PathBuf]) {
+    for path in paths {
+        match Pool::open(path, Access::ReadWrite) {
+            Ok(companion) => pool.add_companion(&companion),
+            Err(error) => tracing::warn!("no stripe in pool {} can be used: {}", path.display(), story(&error)),
+        }
+    }
 }
 
 fn accept(listener: &UnixListener, orders: &Arc<Orders>) {
@@ -179,6 +193,10 @@ fn serve(mut connection: Connection, orders: &Arc<Orders>) {
                 orders.pin(range, owner, reason).map_or_else(refusal, WorkerReply::Pinned)
             }
             WorkerRequest::ReleasePin { pin } => done(orders.release_pin(&pin)),
+            WorkerRequest::KnowPools { paths } => {
+                add_companions(orders.control.pool(), &paths);
+                WorkerReply::Done
+            }
             WorkerRequest::CancelHandoff => done(orders.cancel_handoff()),
             WorkerRequest::Disarm => done(orders.disarm()),
             WorkerRequest::Stop => done(orders.stop()),

@@ -1,6 +1,6 @@
 //! `nil capacity`: add, release and list tagged capacity.
 
-mod stripes;
+pub(super) mod stripes;
 
 use super::{Output, Table};
 use anyhow::{Context, Result};

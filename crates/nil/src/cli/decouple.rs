@@ -1,6 +1,7 @@
 //! `nil decouple`: a guest's memory moves from its host's DRAM into the pool while the guest runs.
 
 use super::budget::BudgetArgs;
+use super::striping::StripingArgs;
 use super::{Output, moving, range};
 use anyhow::Result;
 use nil_host::{GuestRange, MoveMemory};
@@ -12,6 +13,7 @@ use std::process::ExitCode;
   nil decouple guest
   nil decouple guest --max-stall 100us --bandwidth 1G
   nil decouple guest --range 0x40000000+64M
+  nil decouple guest --stripe /dev/dax0.0:2 --stripe /dev/dax1.0
   nil decouple guest --cancel")]
 pub(crate) struct Args {
     /// The guest: its name or its id.
@@ -24,6 +26,8 @@ pub(crate) struct Args {
     #[arg(long)]
     cancel: bool,
     #[command(flatten)]
+    striping: StripingArgs,
+    #[command(flatten)]
     budget: BudgetArgs,
 }
 
@@ -31,7 +35,9 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<ExitCode> {
     if args.cancel {
         return moving::cancel(&args.guest, Direction::Decouple, output);
     }
+    let striping = args.striping.striping()?;
     let order = |guest| MoveMemory {
+        striping,
         range: args.range,
         budget: args.budget.budget(),
         stall_timeout_us: args.budget.stall_timeout_us(),

@@ -6,6 +6,7 @@ use super::duration::{self, of_micros};
 use super::move_report::MoveTable;
 use super::moving::{CalledOff, host_of};
 use super::progress::Shown;
+use super::striping::StripingArgs;
 use anyhow::{Context, Result};
 use nil_host::{Client, HostName, Migrate, MigrationOutcome, MigrationReport, RunDir, Settling, Survey};
 use nil_migrate::HandoffReport;
@@ -20,6 +21,7 @@ use std::time::Duration;
   nil migrate guest --to B
   nil migrate guest --to B --stay-in-pool --max-stall 100us
   nil migrate guest --to B --deadline 100ms --json
+  nil migrate guest --to B --stripe /dev/dax0.0:2 --stripe /dev/dax1.0
   nil migrate guest --cancel")]
 pub(crate) struct Args {
     /// The guest: its name or its id.
@@ -36,6 +38,8 @@ pub(crate) struct Args {
     /// Call off the migration that is on: the guest runs on where it is, with its memory where it was.
     #[arg(long)]
     cancel: bool,
+    #[command(flatten)]
+    striping: StripingArgs,
     #[command(flatten)]
     budget: BudgetArgs,
 }
@@ -58,6 +62,7 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<ExitCode> {
         settling: if args.stay_in_pool { Settling::StayInPool } else { Settling::Recouple },
         budget: args.budget.budget(),
         stall_timeout_us: args.budget.stall_timeout_us(),
+        striping: args.striping.striping()?,
         ..Migrate::new(guest.name.parse()?, target.name.clone())
     };
     let mut shown = Shown::new(output, &format!("nil migrate {} --cancel", order.guest));

@@ -21,6 +21,7 @@ mod progress;
 mod ps;
 mod range;
 mod recouple;
+mod striping;
 mod table;
 mod vm;
 mod worker;

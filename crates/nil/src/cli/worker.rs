@@ -20,6 +20,9 @@ pub(crate) struct Args {
     /// The pool.
     #[arg(long)]
     pool: PathBuf,
+    /// Another pool that the host has joined.
+    #[arg(long, value_name = "PATH")]
+    companion: Vec<PathBuf>,
     /// The guest's name.
     #[arg(long)]
     guest: GuestName,
@@ -37,6 +40,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         host: RunDir::at(args.run_dir).host(&args.host),
         host_slot: HostSlot::new(args.host_slot).context("a host slot has 12 bits")?,
         pool: args.pool,
+        companions: args.companion,
         guest_slot: GuestSlot(args.guest_slot),
         guest_id: args.guest_id,
         guest: args.guest,

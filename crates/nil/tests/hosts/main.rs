@@ -11,4 +11,5 @@ mod move_crashes;
 mod moves;
 mod playground;
 mod refusals;
+mod stripes;
 mod witness;

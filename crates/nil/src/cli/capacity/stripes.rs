@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 /// `--stripe PATH[:WEIGHT]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct StripeChoice {
+pub(in crate::cli) struct StripeChoice {
     path: PathBuf,
     weight: u32,
 }
@@ -15,7 +15,7 @@ pub(super) struct StripeChoice {
 /// What is wrong with a `--stripe`.
 #[derive(Debug, thiserror::Error)]
 #[error("'{0}' is no PATH or PATH:WEIGHT, such as /dev/dax0.0:3; a weight is 1 to 4096")]
-pub(super) struct BadStripeChoice(String);
+pub(in crate::cli) struct BadStripeChoice(String);
 
 impl FromStr for StripeChoice {
     type Err = BadStripeChoice;
@@ -31,6 +31,14 @@ impl FromStr for StripeChoice {
             return Err(bad());
         }
         Ok(Self { path: path.into(), weight })
+    }
+}
+
+impl StripeChoice {
+    /// The pool's name and the weight.
+    pub(in crate::cli) fn leg(&self) -> Result<LegRequest> {
+        let pool = Pool::open(&self.path, Access::ReadOnly).context("cannot read the pool of a stripe")?.id();
+        Ok(LegRequest { pool, weight: self.weight })
     }
 }
 
@@ -59,11 +67,7 @@ pub(super) fn plan(
     granularity: u64,
 ) -> Result<(Vec<Membership>, StripeRequest)> {
     let others = join_others(home, choices.iter().map(|choice| &choice.path))?;
-    let leg = |choice: &StripeChoice| {
-        let pool = Pool::open(&choice.path, Access::ReadOnly).context("cannot read the pool of a stripe")?.id();
-        Ok(LegRequest { pool, weight: choice.weight })
-    };
-    let legs = choices.iter().map(leg).collect::<Result<_>>()?;
+    let legs = choices.iter().map(StripeChoice::leg).collect::<Result<_>>()?;
     Ok((others, StripeRequest { granularity, legs }))
 }
 
