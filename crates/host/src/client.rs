@@ -66,7 +66,7 @@ impl Client {
     /// It cannot be started; the sentence says why.
     pub fn run_vm(&mut self, order: &RunVm) -> Result<GuestReport> {
         match self.ask(&AgentRequest::Run(order.clone()), |_| {})? {
-            AgentReply::Guest(guest) => Ok(guest),
+            AgentReply::Guest(guest) => Ok(*guest),
             other => Err(self.out_of_turn(&other)),
         }
     }

@@ -45,7 +45,7 @@ impl Layout {
     /// As above, or it does not begin and end at multiples of a granule; then the nearest that does is named.
     pub(crate) fn granules_of(&self, range: GuestRange) -> Result<MoveRange> {
         let bytes = self.bytes_of(range)?;
-        if range.address % GRANULE == 0 && range.bytes % GRANULE == 0 {
+        if range.address.is_multiple_of(GRANULE) && range.bytes.is_multiple_of(GRANULE) {
             return Ok(bytes);
         }
         let address = range.address - range.address % GRANULE;

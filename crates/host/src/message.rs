@@ -80,7 +80,7 @@ pub(crate) struct SettleOrder {
 pub(crate) enum AgentReply {
     Host(HostReport),
     Guests(Vec<GuestReport>),
-    Guest(GuestReport),
+    Guest(Box<GuestReport>),
     Progress(Progress),
     Migrated(Box<MigrationReport>),
     MemoryMoved(Box<MemoryMoved>),

@@ -8,6 +8,7 @@
 //! ```
 
 use super::Host;
+use super::former::Former;
 use super::jobs::Errand;
 use super::relocating::{Relocated, Relocation};
 use crate::error::{Error, Result};
@@ -65,7 +66,7 @@ impl Host {
         let Ok(occupation) = self.table.occupy(name, Lane::PullBack, Errand::PullBack) else { return Ok(()) };
         tracing::info!("guest {name}: {ASKED}; its memory comes back into DRAM");
         let all = MoveRange { offset: 0, bytes: control.config()?.memory_bytes };
-        let former = self.former(control)?;
+        let former = Former::of(control)?;
         self.hold(name, control, all, Some(ASKED))?;
         let (direction, budget) = (Direction::Recouple, Budget::default());
         let stall_timeout_us = MovePlan::STALL_TIMEOUT_US;

@@ -1,7 +1,8 @@
 //! Where a guest's memory was before it was moved, and what must move back to have it there again.
 
+use crate::error::Result;
 use nil_mover::{Direction, MoveRange};
-use nil_pool::{GRANULE, Place, PlacementMap};
+use nil_pool::{GRANULE, GuestControl, Place, PlacementMap};
 
 /// More pieces than this are not told one by one: what lies between the first and the last is one piece then.
 const MOST_RANGES: usize = 1000;
@@ -20,9 +21,10 @@ enum Side {
 }
 
 impl Former {
-    /// Where it is now.
-    pub(super) fn look(map: &PlacementMap) -> Self {
-        Self((0..map.granules()).map(|index| side(map, index)).collect())
+    /// Where a guest's memory is now.
+    pub(super) fn of(control: &GuestControl) -> Result<Self> {
+        let map = control.map_state()?.placement();
+        Ok(Self((0..map.granules()).map(|index| side(&map, index)).collect()))
     }
 
     /// What was not wholly in the pool.

@@ -95,7 +95,8 @@ fn detail(entry: &Entry) -> Option<String> {
     let errand = entry.job(Lane::Main).or(entry.job(Lane::PullBack)).map(|job| &job.errand);
     // What moves says of itself which way; where the guest is to go, it does not say.
     let errand = errand.filter(|errand| moving.is_none() || matches!(errand, Errand::Migration { .. }));
-    let parts: Vec<String> = [entry.detail.clone(), errand.map(ToString::to_string), moving].into_iter().flatten().collect();
+    let parts: Vec<String> =
+        [entry.detail.clone(), errand.map(ToString::to_string), moving].into_iter().flatten().collect();
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 

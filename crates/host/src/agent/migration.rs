@@ -77,7 +77,7 @@ impl Host {
     pub(super) fn migrate(&self, order: &Migrate, hear: Hearer<'_>) -> Result<MigrationReport> {
         let begun = Instant::now();
         let occupation = self.departing(order)?;
-        let former = self.former(&occupation.control)?;
+        let former = Former::of(&occupation.control)?;
         let (decouple, prepare_us, stalled_since) = (None, 0, None);
         Journey { host: self, order, occupation, begun, former, decouple, prepare_us, stalled_since }.travel(hear)
     }
@@ -164,7 +164,7 @@ impl Journey<'_> {
                     hear(Progress::step(format!("stalled: {why}")));
                     std::thread::sleep(LOOK_AGAIN);
                 }
-                Err(_) if self.occupation.job.is_cancelled() => return Ok(Arrival::Kept(self.cancelled())),
+                Err(_) if self.occupation.job.is_cancelled() => return Ok(Arrival::Kept(cancelled())),
                 Err(error) => return Err(error),
             }
         }
@@ -182,7 +182,7 @@ impl Journey<'_> {
         };
         Ok(match outcome {
             MoveOutcome::Done => None,
-            MoveOutcome::Cancelled => Some(self.cancelled()),
+            MoveOutcome::Cancelled => Some(cancelled()),
             MoveOutcome::Stalled(stall) => Some(MigrationOutcome::Stalled { why: stall.to_string() }),
         })
     }
@@ -209,7 +209,7 @@ impl Journey<'_> {
                 Ok(Attempt::Over(Arrival::Landed { target, handoff }))
             }
             WorkerReply::TakenBack(_) if self.occupation.job.is_cancelled() => {
-                Ok(Attempt::Over(Arrival::Kept(self.cancelled())))
+                Ok(Attempt::Over(Arrival::Kept(cancelled())))
             }
             WorkerReply::TakenBack(why) => Ok(Attempt::Over(Arrival::Kept(MigrationOutcome::TakenBack { why }))),
             WorkerReply::Hole(why) => Ok(Attempt::Hole(why)),
@@ -255,10 +255,6 @@ impl Journey<'_> {
         }
     }
 
-    fn cancelled(&self) -> MigrationOutcome {
-        MigrationOutcome::Cancelled { why: "it was called off".to_owned() }
-    }
-
     fn decoupling(&self) -> Relocation {
         let Migrate { budget, stall_timeout_us, .. } = *self.order;
         let (direction, striping) = (Direction::Decouple, self.order.striping.clone());
@@ -275,6 +271,10 @@ impl Journey<'_> {
             from: self.host.dir.name().clone(),
         }
     }
+}
+
+fn cancelled() -> MigrationOutcome {
+    MigrationOutcome::Cancelled { why: "it was called off".to_owned() }
 }
 
 /// Bytes of guest memory that do not lie where they did.

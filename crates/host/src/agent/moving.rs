@@ -12,6 +12,7 @@
 use super::Host;
 use super::former::Former;
 use super::jobs::Errand;
+use super::pinning::layout;
 use super::relocating::{Hearer, Relocated, Relocation};
 use super::table::{Entry, Occupation};
 use crate::error::{Error, Result};
@@ -20,14 +21,13 @@ use crate::name::GuestName;
 use crate::order::{GuestRange, MoveMemory};
 use crate::report::{MemoryMoved, Progress, known};
 use nil_mover::{Budget, Direction, MoveOutcome, MoveRange, MoveReport, Pace};
-use nil_pool::GuestControl;
 
 impl Host {
     /// Decouples or recouples, all or a part.
     pub(super) fn move_memory(&self, order: &MoveMemory, hear: Hearer<'_>) -> Result<MemoryMoved> {
         check_costs(order.budget, order.stall_timeout_us)?;
         let entry = self.movable(&order.guest)?;
-        let layout = self.layout(&entry.control)?;
+        let layout = layout(&entry.control)?;
         let range = order.range.map(|range| layout.granules_of(range)).transpose()?;
         match (order.direction, order.range.zip(range)) {
             (Direction::Recouple, Some(part)) => self.pull_back(order, part, hear),
@@ -59,7 +59,7 @@ impl Host {
             Err(None) => return Err(self.unknown_guest(guest)),
         };
         let relocation = Relocation { ranges: range.map(|range| vec![range]), ..relocation(order) };
-        let former = self.former(&occupation.control)?;
+        let former = Former::of(&occupation.control)?;
         let relocated = self.relocate(&occupation, &relocation, hear);
         self.conclude(&occupation, (&relocation, &former), relocated, lifted, hear)
     }
@@ -72,7 +72,7 @@ impl Host {
             Err(Some(job)) => return Err(Error::refused(format!("guest {guest}: {} already", job.errand))),
             Err(None) => return Err(self.unknown_guest(guest)),
         };
-        let former = self.former(&occupation.control)?;
+        let former = Former::of(&occupation.control)?;
         self.hold(guest, &occupation.control, part.1, order.reason.as_deref())?;
         hear(Progress::step(format!("{} of guest {guest} is held; it comes back", part.0)));
         let relocation = Relocation { ranges: Some(vec![part.1]), ..relocation(order) };
@@ -121,7 +121,7 @@ impl Host {
         let direction = Direction::Recouple;
         let relocation =
             Relocation { direction, ranges: Some(ranges), budget, node: None, stall_timeout_us, striping: None };
-        let former = self.former(&occupation.control)?;
+        let former = Former::of(&occupation.control)?;
         let relocated = self.relocate(&occupation, &relocation, hear);
         if let Ok(Relocated { outcome: MoveOutcome::Cancelled, .. }) = &relocated {
             self.undo(&occupation, &relocation, &former, hear)?;
@@ -147,10 +147,6 @@ impl Host {
     pub(super) fn unknown_guest(&self, guest: &GuestName) -> Error {
         let names = self.table.entries().into_iter().map(|(name, _)| name);
         Error::UnknownGuest { name: guest.to_string(), known: known("guest here", names) }
-    }
-
-    pub(super) fn former(&self, control: &GuestControl) -> Result<Former> {
-        Ok(Former::look(&control.map_state()?.placement()))
     }
 
     fn moved(

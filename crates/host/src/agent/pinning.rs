@@ -29,15 +29,15 @@ impl Host {
                 "the owner {HOLDER} is for parts that are pulled back; use `nil recouple {guest} --range {range}`"
             )));
         }
-        let bytes = self.layout(&entry.control)?.bytes_of(*range)?;
+        let bytes = layout(&entry.control)?.bytes_of(*range)?;
         let id = self.take_pin(guest, bytes, owner, reason)?;
-        self.find_pin(&entry.control, &id)
+        find_pin(&entry.control, &id)
     }
 
     /// All pins of a guest, wherever in the host's pools it is.
     pub(super) fn pins(&self, guest: &GuestName) -> Result<Vec<PinReport>> {
         let entry = self.table.find(guest).ok_or_else(|| self.unknown_guest(guest))?;
-        let layout = self.layout(&entry.control)?;
+        let layout = layout(&entry.control)?;
         let pins = entry.control.map_state()?.pins().list();
         Ok(pins.into_iter().map(|pin| pin_report(&entry.control, &layout, pin)).collect())
     }
@@ -45,17 +45,8 @@ impl Host {
     /// Ends a pin.
     pub(super) fn release_pin(&self, guest: &GuestName, pin: &str) -> Result<()> {
         let entry = self.movable(guest)?;
-        let found = self.find_pin(&entry.control, pin)?;
+        let found = find_pin(&entry.control, pin)?;
         self.order(guest, &WorkerRequest::ReleasePin { pin: found.id }, PATIENCE).map(|_| ())
-    }
-
-    fn find_pin(&self, control: &GuestControl, id: &str) -> Result<PinReport> {
-        let layout = self.layout(control)?;
-        let pins = control.map_state()?.pins().list();
-        let found = pins.into_iter().find(|pin| pin.id.to_string() == id);
-        found
-            .map(|pin| pin_report(control, &layout, pin))
-            .ok_or_else(|| Error::refused(format!("there is no pin {id}; `nil pin list` shows those that there are")))
     }
 
     fn take_pin(&self, guest: &GuestName, range: MoveRange, owner: &str, reason: &str) -> Result<String> {
@@ -100,7 +91,7 @@ impl Host {
         control: &GuestControl,
         is_meant: impl Fn(&Pin) -> bool,
     ) -> Result<Vec<String>> {
-        let layout = self.layout(control)?;
+        let layout = layout(control)?;
         let mut lifted = Vec::new();
         for hold in holds(control)?.into_iter().filter(is_meant) {
             self.order(guest, &WorkerRequest::ReleasePin { pin: hold.id.to_string() }, PATIENCE)?;
@@ -109,10 +100,20 @@ impl Host {
         }
         Ok(lifted)
     }
+}
 
-    pub(super) fn layout(&self, control: &GuestControl) -> Result<Layout> {
-        Ok(Layout::of_vm(control.config()?.memory_bytes))
-    }
+fn find_pin(control: &GuestControl, id: &str) -> Result<PinReport> {
+    let layout = layout(control)?;
+    let pins = control.map_state()?.pins().list();
+    let found = pins.into_iter().find(|pin| pin.id.to_string() == id);
+    found
+        .map(|pin| pin_report(control, &layout, pin))
+        .ok_or_else(|| Error::refused(format!("there is no pin {id}; `nil pin list` shows those that there are")))
+}
+
+/// Where the guest has its memory.
+pub(super) fn layout(control: &GuestControl) -> Result<Layout> {
+    Ok(Layout::of_vm(control.config()?.memory_bytes))
 }
 
 /// The parts of a guest's memory that are held.

@@ -45,7 +45,7 @@ impl Host {
             AgentRequest::List => client.send(&AgentReply::Guests(self.list())),
             AgentRequest::Run(order) => {
                 let guest = self.run_vm(&order)?;
-                let told = client.send(&AgentReply::Guest(guest));
+                let told = client.send(&AgentReply::Guest(Box::new(guest)));
                 if told.is_err() {
                     tracing::info!("guest {}: whoever ordered it has gone before it ran; stopping it", order.name);
                     self.stop_guest(&order.name)?;

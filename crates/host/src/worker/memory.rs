@@ -80,13 +80,12 @@ impl Orders {
     pub(super) fn show_memory(&self, vm: &Vm) {
         self.board().show_memory(vm.memory().as_ptr() as u64);
     }
+}
 
-    /// Why the guest cannot be handed over by its memory, if so.
-    pub(super) fn hole(&self, vm: &Vm) -> Option<String> {
-        let placement = vm.memory().placement();
-        if placement.away() == 0 {
-            return None;
-        }
-        vm.memory().close().err().map(|hole| hole.to_string())
+/// Why a guest cannot be handed over by its memory, if so.
+pub(super) fn hole(vm: &Vm) -> Option<String> {
+    if vm.memory().placement().away() == 0 {
+        return None;
     }
+    vm.memory().close().err().map(|hole| hole.to_string())
 }

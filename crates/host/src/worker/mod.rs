@@ -6,6 +6,7 @@
 //!
 //! The handoff's critical path runs in the VMM's own threads. Nothing here is on it.
 
+mod leaving;
 mod memory;
 mod moves;
 mod orders;

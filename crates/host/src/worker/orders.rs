@@ -3,19 +3,19 @@
 use super::BuiltinImages;
 use super::moves::Moves;
 use super::status::StatusBoard;
-use crate::error::{Error, Result, story};
+use crate::error::{Error, Result};
 use crate::message::{Phase, WorkerReply};
 use crate::order::ImageSource;
 use crate::wire::Connection;
-use nil_migrate::protocol::{ArmEvent, arm_step};
-use nil_pool::{Arm, GuestControl, HostSlot, Side};
-use nil_vmm::{BootRequest, Deadlines, HandoffOutcome, Vm, VmEvent, WaitStyle};
+
+use nil_pool::{GuestControl, HostSlot};
+use nil_vmm::{BootRequest, Vm, VmEvent, WaitStyle};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often to look for new console output.
 const LOOK_FOR_OUTPUT: Duration = Duration::from_millis(5);
@@ -26,14 +26,14 @@ const LOOK_FOR_LOSS: Duration = Duration::from_millis(100);
 pub(super) struct Orders {
     pub(super) control: GuestControl,
     pub(super) me: HostSlot,
-    board: StatusBoard,
+    pub(super) board: StatusBoard,
     socket: PathBuf,
     images: BuiltinImages,
     vm: Mutex<Option<Arc<Vm>>>,
     /// Held during a handoff.
-    handing_over: Mutex<()>,
+    pub(super) handing_over: Mutex<()>,
     /// Whether a handoff is on that can be called off. Held while it begins, ends, and is called off, and not in between.
-    cancellable: Mutex<bool>,
+    pub(super) cancellable: Mutex<bool>,
     pub(super) moves: Moves,
     ended: AtomicBool,
     /// Held for reading while an order is carried out and answered.
@@ -150,109 +150,6 @@ impl Orders {
         }
     }
 
-    /// Hands the guest over; returns when it is over, either way.
-    pub(super) fn handoff(&self, to: u16, deadline: Duration) -> Result<WorkerReply> {
-        let Some(to) = HostSlot::new(to) else {
-            return Err(Error::refused(format!("{to} is not a host's slot in a pool")));
-        };
-        let vm = self.vm()?;
-        let _handing_over = self.handing_over.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(hole) = self.hole(&vm) {
-            return Ok(WorkerReply::Hole(hole));
-        }
-        if let Err(moving) = self.moves.close_for_handoff() {
-            return Ok(WorkerReply::Hole(moving.to_string()));
-        }
-        self.enter(&[Phase::Running], Phase::Leaving, None).inspect_err(|_| self.moves.reopen())?;
-        let begun = Instant::now();
-        vm.forget_cancel();
-        self.set_cancellable(true);
-        let handoff = vm.handoff(to, Deadlines { claimed: deadline, ..Deadlines::default() });
-        self.set_cancellable(false);
-        tracing::debug!("the handoff took {:?}", begun.elapsed());
-        let left = matches!(handoff, Ok(HandoffOutcome::Released { .. }));
-        let reply = self.note_handoff(&vm, handoff);
-        if !left {
-            self.moves.reopen();
-        }
-        reply
-    }
-
-    /// What a handoff means for the worker, and for who has ordered it.
-    fn note_handoff(&self, vm: &Vm, handoff: nil_vmm::Result<HandoffOutcome>) -> Result<WorkerReply> {
-        let stays = |why: Option<String>| {
-            let _ = self.board.enter(&[Phase::Leaving], Phase::Running, why);
-        };
-        match handoff {
-            Ok(HandoffOutcome::Released { report, .. }) => {
-                self.end(Phase::Released, None);
-                Ok(WorkerReply::Released(report))
-            }
-            Ok(HandoffOutcome::TakenBack { reason, detail, .. }) => {
-                let why = detail.map_or_else(|| reason.to_string(), |detail| format!("{reason}: {detail}"));
-                stays(Some(why.clone()));
-                Ok(WorkerReply::TakenBack(why))
-            }
-            Err(error @ nil_vmm::Error::Migrate(nil_migrate::Error::Displaced { .. })) => {
-                let _ = self.board.enter(&[Phase::Leaving], Phase::Halted, Some(story(&error)));
-                Err(error.into())
-            }
-            Err(nil_vmm::Error::Migrate(nil_migrate::Error::CalledOff)) => {
-                stays(None);
-                Ok(WorkerReply::TakenBack(nil_migrate::Reason::Cancelled.to_string()))
-            }
-            Err(error) => match self.hole(vm) {
-                Some(hole) => {
-                    stays(None);
-                    Ok(WorkerReply::Hole(hole))
-                }
-                None => {
-                    stays(Some(story(&error)));
-                    Err(error.into())
-                }
-            },
-        }
-    }
-
-    fn set_cancellable(&self, cancellable: bool) {
-        *self.cancellable.lock().unwrap_or_else(PoisonError::into_inner) = cancellable;
-    }
-
-    /// Has the handoff that is on end without the guest's leaving, unless it has been claimed.
-    pub(super) fn cancel_handoff(&self) -> Result<()> {
-        let cancellable = self.cancellable.lock().unwrap_or_else(PoisonError::into_inner);
-        if !*cancellable {
-            return Err(Error::refused("the guest is not being handed over"));
-        }
-        self.vm()?.cancel_handoff();
-        Ok(())
-    }
-
-    /// Gives up taking the guest over, unless it is about to land.
-    ///
-    /// A source freezes for a target only that is `Poised`, and one becomes that only from `Armed`. So once this worker
-    /// has refused, or the arm word is not its own any more, the guest does not come, and the VM can go.
-    pub(super) fn disarm(&self) -> Result<()> {
-        self.check(&[Phase::Armed])?;
-        let word = self.control.arm();
-        let armed = word.load().map_err(nil_migrate::Error::from)?;
-        let safe = match armed {
-            Arm::Poised { host, .. } if host == self.me => false,
-            Arm::Armed { host, epoch } if host == self.me => {
-                let refused = arm_step(armed, host, epoch, ArmEvent::Refuse).map_err(nil_migrate::Error::from)?;
-                word.transition(armed, refused)
-            }
-            Arm::Idle | Arm::Arming { .. } | Arm::Armed { .. } | Arm::Poised { .. } | Arm::Refused { .. } => true,
-        };
-        if !safe {
-            return Err(Error::refused("the guest is about to land"));
-        }
-        self.control.bell(Side::Source).ring();
-        self.vm()?.halt();
-        self.end(Phase::TornDown, Some("its source called it off".to_owned()));
-        Ok(())
-    }
-
     /// Stops the guest; the worker ends.
     pub(super) fn stop(&self) -> Result<()> {
         let stoppable = [Phase::Empty, Phase::Running, Phase::Halted];
@@ -314,13 +211,13 @@ impl Orders {
         if allowed.contains(&phase) { Ok(()) } else { Err(not_now(phase)) }
     }
 
-    fn enter(&self, from: &[Phase], phase: Phase, detail: Option<String>) -> Result<()> {
+    pub(super) fn enter(&self, from: &[Phase], phase: Phase, detail: Option<String>) -> Result<()> {
         self.board.enter(from, phase, detail).map_err(not_now)
     }
 
     /// Enters the worker's last phase. Its socket goes first: a new worker for the guest may come as soon as the agent
     /// knows of it.
-    fn end(&self, phase: Phase, detail: Option<String>) {
+    pub(super) fn end(&self, phase: Phase, detail: Option<String>) {
         if self.ended.swap(true, Ordering::AcqRel) {
             return;
         }

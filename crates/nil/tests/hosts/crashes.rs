@@ -11,7 +11,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 /// Asks an agent, as another agent would, to get ready for a guest.
-fn arm(playground: &Playground, host: &str, guest: &GuestControl) -> BufReader<UnixStream> {
+pub(crate) fn arm(playground: &Playground, host: &str, guest: &GuestControl) -> BufReader<UnixStream> {
     let socket = playground.host_dir(host).join("agent.sock");
     let mut stream = UnixStream::connect(socket).expect("the agent's socket");
     let order = serde_json::json!({"arm": {
@@ -25,7 +25,7 @@ fn arm(playground: &Playground, host: &str, guest: &GuestControl) -> BufReader<U
     stream
 }
 
-fn control(playground: &Playground) -> GuestControl {
+pub(crate) fn control(playground: &Playground) -> GuestControl {
     let pool = playground.open_pool();
     let guest = pool.find_guest("g").expect("the guest");
     pool.guest(guest.slot, guest.id).expect("its record")

@@ -11,5 +11,6 @@ mod move_crashes;
 mod moves;
 mod playground;
 mod refusals;
+mod standstills;
 mod stripes;
 mod witness;

@@ -3,7 +3,6 @@
 //! Whatever happens in a test, no process of it is left: agents are children, and workers are found by the run directory
 //! on their command lines, which no other process has.
 
-use crate::witness::Witness;
 use nil_pool::{Access, CreateOptions, Pool};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
@@ -124,52 +123,10 @@ impl Playground {
         self.json(&["vm", "run", image, "--memory", "64M", "--name", name, "--pool", &pool, "--host", host])
     }
 
-    /// Starts a VM whose memory is in DRAM, and which is hard on its memory.
-    pub(crate) fn run_in_dram(&self, name: &str, host: &str) -> Witness {
-        let pool = self.pool();
-        let run = ["vm", "run", "builtin:demo", "--memory", "64M", "--memory-in", "dram", "--name", name];
-        self.json(&[&run[..], &["--pool", &pool, "--host", host]].concat());
-        let witness = Witness::of(self, name);
-        witness.await_filled();
-        witness
-    }
-
     /// Starts `nil` with these arguments, and does not wait for its end.
     pub(crate) fn start(&self, args: &[&str]) -> Started {
         let mut command = self.command(args);
         Started(Some(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("nil")))
-    }
-
-    /// Waits until `nil ps` says that of a guest.
-    #[track_caller]
-    pub(crate) fn await_guest(&self, guest: &str, what: &str, is_so: impl Fn(&serde_json::Value) -> bool) {
-        await_that(what, || self.guest(guest).is_some_and(|guest| is_so(&guest)));
-    }
-
-    /// Waits until a guest's memory is moving.
-    #[track_caller]
-    pub(crate) fn await_moving(&self, guest: &str) {
-        self.await_guest(guest, "the move's beginning", |guest| guest["moving"]["done_bytes"].as_u64() > Some(0));
-    }
-
-    /// Waits until `nil ps` shows the guest waiting for something that is called so.
-    #[track_caller]
-    pub(crate) fn await_stall(&self, guest: &str, name: &str) {
-        self.await_guest(guest, "the stall", |guest| {
-            guest["detail"].as_str().is_some_and(|detail| detail.contains("it waits") && detail.contains(name))
-        });
-    }
-
-    /// Where `nil ps` says that a guest's memory is.
-    pub(crate) fn memory_of(&self, guest: &str) -> serde_json::Value {
-        self.guest(guest).expect("the guest")["memory"]["in"].clone()
-    }
-
-    /// What `nil pool check` finds; nothing must be wrong.
-    #[track_caller]
-    pub(crate) fn check_pool(&self) {
-        let check = self.nil(&["pool", "check", &self.pool()]);
-        assert!(check.status.success(), "{}{}", check.stdout, check.stderr);
     }
 
     /// The pool, opened by the test itself.

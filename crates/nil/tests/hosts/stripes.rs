@@ -1,7 +1,7 @@
 //! Guests whose memory in the pool is striped over two pools, from DRAM to another host's DRAM.
 
 use crate::kvm::has_kvm;
-use crate::playground::{Agent, Playground};
+use crate::playground::{Agent, Playground, await_that};
 use crate::witness::Witness;
 use nil_pool::{Access, Composition, GRANULE, Pool, PoolId, Tag};
 use rustix::process::Signal;
@@ -212,6 +212,24 @@ fn a_pool_that_an_agent_joins_later_takes_stripes_of_the_guests_that_run_already
     pools.striped(&["decouple", "g", "--fast"]);
     assert_eq!(taken(free, pools.free()), [16 * MIB, 48 * MIB]);
     witness.verify();
+}
+
+#[test]
+fn a_stripe_that_is_asked_for_brings_the_guests_memory_home_and_frees_both_pools() {
+    if !has_kvm() {
+        return;
+    }
+    let pools = TwoPools::new();
+    let _agent = pools.agent("A");
+    let witness = pools.playground.run_in_dram("g", "A");
+    let free = pools.free();
+    pools.striped(&["decouple", "g", "--fast"]);
+    let asked = pools.playground.nil(&["capacity", "release", &pools.other, &pools.leg("g").to_string(), "--ask"]);
+    assert!(asked.status.success(), "{}", asked.stderr);
+    await_that("the release of both stripes", || pools.free() == free);
+    assert_eq!(pools.playground.memory_of("g"), "dram");
+    witness.verify();
+    pools.check();
 }
 
 #[test]
