@@ -23,6 +23,7 @@ const HOLDERS: &[(&str, &[&str])] = &[
             "dram.rs",
             "heat/tracking.rs",
             "lost.rs",
+            "lost/tests.rs",
             "memory.rs",
             "moving/tests/storm.rs",
             "numa/syscalls.rs",

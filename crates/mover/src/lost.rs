@@ -323,3 +323,6 @@ fn pass_on(signal: libc::c_int, info: &mut libc::siginfo_t, context: &mut libc::
         handler(signal);
     }
 }
+
+#[cfg(test)]
+mod tests;
