@@ -23,8 +23,9 @@ use crate::dram::{Mirror, PAGE, granule_bytes, move_pages};
 use crate::error::{Error, Result};
 use crate::memory::GuestMemory;
 use crate::pagemap::{PageMap, has_swap};
+use crate::precedence::Precedence;
 use crate::report::{Stall, StallReason};
-use crate::sides::{Side, Supply};
+use crate::sides::Side;
 use crate::userfault::Userfault;
 use nil_pool::{BackingKind, CapacityMapping, Pin, Place, Placed};
 use rustix::io::Errno;
@@ -50,6 +51,7 @@ pub(crate) struct Carrier<'a> {
     page_map: PageMap,
     userfault: Arc<Userfault>,
     haste: Haste,
+    precedence: Precedence,
 }
 
 /// Where chunks go, and what they are filled in.
@@ -75,6 +77,9 @@ pub(crate) enum Attempt {
 /// A chunk that has moved.
 #[derive(Debug)]
 pub(crate) struct Moved {
+    /// Where it is.
+    pub(crate) chunk: Range<usize>,
+    /// How much of it has moved; all, but for what the kernel moves.
     pub(crate) bytes: usize,
     pub(crate) contents: Contents,
     pub(crate) huge: bool,
@@ -105,7 +110,8 @@ impl<'a> Carrier<'a> {
         haste: Haste,
     ) -> Result<Self> {
         let page_map = PageMap::open().map_err(|source| Error::PageMap { source })?;
-        Ok(Self { memory, target, barrier, pool, page_map, userfault, haste })
+        let precedence = Precedence::default();
+        Ok(Self { memory, target, barrier, pool, page_map, userfault, haste, precedence })
     }
 
     /// The side that chunks go to.
@@ -118,19 +124,20 @@ impl<'a> Carrier<'a> {
 
     /// Moves the next chunk of a granule, of at most `limit` bytes.
     pub(crate) fn move_next(&self, granule: usize, limit: usize) -> Result<Attempt> {
-        let mut supply = self.memory.turn();
+        let _turn = self.memory.turn();
         let placed = self.memory.placement().get(granule)?;
         let Some(chunk) = self.choose(granule, placed, limit)? else { return Ok(Attempt::Nothing) };
         if let Some(stall) = self.pinned(granule) {
             return Ok(Attempt::Blocked(stall));
         }
-        let expected = match self.look(&supply, &chunk)? {
+        let expected = match self.look(&chunk)? {
             Contents::Something => Expected::Something(self.prepare(&chunk)?),
             contents => Expected::Nothing(contents),
         };
+        let _first = self.precedence.take();
         let begun = Instant::now();
         self.barrier.raise(self.ground(), &chunk)?;
-        let carried = self.carry(&mut supply, &chunk, placed, expected);
+        let carried = self.carry(&chunk, placed, expected);
         if !matches!(carried, Ok(Carried::Away(_))) {
             self.barrier.lift(self.ground(), &chunk)?;
             self.tidy(&chunk, expected);
@@ -142,7 +149,8 @@ impl<'a> Carrier<'a> {
                 self.barrier.replaced(self.ground(), &chunk)?;
                 let protected = begun.elapsed();
                 let huge = contents == Contents::Something && self.is_huge(&chunk);
-                Ok(Attempt::Moved(Moved { bytes: chunk.len(), contents, huge, protected, hit }))
+                let bytes = chunk.len();
+                Ok(Attempt::Moved(Moved { chunk, bytes, contents, huge, protected, hit }))
             }
         }
     }
@@ -154,7 +162,7 @@ impl<'a> Carrier<'a> {
     }
 
     /// What is done while the chunk is protected.
-    fn carry(&self, supply: &mut Supply, chunk: &Range<usize>, placed: Placed, expected: Expected) -> Result<Carried> {
+    fn carry(&self, chunk: &Range<usize>, placed: Placed, expected: Expected) -> Result<Carried> {
         if let Some(stall) = self.pinned(chunk.start / granule_bytes()) {
             return Ok(Carried::Stays(stall));
         }
@@ -167,18 +175,18 @@ impl<'a> Carrier<'a> {
                 let contents = self.look_again(chunk, expected)?;
                 match contents {
                     Contents::Something => self.bring_in(chunk).and_then(|()| self.copy_bytes(chunk))?,
-                    Contents::Untouched | Contents::Zero => self.clear(supply, chunk)?,
+                    Contents::Untouched | Contents::Zero => self.clear(chunk)?,
                 }
                 contents
             }
         };
         let after = self.memory.sides().place_after(chunk, self.to())?;
-        self.settle(supply, chunk, placed, after)?;
+        self.settle(chunk, placed, after)?;
         Ok(Carried::Away(contents))
     }
 
     /// Maps what has been filled over the chunk, and writes that down; in which order, the top of this module says.
-    fn settle(&self, supply: &mut Supply, chunk: &Range<usize>, before: Placed, after: Place) -> Result<()> {
+    fn settle(&self, chunk: &Range<usize>, before: Placed, after: Place) -> Result<()> {
         let granule = chunk.start / granule_bytes();
         let word = Placed { place: after, ..before };
         let placement = self.memory.placement();
@@ -191,7 +199,6 @@ impl<'a> Carrier<'a> {
                 }
             }
             Side::Pool => {
-                supply.filled(chunk);
                 self.place(chunk)?;
                 placement.put(granule, word);
             }
@@ -201,21 +208,23 @@ impl<'a> Carrier<'a> {
     }
 
     /// What the chunk seems to hold; the guest may change that at any time.
-    fn look(&self, supply: &Supply, chunk: &Range<usize>) -> Result<Contents> {
+    fn look(&self, chunk: &Range<usize>) -> Result<Contents> {
         let untouched = match self.to() {
-            Side::Pool => !self.page_map.is_touched(&self.addresses(chunk)).unwrap_or(true),
-            Side::Dram => supply.was_hole(chunk) && !self.page_map.is_present(&self.addresses(chunk)).unwrap_or(true),
+            // In a page table alone, a page that has gone to swap looks like one that is protected before it was ever
+            // there; where there is swap, only the memory itself tells.
+            Side::Pool => !has_swap() && !self.page_map.is_touched(&self.addresses(chunk)).unwrap_or(true),
+            Side::Dram => !self.pool.has_data(chunk.clone()),
         };
-        // In a page table alone, a page that has gone to swap looks like one that is protected before it was ever there;
-        // where there is swap, only the memory itself tells.
-        if untouched && !has_swap() { Ok(Contents::Untouched) } else { self.read(chunk) }
+        if untouched { Ok(Contents::Untouched) } else { self.read(chunk) }
     }
 
     /// What a chunk that seemed to hold nothing holds now that nobody can store into it.
     fn look_again(&self, chunk: &Range<usize>, seemed: Contents) -> Result<Contents> {
-        let untouched =
-            seemed == Contents::Untouched && !self.page_map.is_present(&self.addresses(chunk)).unwrap_or(true);
-        if untouched { Ok(Contents::Untouched) } else { self.read(chunk) }
+        let untouched = match self.to() {
+            Side::Pool => !self.page_map.is_present(&self.addresses(chunk)).unwrap_or(true),
+            Side::Dram => !self.pool.has_data(chunk.clone()),
+        };
+        if untouched && seemed == Contents::Untouched { Ok(Contents::Untouched) } else { self.read(chunk) }
     }
 
     fn read(&self, chunk: &Range<usize>) -> Result<Contents> {
@@ -332,8 +341,8 @@ impl<'a> Carrier<'a> {
 
     /// Makes sure that the destination reads as zeros. What comes out of the mirror does; the pool may hold what the guest
     /// had there before.
-    fn clear(&self, supply: &Supply, chunk: &Range<usize>) -> Result<()> {
-        if self.to() == Side::Dram || supply.was_hole(chunk) {
+    fn clear(&self, chunk: &Range<usize>) -> Result<()> {
+        if self.to() == Side::Dram || !self.pool.has_data(chunk.clone()) {
             return Ok(());
         }
         let to = self.pool_at(chunk);

@@ -15,6 +15,7 @@ use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anony
 use std::io;
 use std::ops::Range;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes of a page as the kernel protects and maps it.
 pub(crate) const PAGE: usize = 4096;
@@ -118,6 +119,15 @@ impl AddressRange {
         emptied.expect("private memory can be given back");
     }
 
+    /// Keeps the pages of a part from being swapped.
+    #[cfg(test)]
+    pub(crate) fn lock(&self, part: Range<usize>) {
+        let _ = self.at(part.end);
+        // SAFETY: the part lies in the range; locking it changes nothing of what it holds.
+        let locked = unsafe { rustix::mm::mlock(self.at(part.start).cast(), part.len()) };
+        locked.expect("memory can be locked");
+    }
+
     fn advise(&self, part: Range<usize>, advice: Advice) -> io::Result<()> {
         assert!(part.start <= part.end, "{part:?}");
         let _ = self.at(part.end);
@@ -139,6 +149,8 @@ pub(crate) enum Stores {
 #[derive(Debug)]
 pub(crate) struct Mirror {
     range: AddressRange,
+    /// Whether any part has ever been bound to a node.
+    bound: AtomicBool,
 }
 
 impl Mirror {
@@ -152,7 +164,7 @@ impl Mirror {
         let range = AddressRange::private(bytes + granule_bytes())?;
         let failed = |source| Error::Populate { what: "the mirror of the guest's memory", source };
         range.populate(bytes..bytes + PAGE).map_err(failed)?;
-        Ok(Self { range })
+        Ok(Self { range, bound: AtomicBool::new(false) })
     }
 
     /// The address that stands for a byte of the guest's memory.
@@ -170,7 +182,19 @@ impl Mirror {
     /// # Errors
     /// [`Error::Numa`].
     pub(crate) fn bind(&self, part: &Range<usize>, node: u32) -> Result<()> {
+        self.bound.store(true, Ordering::Relaxed);
         Ok(numa::bind(self.range.at(part.start), part.len(), node)?)
+    }
+
+    /// New pages of this part come from wherever the process's own policy says, whatever it was bound to before.
+    ///
+    /// # Errors
+    /// [`Error::Numa`].
+    pub(crate) fn unbind(&self, part: &Range<usize>) -> Result<()> {
+        if self.bound.load(Ordering::Relaxed) {
+            numa::unbind(self.range.at(part.start), part.len())?;
+        }
+        Ok(())
     }
 
     /// Has no pages any more: what was brought in and not taken is given back.

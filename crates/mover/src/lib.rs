@@ -12,8 +12,10 @@ mod chunk;
 mod controller;
 mod copy;
 mod dram;
+mod equipment;
 mod error;
 mod heat;
+mod lookout;
 mod loss;
 mod lost;
 mod memory;
@@ -22,7 +24,6 @@ pub mod numa;
 mod order;
 mod pagemap;
 mod plan;
-#[allow(dead_code)] // Nobody goes first yet: `Carrier::move_next` is to take it around a protected chunk.
 mod precedence;
 mod report;
 mod shares;

@@ -11,21 +11,19 @@
 //!
 //! Whatever the end, the memory stays as it is: what has moved has moved, and the placement map says so.
 
-use crate::barrier::{Barrier, Ground};
-use crate::chunk::{Attempt, Carrier, Contents, Haste, Moved, Target};
+use crate::chunk::{Attempt, Carrier, Contents, Moved};
 use crate::controller::{ChunkSample, Controller};
-use crate::dram::{Mirror, granule_bytes};
+use crate::dram::granule_bytes;
+use crate::equipment::{Equipment, Guard, Guest, Needs, pool_of};
 use crate::error::{Error, Result};
-use crate::heat::{Heat, Sampling};
+use crate::lookout::{Look, Lookout};
 use crate::loss::GuestLoss;
 use crate::memory::GuestMemory;
 use crate::numa::NodeCarrier;
-use crate::order;
-use crate::plan::{Direction, MoveControl, MovePlan, Pace};
-use crate::report::{MoveOutcome, MoveProgress, MoveReport, Stall, StallReason, UndeclaredPin};
+use crate::order::{self, Grouping};
+use crate::plan::{Direction, MoveControl, MovePlan};
+use crate::report::{MoveOutcome, MoveProgress, MoveReport, Stall, StallReason};
 use crate::sides::Side;
-use crate::undeclared::{PinWatch, undeclared_pins};
-use crate::userfault::Userfault;
 use nil_pool::GRANULE;
 use rustix::process::Pid;
 use std::collections::VecDeque;
@@ -51,17 +49,6 @@ pub struct Move {
     granules: Range<usize>,
     largest_chunk: usize,
     guard: Guard,
-}
-
-/// What stores are kept out with.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Guard {
-    /// What the memory permits.
-    BestFit,
-    #[cfg(any(test, feature = "testing"))]
-    Protect,
-    #[cfg(any(test, feature = "testing"))]
-    Nothing,
 }
 
 impl Move {
@@ -110,11 +97,16 @@ impl Move {
     /// [`Error::Lost`] when memory of the guest has failed; [`Error::PoolFailed`] and [`Error::Populate`] when there is
     /// nowhere to move it to. What has moved stays where it is.
     pub fn run(&self, control: &MoveControl, mut progress: impl FnMut(&MoveProgress)) -> Result<MoveReport> {
-        let equipment = Equipment::take(self)?;
+        let equipment = Equipment::take(&self.memory, &self.needs())?;
         let mut run = Run::begin(self, control, equipment.carrier())?;
         let outcome = run.until_the_end(&mut progress)?;
         run.tell(&mut progress);
         Ok(run.report(outcome))
+    }
+
+    fn needs(&self) -> Needs<'_> {
+        let guest = if self.vcpu_threads.is_empty() { Guest::Stands } else { Guest::Runs };
+        Needs { plan: &self.plan, granules: &self.granules, guard: self.guard, guest }
     }
 }
 
@@ -128,114 +120,6 @@ fn granules_of(plan: &MovePlan, memory: usize) -> Result<Range<usize>> {
         (Some(start), Some(end)) => Ok(start..end),
         _ => Err(bad),
     }
-}
-
-/// The pool's side, mapped; it is mapped now if the guest is wholly local.
-fn pool_of(memory: &GuestMemory, direction: Direction) -> Result<Option<Arc<nil_pool::CapacityMapping>>> {
-    let mut sides = memory.sides();
-    if sides.pool.is_none() && direction == Direction::Decouple {
-        let pool = memory.control().map_memory()?;
-        let (record, found) = (memory.len() as u64, pool.len() as u64);
-        if record != found {
-            return Err(Error::Contradiction { record, what: "capacity", found });
-        }
-        sides.pool = Some(Arc::new(pool));
-    }
-    Ok(sides.pool.clone())
-}
-
-/// What a move needs, taken for as long as it lasts. The last move to end leaves nothing behind: no userfaultfd, no
-/// page in the mirror, and no mapping of a capacity that the guest has left, so that it can be released.
-struct Equipment<'a> {
-    memory: &'a GuestMemory,
-    carrier: Option<Carrier<'a>>,
-}
-
-impl<'a> Equipment<'a> {
-    fn take(this: &'a Move) -> Result<Self> {
-        this.memory.turn().moves += 1;
-        // From here on the drop, which takes a turn of its own, puts things right.
-        let mut equipment = Self { memory: &this.memory, carrier: None };
-        equipment.carrier = Self::carrier_of(this)?;
-        Ok(equipment)
-    }
-
-    /// `None` when nothing can have to move: a recouple of a guest that is wholly local.
-    fn carrier_of(this: &'a Move) -> Result<Option<Carrier<'a>>> {
-        let Move { memory, plan, granules, guard, .. } = this;
-        let mut supply = memory.turn();
-        let Some(pool) = pool_of(memory, plan.direction)? else { return Ok(None) };
-        // A guest runs, and no other move has a userfaultfd on its memory.
-        if !this.vcpu_threads.is_empty() && supply.moves == 1 {
-            warm(memory, granules);
-        }
-        let target = match plan.direction {
-            Direction::Decouple => Target::Pool,
-            Direction::Recouple => {
-                let mirror = match &supply.mirror {
-                    Some(mirror) => Arc::clone(mirror),
-                    None => Arc::clone(supply.mirror.insert(Arc::new(Mirror::of(memory.len())?))),
-                };
-                if let Some(node) = plan.node.or(memory.node()) {
-                    mirror.bind(&bytes_of(granules), node)?;
-                }
-                Target::Dram(mirror)
-            }
-        };
-        let userfault = match &supply.userfault {
-            Some(userfault) => Arc::clone(userfault),
-            None => Arc::clone(supply.userfault.insert(Arc::new(Userfault::open()?))),
-        };
-        let ground = Ground { range: memory.range(), watch: memory.watch() };
-        let barrier = match guard {
-            Guard::BestFit => Barrier::choose(Arc::clone(&userfault), ground, &bytes_of(granules))?,
-            #[cfg(any(test, feature = "testing"))]
-            Guard::Protect => Barrier::Protect,
-            #[cfg(any(test, feature = "testing"))]
-            Guard::Nothing => Barrier::Unprotected,
-        };
-        // After the barrier is ready: whatever is stored into a hole from now on leaves a page behind that `Carrier` sees.
-        supply.look(&pool);
-        let haste = match plan.budget.pace {
-            Pace::Fast => Haste::Fast,
-            Pace::Paced { .. } => Haste::Careful,
-        };
-        Carrier::new(memory, target, barrier, pool, userfault, haste).map(Some)
-    }
-
-    fn carrier(&self) -> Option<&Carrier<'a>> {
-        self.carrier.as_ref()
-    }
-}
-
-impl Drop for Equipment<'_> {
-    fn drop(&mut self) {
-        self.carrier = None;
-        let mut supply = self.memory.turn();
-        supply.moves -= 1;
-        if supply.moves > 0 {
-            return;
-        }
-        supply.userfault = None;
-        if let Some(mirror) = &supply.mirror {
-            mirror.empty(0..self.memory.len());
-        }
-        let mut sides = self.memory.sides();
-        if !sides.has_pooled() {
-            sides.pool = None;
-        }
-    }
-}
-
-/// Has it written down what the guest stores into, so that the order of the move can follow it.
-fn warm(memory: &GuestMemory, granules: &Range<usize>) {
-    let bytes = bytes_of(granules);
-    let start = memory.range().at(bytes.start).addr();
-    Heat::sample(&(start..start + bytes.len()), Sampling::default()).write_down(memory.placement(), granules.start);
-}
-
-fn bytes_of(granules: &Range<usize>) -> Range<usize> {
-    granules.start * granule_bytes()..granules.end * granule_bytes()
 }
 
 /// A move under way.
@@ -254,8 +138,7 @@ struct Run<'a> {
     stall: Option<Stall>,
     /// Since when nothing has moved because of that.
     stalled_since: Option<Instant>,
-    pins: PinWatch,
-    undeclared: Vec<UndeclaredPin>,
+    lookout: Lookout<'a>,
     begun: Instant,
     told: Instant,
     told_bytes: u64,
@@ -316,8 +199,7 @@ impl<'a> Run<'a> {
             aside: Vec::new(),
             stall: None,
             stalled_since: None,
-            pins: PinWatch::default(),
-            undeclared: Vec::new(),
+            lookout: Lookout::begin(&plan.memory),
             begun: now,
             told: now,
             told_bytes: 0,
@@ -325,7 +207,6 @@ impl<'a> Run<'a> {
         };
         run.fill_queue()?;
         run.tally.total_bytes = run.left();
-        run.look_for_pins();
         Ok(run)
     }
 
@@ -352,10 +233,13 @@ impl<'a> Run<'a> {
                     }
                     sleep(STALL_POLL);
                 }
-                Step::Done => return Ok(MoveOutcome::Done),
+                Step::Done => {
+                    self.look_back();
+                    return Ok(MoveOutcome::Done);
+                }
             }
             if self.told.elapsed() >= TELL_EVERY {
-                self.look_for_pins();
+                self.lookout.look(if self.stall.is_some() { Look::Anyway } else { Look::IfChanged });
                 self.tell(progress);
             }
         }
@@ -363,6 +247,9 @@ impl<'a> Run<'a> {
 
     /// Moves one chunk, if any can move.
     fn step(&mut self) -> Result<Step> {
+        if let Some(stall) = self.stalled_everywhere() {
+            return Ok(Step::Stalled(stall));
+        }
         let mut blocked_by = None;
         loop {
             let Some(&granule) = self.queue.front() else {
@@ -402,7 +289,11 @@ impl<'a> Run<'a> {
             }
             match carrier.move_next(granule, limit)? {
                 Attempt::Nothing => {}
-                attempt => return Ok(attempt),
+                Attempt::Moved(moved) => {
+                    self.lookout.replaced(&moved.chunk);
+                    return Ok(Attempt::Moved(moved));
+                }
+                blocked => return Ok(blocked),
             }
         }
         self.nodes.as_mut().map_or(Ok(Attempt::Nothing), |nodes| nodes.move_next(granule, limit))
@@ -432,6 +323,7 @@ impl<'a> Run<'a> {
     fn fill_queue(&mut self) -> Result<()> {
         let side = to(self.plan.plan.direction);
         let (placement, sides) = (self.plan.memory.placement(), self.plan.memory.sides());
+        let grouping = Grouping::here(self.plan.memory.len() / granule_bytes());
         let mut granules = Vec::new();
         for granule in self.plan.granules.clone() {
             let placed = placement.get(granule)?;
@@ -441,7 +333,7 @@ impl<'a> Run<'a> {
                 granules.push((granule, placed.heat));
             }
         }
-        self.queue = order::in_order(self.plan.plan.direction, &granules).into();
+        self.queue = order::in_order(self.plan.plan.direction, &granules, grouping).into();
         Ok(())
     }
 
@@ -464,36 +356,40 @@ impl<'a> Run<'a> {
         on_the_other_side + self.nodes.as_ref().map_or(0, NodeCarrier::left)
     }
 
-    /// Pins that nobody has declared, where that is known to be in this granule. They block it for as long as they last;
-    /// those of which the kernel does not tell where they are cannot.
-    fn undeclared_in(&self, carrier: &Carrier<'_>, granule: usize) -> Option<Stall> {
-        let (start, end) = (granule as u64 * GRANULE, (granule as u64 + 1) * GRANULE);
-        let pin = self
-            .undeclared
-            .iter()
-            .find(|pin| pin.offset.is_some_and(|offset| offset < end && offset.saturating_add(pin.bytes) > start))?;
-        Some(carrier.stall(
-            pin.offset?..pin.offset?.saturating_add(pin.bytes),
-            granule,
-            StallReason::Undeclared(pin.clone()),
-        ))
+    /// Whether the carrier has to move a part of the granule.
+    fn is_left(&self, granule: usize) -> bool {
+        self.plan.memory.sides().bytes_not_on(to(self.plan.plan.direction), granule) > 0
     }
 
-    fn look_for_pins(&mut self) {
-        let memory = &self.plan.memory;
-        let addresses = memory.range().addresses();
-        let changed = self.pins.has_changed().and_then(|changed| {
-            if changed {
-                let pinned = memory.pins().list().into_iter().map(|pin| {
-                    let at = |offset: u64| addresses.start + usize::try_from(offset).unwrap_or(0).min(addresses.len());
-                    at(pin.offset)..at(pin.offset.saturating_add(pin.bytes))
-                });
-                self.undeclared = undeclared_pins(&addresses, &pinned.collect::<Vec<_>>())?.pins;
-            }
-            Ok(())
-        });
-        if let Err(error) = changed {
-            tracing::warn!("{error}");
+    /// What keeps everything from moving: a pin that nobody has declared, and of which the kernel does not tell where it
+    /// is.
+    fn stalled_everywhere(&self) -> Option<Stall> {
+        let (carrier, pin) = (self.carrier?, self.lookout.pin_anywhere()?);
+        let &granule = self.queue.iter().chain(&self.aside).find(|granule| self.is_left(**granule))?;
+        let anywhere = granule as u64 * GRANULE..(granule as u64 + 1) * GRANULE;
+        Some(carrier.stall(anywhere, granule, StallReason::Undeclared(pin.clone())))
+    }
+
+    /// What keeps the granule from moving, although nobody has declared it.
+    fn undeclared_in(&self, carrier: &Carrier<'_>, granule: usize) -> Option<Stall> {
+        let (place, pin) = self.lookout.pin_in(granule)?;
+        self.is_left(granule).then(|| carrier.stall(place, granule, StallReason::Undeclared(pin.clone())))
+    }
+
+    /// Whether anything has been pinned while memory moved, without that anybody said so, is known only now.
+    fn look_back(&mut self) {
+        self.lookout.look(Look::Anyway);
+        if let Some(pin) = self.lookout.pin_anywhere() {
+            tracing::warn!(
+                "{pin}, since the guest's memory began to move: what it writes there may not reach the guest"
+            );
+        }
+        let unlocked = self.lookout.unlocked_bytes();
+        if unlocked > 0 {
+            tracing::warn!(
+                "{} KiB of the guest's memory that mlock had locked have moved, and are not locked now",
+                unlocked >> 10
+            );
         }
     }
 
@@ -530,7 +426,7 @@ impl<'a> Run<'a> {
             stall_us: figures.stall_us,
             slowdown_pct: figures.slowdown_pct,
             chunk_bytes: figures.chunk_bytes,
-            undeclared: self.undeclared,
+            undeclared: self.lookout.seen().to_vec(),
         }
     }
 }

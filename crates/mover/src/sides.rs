@@ -1,8 +1,7 @@
 //! The two sides of a guest's memory, as far as the process that runs it has them.
 //!
 //! [`Sides`] says which page is on which side *now*, for granules that are partly on both; the placement map in the pool
-//! says so for whole granules. [`Supply`] is what chunks are moved with: the mirror for memory that comes, and what is
-//! known of the pool's holes.
+//! says so for whole granules. [`Supply`] is what all moves of the memory have in common, and take turns with.
 
 use crate::dram::{Mirror, PAGE, granule_bytes};
 use crate::error::{Error, Result};
@@ -172,35 +171,12 @@ impl Sides {
 /// What chunks are moved with.
 #[derive(Debug, Default)]
 pub(crate) struct Supply {
+    /// Where memory that comes to DRAM comes from; once made, it stays.
     pub(crate) mirror: Option<Arc<Mirror>>,
     /// What stores are held up with; there while memory moves.
     pub(crate) userfault: Option<Arc<Userfault>>,
-    /// Which parts of the pool's side had contents when that was last asked.
-    data: Vec<Range<usize>>,
-    /// Granules to which something has come since.
-    since: std::collections::BTreeSet<usize>,
     /// Moves that are under way.
     pub(crate) moves: usize,
-}
-
-impl Supply {
-    /// Asks the pool's side anew.
-    pub(crate) fn look(&mut self, pool: &CapacityMapping) {
-        self.data = pool.data_ranges();
-        self.since.clear();
-    }
-
-    /// Something has come to the pool's side.
-    pub(crate) fn filled(&mut self, chunk: &Range<usize>) {
-        self.since.insert(chunk.start / granule_bytes());
-    }
-
-    /// Whether a part of the pool's side was a hole when that was last asked, and the mover has put nothing there since.
-    pub(crate) fn was_hole(&self, chunk: &Range<usize>) -> bool {
-        let next = self.data.partition_point(|data| data.end <= chunk.start);
-        let empty = self.data.get(next).is_none_or(|data| data.start >= chunk.end);
-        empty && !self.since.contains(&(chunk.start / granule_bytes()))
-    }
 }
 
 #[cfg(test)]

@@ -108,6 +108,13 @@ impl PinWatch {
         let now = Counters::read()?;
         Ok(self.last.replace(now) != Some(now))
     }
+
+    /// The process has this much less locked, for a reason that is known: that is no change.
+    pub(crate) fn expect_unlocked(&mut self, bytes: u64) {
+        if let Some(last) = &mut self.last {
+            last.locked = last.locked.saturating_sub(bytes);
+        }
+    }
 }
 
 fn judge(
@@ -172,7 +179,7 @@ fn intersection(one: &Range<u64>, other: &Range<u64>) -> Range<u64> {
 }
 
 /// What of `range` lies in none of `others`, in order.
-fn without(range: Range<u64>, others: &[Range<u64>]) -> Vec<Range<u64>> {
+pub(crate) fn without(range: Range<u64>, others: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut parts = vec![range];
     for other in others {
         parts = parts

@@ -10,9 +10,11 @@ use nil_pool::{
     CreateOptions, Epoch, GuestControl, GuestKind, GuestRequest, HostId, HostIdentity, HostKind, Membership,
     MemoryHome, PinId, PinRequest, Pool, StateArea,
 };
+use rustix::io::FdFlags;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use tempfile::TempDir;
@@ -250,4 +252,68 @@ fn a_pin_on_pooled_memory_keeps_it_there_and_io_goes_on_in_the_pool() {
     guest.memory.pins().release(pin).expect("the pin is there");
     assert_eq!(guest.moved(Direction::Recouple, 100_000).outcome, MoveOutcome::Done);
     assert!(guest.buffer_reads(5), "what the device wrote last has come along");
+}
+
+/// A buffer in the guest that only a process has registered which is not the guest's: the kernel counts it as pinned, and
+/// does not tell where it is.
+struct HiddenBuffer {
+    other: Child,
+}
+
+impl HiddenBuffer {
+    /// `None`, said aloud, where there is no io_uring.
+    fn in_memory_of(guest: &Guest) -> Option<Self> {
+        let device = Device::over(guest)?;
+        // SAFETY: the ring has its descriptor open until the device is dropped, at the end.
+        let ring = unsafe { BorrowedFd::borrow_raw(device.ring.as_raw_fd()) };
+        rustix::io::fcntl_setfd(ring, FdFlags::empty()).expect("a descriptor can be inherited");
+        let other = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+        Some(Self { other: other.expect("cat can be started") })
+    }
+
+    fn unregister(mut self) {
+        drop(self.other.stdin.take());
+        self.other.wait().expect("cat ends with its input");
+    }
+}
+
+#[test]
+fn a_pin_that_may_be_anywhere_stalls_all_of_the_move_by_name_until_it_is_gone() {
+    let _alone = alone();
+    let guest = Guest::new(MemoryHome::Dram);
+    let Some(hidden) = HiddenBuffer::in_memory_of(&guest) else { return };
+    let report = guest.moved(Direction::Decouple, 100_000);
+    let MoveOutcome::Stalled(stall) = report.outcome else { panic!("{:?}", report.outcome) };
+    let StallReason::Undeclared(found) = &stall.reason else { panic!("{stall}") };
+    assert_eq!((found.offset, found.bytes >= LENGTH as u64), (None, true), "{stall}");
+    assert_eq!((stall.guest_address, guest.pooled_granules()), (guest.memory.guest_address(0), 0));
+    assert_eq!(report.undeclared, std::slice::from_ref(found));
+
+    let report = while_moving(&guest, Direction::Decouple, |progress| {
+        wait_for_stall(progress);
+        hidden.unregister();
+    });
+    assert_eq!(report.outcome, MoveOutcome::Done);
+    assert_eq!(report.undeclared.len(), 1, "{report:?}");
+    assert_eq!(guest.pooled_granules(), GRANULES as u64);
+}
+
+#[test]
+fn a_pin_that_may_be_anywhere_stalls_nothing_more_once_it_is_declared() {
+    let _alone = alone();
+    let guest = Guest::new(MemoryHome::Dram);
+    let Some(hidden) = HiddenBuffer::in_memory_of(&guest) else { return };
+    let mut pin = None;
+    let report = while_moving(&guest, Direction::Decouple, |progress| {
+        wait_for_stall(progress);
+        let taken = *pin.insert(guest.pin());
+        let is_declared = |told: &MoveProgress| {
+            told.stall.as_ref().is_some_and(|stall| matches!(stall.reason, StallReason::Pinned { .. }))
+        };
+        progress.iter().find(is_declared).expect("the move stalls still");
+        assert_eq!(guest.pooled_granules(), GRANULES as u64 - 1, "the others do not wait for it");
+        hidden.unregister();
+        guest.memory.pins().release(taken).expect("the pin is there");
+    });
+    assert_eq!((report.outcome, guest.pooled_granules()), (MoveOutcome::Done, GRANULES as u64));
 }

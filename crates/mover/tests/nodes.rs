@@ -115,6 +115,18 @@ fn what_comes_out_of_the_pool_comes_to_the_node() {
 }
 
 #[test]
+fn what_comes_out_of_the_pool_for_no_node_is_not_bound_to_the_one_before() {
+    let ground = Ground::new();
+    ground.go(fast(Direction::Decouple, None)).expect("to the pool");
+    ground.go(fast(Direction::Recouple, Some(nodes()[0]))).expect("to the node");
+    ground.go(fast(Direction::Decouple, None)).expect("to the pool");
+    ground.go(fast(Direction::Recouple, None)).expect("to any node");
+    for granule in 0..BYTES / (2 << 20) {
+        assert_eq!(bound_to(ground.memory.as_ptr().wrapping_add(granule * (2 << 20))), Ok(None), "granule {granule}");
+    }
+}
+
+#[test]
 fn a_move_to_a_node_that_is_not_there_is_refused_by_name_and_moves_nothing() {
     let ground = Ground::new();
     let absent = (0..1024).rev().find(|node| Node::with_memory(*node).is_err()).expect("fewer nodes than 1024");

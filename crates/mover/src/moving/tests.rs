@@ -5,7 +5,8 @@ mod storm;
 use super::*;
 use crate::chunk::HOLDER;
 use crate::lost::LostMemory;
-use crate::plan::{Budget, MoveRange};
+use crate::plan::{Budget, MoveRange, Pace};
+use crate::userfault::Userfault;
 use nil_pool::{BadPlacement, MemoryHome, PinId, PinRequest, Place, Placed};
 use std::sync::atomic::{AtomicBool, Ordering};
 use storm::{Ground, HugeMount, Storm};
@@ -86,6 +87,7 @@ fn untouched_and_zero_memory_is_not_copied_and_takes_no_room_in_the_pool() {
 
     let back = run(&movement(&ground, Direction::Recouple));
     assert_eq!((back.copied_bytes, back.zero_bytes, back.untouched_bytes), (2 << 20, 0, 14 << 20));
+    assert_eq!(capacity.data_ranges(), [Range { start: 0, end: 2 * MIB }], "looking at holes has filled them");
     assert_eq!(ground.word(5 * KIB).load(Ordering::Relaxed), 7);
 }
 
@@ -319,9 +321,12 @@ fn memory_that_vanishes_from_the_pool_ends_the_move_with_its_place() {
     let file = std::fs::File::options().write(true).open(&ground.path).expect("the pool's file");
     let slowly = MoveControl::default();
     slowly.set_bandwidth(Some(50 << 20));
+    let mut is_whole = true;
     let moved = movement(&ground, Direction::Recouple).run(&slowly, |progress| {
-        assert!(progress.done_bytes < 30 << 20, "the file is too late to lose anything");
-        file.set_len(last.pool_offset.0).expect("a shorter file");
+        if std::mem::take(&mut is_whole) {
+            assert!(progress.done_bytes < 30 << 20, "the file is too late to lose anything");
+            file.set_len(last.pool_offset.0).expect("a shorter file");
+        }
     });
 
     let error = moved.expect_err("it is lost");
@@ -330,6 +335,48 @@ fn memory_that_vanishes_from_the_pool_ends_the_move_with_its_place() {
     assert!(error.to_string().contains(&ground.path.display().to_string()), "{error}");
     assert_eq!(ground.memory.lost().as_ref(), Some(lost));
     assert_eq!(ground.word(0).load(Ordering::Relaxed), 7);
+}
+
+#[test]
+fn memory_that_had_vanished_from_the_pool_before_the_move_is_lost_and_not_zero() {
+    // Untouched but for its second granule: of the rest, only the end of the file tells that it is no hole.
+    let ground = Ground::in_dram(16 * MIB);
+    ground.word(2 * MIB).store(7, Ordering::Relaxed);
+    run(&movement(&ground, Direction::Decouple));
+    let cut = ground.control.map_memory().expect("its capacity").source_at(8 * MIB);
+    let file = std::fs::File::options().write(true).open(&ground.path).expect("the pool's file");
+    file.set_len(cut.pool_offset.0).expect("a shorter file");
+
+    let moved = movement(&ground, Direction::Recouple).run(&MoveControl::default(), |_| ());
+    let error = moved.expect_err("it is lost");
+    let Error::Lost(lost) = &error else { panic!("{error}") };
+    assert_eq!((lost.guest_address, lost.source.as_ref()), (8 << 20, Some(&cut)));
+    let place = |granule| ground.memory.placement().get(granule).expect("a sound word").place;
+    assert!(matches!(place(3), Place::Local { .. }), "{:?}", place(3));
+    assert_eq!(place(4), Place::Pooled, "what is lost stays where it was");
+    assert_eq!(ground.word(2 * MIB).load(Ordering::Relaxed), 7);
+}
+
+#[test]
+fn locked_memory_moves_and_what_is_not_locked_any_more_is_counted() {
+    let locked = || {
+        let status = std::fs::read_to_string("/proc/self/status").expect("/proc");
+        let line = status.lines().find(|line| line.starts_with("VmLck:")).expect("a count");
+        line.split_ascii_whitespace().nth(1).and_then(|kib| kib.parse::<usize>().ok()).expect("KiB") * KIB
+    };
+    let ground = Ground::in_dram(8 * MIB);
+    ground.memory.range().lock(MIB..MIB + 128 * KIB);
+    ground.memory.range().lock(6 * MIB..6 * MIB + 64 * KIB);
+    assert_eq!(locked(), 192 * KIB);
+    let range = Some(MoveRange { offset: 0, bytes: 4 << 20 });
+    let decouple = MovePlan { range, ..fast(Direction::Decouple) };
+    let decouple = Move::new(Arc::clone(&ground.memory), decouple, Vec::new()).expect("a move").in_chunks_of(64 * KIB);
+
+    let equipment = Equipment::take(&ground.memory, &decouple.needs()).expect("equipment");
+    let control = MoveControl::default();
+    let mut run = Run::begin(&decouple, &control, equipment.carrier()).expect("a move");
+    assert_eq!(run.until_the_end(&mut |_| ()).expect("a move that ends"), MoveOutcome::Done);
+    assert_eq!((run.lookout.unlocked_bytes(), locked()), (128 << 10, 64 * KIB));
 }
 
 #[test]

@@ -84,7 +84,8 @@ impl<'a> NodeCarrier<'a> {
             if bytes > 0 {
                 self.count(granule)?;
                 let huge = self.is_huge(&chunk);
-                return Ok(Attempt::Moved(Moved { bytes, contents: Contents::Something, huge, protected, hit: false }));
+                let contents = Contents::Something;
+                return Ok(Attempt::Moved(Moved { chunk, bytes, contents, huge, protected, hit: false }));
             }
             refused = refused.or(self.refusal(&chunk, &outcome)?);
         }
@@ -183,7 +184,7 @@ mod tests {
         let start = granule_bytes();
         sides.note(&(start + 4 * PAGE..start + 8 * PAGE), Side::Pool);
         sides.note(&(2 * start..3 * start), Side::Pool);
-        assert_eq!(local_parts(&sides, 0), [0..start]);
+        assert_eq!(local_parts(&sides, 0), [Range { start: 0, end: start }]);
         assert_eq!(local_parts(&sides, 1), [start..start + 4 * PAGE, start + 8 * PAGE..2 * start]);
         assert_eq!(local_parts(&sides, 2), [0..0; 0]);
     }

@@ -23,6 +23,7 @@ mod syscalls;
 mod tests;
 
 pub(crate) use carrier::NodeCarrier;
+pub(crate) use node::unbind;
 pub use node::{Node, bind, bound_to, migrate_process};
 pub use pages::{NodeMove, Refused, Whereabouts, where_is};
 

@@ -83,6 +83,16 @@ pub fn bind(start: *const u8, bytes: usize, node: u32) -> Result<(), NumaError> 
     Node::with_memory(node)?.bind(start, bytes)
 }
 
+/// New pages of the range come from wherever the process's own policy says, as if it had never been bound. Whole pages.
+///
+/// # Errors
+/// [`NumaError::NotWholePages`], or [`NumaError::Refused`] with the kernel's reason.
+pub(crate) fn unbind(start: *const u8, bytes: usize) -> Result<(), NumaError> {
+    let span = Span::new(start, bytes)?;
+    syscalls::mbind(span.start(), span.bytes(), syscalls::DEFAULT, &NodeMask::of([]), 0)
+        .map_err(|errno| NumaError::on_range("unbind", span.start(), span.bytes(), errno))
+}
+
 /// The nodes to which the page at an address is bound; `None` when it is not bound to any.
 ///
 /// # Errors

@@ -14,6 +14,8 @@ use rustix::io::Errno;
 use std::ffi::{c_int, c_long, c_ulong, c_void};
 use std::ptr;
 
+/// `MPOL_DEFAULT`: pages come from where the process's own policy says; without a mask.
+pub(super) const DEFAULT: c_int = 0;
 /// `MPOL_BIND`: pages come from the nodes of the mask, or not at all.
 pub(super) const BIND: c_int = 2;
 /// `MPOL_F_STATIC_NODES`: a change of the process's cpuset does not turn the nodes of the mask into others.
