@@ -165,14 +165,20 @@ impl GuestMemory {
         self.sides().owner = Some((host, epoch));
     }
 
-    /// Keeps everything where it is, if all of it is in the pool.
+    /// The guest has gone, or is about to be stopped: no move writes to its placement map any more. One that is under way
+    /// ends with an error.
+    pub fn disown(&self) {
+        self.sides().owner = None;
+    }
+
+    /// Keeps everything where it is, if all of it is in the pool: by the placement map, and by what this process has mapped.
     ///
     /// # Errors
     /// [`Hole`] with the first part that is not.
     pub fn close(&self) -> std::result::Result<Closed<'_>, Hole> {
         let turn = self.supply.take();
         match self.placement.away() {
-            0 => Ok(Closed { _turn: turn }),
+            0 if self.sides().is_pooled() => Ok(Closed { _turn: turn }),
             away => Err(self.hole(away, turn.moves)),
         }
     }
@@ -197,8 +203,9 @@ impl GuestMemory {
         self.watch.lost().map(|offset| self.lost_at(offset))
     }
 
-    /// Looks through all of the memory for a part that is lost, if none is known: for a guest whose `KVM_RUN` cannot reach
-    /// its memory, and does not say where. Takes as long as reading a byte of every page does.
+    /// Looks through the memory for a part that is lost, if none is known: for a guest whose `KVM_RUN` cannot reach its
+    /// memory, and does not say where. Takes as long as reading a byte of every page does. Holes of the pool are left
+    /// out: reading one would make it memory.
     #[must_use]
     pub fn find_lost(&self) -> Option<LostMemory> {
         let page_fails = |&offset: &usize| {
@@ -206,8 +213,13 @@ impl GuestMemory {
             // SAFETY: the byte lies in the range, which this maps as long as it lives; the handlers are installed.
             unsafe { crate::copy::copy(&raw mut byte, self.as_ptr().add(offset), 1) }.is_err()
         };
+        let pool = self.sides().pool.clone();
+        let filled = pool.map_or_else(Vec::new, |pool| pool.data_ranges());
+        let readable = |offset: &usize| {
+            self.sides().side_of(*offset) == Side::Dram || filled.iter().any(|part| part.contains(offset))
+        };
         if self.watch.lost().is_none()
-            && let Some(offset) = (0..self.len()).step_by(PAGE).find(page_fails)
+            && let Some(offset) = (0..self.len()).step_by(PAGE).filter(readable).find(page_fails)
         {
             self.watch.lose(offset);
         }

@@ -56,17 +56,18 @@ impl Precedence {
 
 impl Drop for First {
     fn drop(&mut self) {
-        // Giving up a priority is always permitted.
-        let _ = set_policy(self.former, 0);
+        // Giving up a priority is always permitted, unlike taking back that threads it starts do not inherit it.
+        if let Err(error) = set_policy(self.former, 0) {
+            tracing::warn!("the mover's thread cannot give up its priority: {error}");
+        }
     }
 }
 
 /// Of the calling thread. Threads that it starts do not inherit it.
 fn set_policy(policy: libc::c_int, priority: libc::c_int) -> io::Result<()> {
     let parameters = libc::sched_param { sched_priority: priority };
-    let reset = if priority > 0 { libc::SCHED_RESET_ON_FORK } else { 0 };
     // SAFETY: the parameters are alive during the call, which reads them only.
-    let result = unsafe { libc::sched_setscheduler(0, policy | reset, &raw const parameters) };
+    let result = unsafe { libc::sched_setscheduler(0, policy | libc::SCHED_RESET_ON_FORK, &raw const parameters) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -97,6 +98,45 @@ mod tests {
         assert_eq!(policy() & !libc::SCHED_RESET_ON_FORK, libc::SCHED_FIFO);
         drop(first);
         assert_eq!(policy() & !libc::SCHED_RESET_ON_FORK, before & !libc::SCHED_RESET_ON_FORK);
+    }
+
+    /// `CAP_SYS_NICE`, of linux/capability.h.
+    const SYS_NICE: u32 = 23;
+
+    /// Takes the calling thread's right to any scheduling away, and leaves it what `RLIMIT_RTPRIO` permits.
+    fn drop_sys_nice() -> bool {
+        #[repr(C)]
+        struct Header {
+            version: u32,
+            pid: i32,
+        }
+        let mut header = Header { version: 0x2008_0522, pid: 0 };
+        let mut sets = [[0u32; 3]; 2];
+        // SAFETY: both are alive, and as long as version 3 of the interface says.
+        unsafe {
+            if libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) != 0 {
+                return false;
+            }
+            sets[0][0] &= !(1 << SYS_NICE);
+            libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) == 0
+        }
+    }
+
+    #[test]
+    fn who_has_the_right_by_its_limit_alone_gives_it_back_too() {
+        let limit = libc::rlimit { rlim_cur: 1, rlim_max: 1 };
+        // SAFETY: the limit is alive during the call.
+        let limited = unsafe { libc::setrlimit(libc::RLIMIT_RTPRIO, &raw const limit) } == 0;
+        std::thread::spawn(move || {
+            let precedence = Precedence::default();
+            let Some(first) = (limited && drop_sys_nice()).then(|| precedence.take()).flatten() else {
+                return eprintln!("skipped: this process may not have real-time priority by RLIMIT_RTPRIO");
+            };
+            drop(first);
+            assert_eq!(policy() & !libc::SCHED_RESET_ON_FORK, libc::SCHED_OTHER);
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]

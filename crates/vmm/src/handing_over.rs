@@ -91,6 +91,7 @@ impl Vm {
         drop(threads);
         match outcome {
             Outcome::Released { epoch } => {
+                self.memory().disown();
                 *lock(&self.role) = Role::Over;
                 Ok(HandoffOutcome::Released { epoch, report: self.report(&handoff) })
             }

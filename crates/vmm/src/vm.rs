@@ -284,6 +284,7 @@ impl Vm {
 
     /// Stops the vCPUs for good. The ownership word stays as it is.
     pub fn halt(&self) {
+        self.memory().disown();
         self.shared.ask(Request::Stop);
         if let Role::Landing(target) = &*lock(&self.role) {
             target.abort();

@@ -1,11 +1,12 @@
 //! Warming a target up, so that the guest does not fault its way through its first millisecond.
 //!
-//! Three things are cold in a fresh machine. This process's mapping of the pool ([`GuestRam::populate`]). KVM's own page
-//! tables, which are only built when a vCPU touches memory. And the vCPU itself, whose first run costs several times as
-//! much as every later one. So each vCPU, on the very thread that will run it, first executes a few instructions that
+//! Three things are cold in a fresh machine. This process's mapping of the pool (`GuestMemory::populate_data`). KVM's own
+//! page tables, which are only built when a vCPU touches memory. And the vCPU itself, whose first run costs several times
+//! as much as every later one. So each vCPU, on the very thread that will run it, first executes a few instructions that
 //! the loader has left in the guest's low memory: they *read* a byte of every page of the vCPU's share of the memory (as
-//! far as it has contents: what the guest has never touched is not to be allocated now), through the guest's own page tables (where KVM shadows those, only that helps), and change nothing. The registers that
-//! this leaves behind are replaced when the guest's state is loaded.
+//! far as it has contents: what the guest has never touched is not to be allocated now), through the guest's own page
+//! tables (where KVM shadows those, only that helps), and change nothing. The registers that this leaves behind are
+//! replaced when the guest's state is loaded.
 
 use crate::boot;
 use crate::config::MachineConfig;
