@@ -4,7 +4,7 @@ use super::Host;
 use super::pools::not_a_member;
 use crate::error::{Error, Result};
 use crate::message::{AgentReply, AgentRequest};
-use crate::name::GuestName;
+use crate::name::{GuestName, HostName};
 use crate::order::{Migrate, Striping};
 use nil_pool::{Composition, GuestControl, Membership, PoolId, Stripe};
 
@@ -26,31 +26,41 @@ impl Host {
         if let Some(striping) = striping {
             check_striping(guest, control, striping)?;
         }
-        let mut target = self.call_target(to)?;
-        target.send(&AgentRequest::Describe)?;
-        let joined: Vec<PoolId> = match target.expect()? {
-            AgentReply::Host(report) => report.pools.iter().map(|pool| pool.id).collect(),
-            AgentReply::Refused(why) => return Err(Error::refused(why)),
-            other => return Err(Error::refused(format!("{} answered {other:?} to who it is", target.peer()))),
-        };
-        let home = control.pool().id();
-        if !joined.contains(&home) {
-            return Err(not_a_member(to, home));
-        }
-        let (legs, wanted) = (stripe_of(control)?.map(|stripe| stripe.legs), striping.as_ref());
-        let missing = match legs {
-            Some(legs) => legs.into_iter().find(|leg| !joined.contains(&leg.pool)).map(|leg| {
-                (leg.pool, format!("capacity {}, a stripe of the memory of guest {guest}, lies there", leg.tag))
-            }),
-            None => wanted
-                .and_then(|striping| striping.shares.iter().find(|share| !joined.contains(&share.pool)))
-                .map(|share| (share.pool, format!("a stripe of the memory of guest {guest} is to lie there"))),
-        };
-        match missing {
+        let joined = self.pools_of(to)?;
+        let needed = pools_needed(guest, control, striping.as_ref())?;
+        match needed.into_iter().find(|(pool, _)| !joined.contains(pool)) {
             None => Ok(()),
             Some((pool, what)) => Err(Error::refused(format!("{}: {what}", not_a_member(to, pool)))),
         }
     }
+
+    /// The pools that another host has joined.
+    fn pools_of(&self, host: &HostName) -> Result<Vec<PoolId>> {
+        let mut agent = self.call_target(host)?;
+        agent.send(&AgentRequest::Describe)?;
+        match agent.expect()? {
+            AgentReply::Host(report) => Ok(report.pools.iter().map(|pool| pool.id).collect()),
+            AgentReply::Refused(why) => Err(Error::refused(why)),
+            other => Err(Error::refused(format!("{} answered {other:?} when asked who it is", agent.peer()))),
+        }
+    }
+}
+
+/// The pools without which a host cannot run the guest once it is there, and why.
+fn pools_needed(
+    guest: &GuestName,
+    control: &GuestControl,
+    striping: Option<&Striping>,
+) -> Result<Vec<(PoolId, String)>> {
+    let mut needed = vec![(control.pool().id(), format!("guest {guest} has its state there"))];
+    if let Some(stripe) = stripe_of(control)? {
+        let why = |tag| format!("capacity {tag}, a stripe of the memory of guest {guest}, lies there");
+        needed.extend(stripe.legs.iter().map(|leg| (leg.pool, why(leg.tag))));
+    } else if let Some(striping) = striping {
+        let why = || format!("a stripe of the memory of guest {guest} is to lie there");
+        needed.extend(striping.shares.iter().map(|share| (share.pool, why())));
+    }
+    Ok(needed)
 }
 
 /// Refuses stripes for memory that has room in the pool already, unless it is striped just so.
