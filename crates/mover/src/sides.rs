@@ -120,6 +120,11 @@ impl Sides {
         !self.mixed.is_empty() || self.whole.contains(&Side::Pool)
     }
 
+    /// Whether all of it is in the pool.
+    pub(crate) fn is_pooled(&self) -> bool {
+        self.mixed.is_empty() && !self.whole.contains(&Side::Dram)
+    }
+
     /// How many bytes of a granule are not on this side.
     pub(crate) fn bytes_not_on(&self, side: Side, granule: usize) -> usize {
         granule_bytes() - self.pages(granule).bytes_on(side)
