@@ -101,7 +101,7 @@ fn a_guest_that_loses_its_memory_stops_and_no_other_does() {
     let capacities = pool.capacities();
     let last = |of: &nil_pool::CapacityInfo| of.extents.iter().map(|extent| extent.first + extent.count).max();
     let memory = capacities.iter().find(|capacity| capacity.tag == tag).expect("its memory");
-    assert_eq!(last(memory), capacities.iter().filter_map(last).max().into(), "its memory is not the last");
+    assert_eq!(last(memory), capacities.iter().filter_map(last).max(), "its memory is not the last");
     let end = u64::from(last(memory).expect("an extent")) * GRANULE;
     let file = std::fs::OpenOptions::new().write(true).open(playground.pool()).expect("the pool");
     file.set_len(end - 32 * GRANULE / 2).expect("the pool is cut off");

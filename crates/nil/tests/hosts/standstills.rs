@@ -19,7 +19,12 @@ fn order(playground: &Playground, order: &serde_json::Value) -> String {
 
 /// Orders the migration of a guest in DRAM from A to B, whose agent stands still, and lets something happen when all of its
 /// memory is in the pool and the target should get ready. Returns the answers to `then` and to the migration.
-fn migrate_to_a_standstill(playground: &Playground, b: &Agent, then: serde_json::Value, stalls: Stalls) -> [String; 2] {
+fn migrate_to_a_standstill(
+    playground: &Playground,
+    b: &Agent,
+    then: &serde_json::Value,
+    stalls: Stalls,
+) -> [String; 2] {
     let placement = control(playground).map_state().expect("its state").placement();
     let migrate = serde_json::json!({"migrate": {
         "guest": "g", "to": "B", "deadline_us": 1_000_000, "settling": "recouple", "stall_timeout_us": 30_000_000,
@@ -33,7 +38,7 @@ fn migrate_to_a_standstill(playground: &Playground, b: &Agent, then: serde_json:
         kill(b.pid(), Signal::STOP);
         let stopped = GoesOn(b.pid());
         await_that("the end of decoupling", || placement.away() == 0);
-        let answer = order(playground, &then);
+        let answer = order(playground, then);
         drop(stopped);
         if stalls == Stalls::UntilDecoupled {
             playground.await_stall("g", "nil recouple holds it (a test)");
@@ -72,7 +77,7 @@ fn memory_that_is_pulled_back_while_the_target_gets_ready_sends_the_migration_ba
         "guest": "g", "direction": "recouple", "range": {"address": 0x100_0000, "bytes": 2 << 20}, "node": null,
         "budget": {"pace": "fast", "bandwidth": null}, "stall_timeout_us": 30_000_000, "reason": "a test",
     }});
-    let [pulled_back, migrated] = migrate_to_a_standstill(&playground, &b, pull_back, Stalls::UntilDecoupled);
+    let [pulled_back, migrated] = migrate_to_a_standstill(&playground, &b, &pull_back, Stalls::UntilDecoupled);
     assert!(pulled_back.contains("held in DRAM"), "{pulled_back}");
     assert!(migrated.contains("\"outcome\":\"moved\""), "{migrated}");
     assert_eq!(playground.memory_of("g"), "dram");
@@ -89,7 +94,7 @@ fn a_migration_that_is_called_off_while_its_target_gets_ready_puts_the_memory_ba
     let witness = playground.run_in_dram("g", "A");
     let free = playground.free_bytes();
     let cancel = serde_json::json!({"cancel_migration": {"guest": "g"}});
-    let [called_off, migrated] = migrate_to_a_standstill(&playground, &b, cancel, Stalls::No);
+    let [called_off, migrated] = migrate_to_a_standstill(&playground, &b, &cancel, Stalls::No);
     assert!(called_off.starts_with("{\"called_off\":"), "{called_off}");
     assert!(migrated.contains("\"outcome\":\"cancelled\""), "{migrated}");
     assert_eq!((playground.memory_of("g"), playground.free_bytes()), ("dram".into(), free));
