@@ -22,6 +22,16 @@ impl Orders {
         let vm = self.vm()?;
         self.check(&[Phase::Running])?;
         let moving = self.moves.begin(lane, bandwidth)?;
+        // Before it has anything to tell, and before it maps the capacity: an agent that has just come up releases the
+        // capacity of a guest whose memory is all local and does not move.
+        let progress = MoveProgress {
+            direction: plan.direction,
+            done_bytes: 0,
+            total_bytes: plan.range.map_or(vm.memory().len() as u64, |range| range.bytes),
+            bytes_per_s: 0,
+            stall: None,
+        };
+        self.board().show_move(lane, Some(Shown { progress, limit: moving.control.bandwidth() }));
         let mut telling = Telling::default();
         let moved = vm.move_memory(plan, &moving.control, |progress| {
             if telling.is_worth_telling(progress, Instant::now()) {
