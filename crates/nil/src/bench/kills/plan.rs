@@ -13,12 +13,15 @@ use std::time::Duration;
 
 /// How long after a step a kill comes at most, in microseconds.
 const CLOSE: u64 = 300;
-/// How long after the order a kill comes at most that is to hit the making of the capacity, in microseconds.
+/// How long after the order, or after the capacity was seen, a kill comes at most that is to hit what a move does before
+/// the first of the memory has moved, in microseconds.
 const EARLY: u64 = 15_000;
 /// How much longer than an undisturbed errand the kill may wait, in thousandths.
 const OVERRUN: u64 = 1_100;
 /// How long a killed agent stays away at most, in milliseconds.
 const AWAY: u64 = 300;
+/// Of a hundred kills, after how many agents are started again at once: what the dead ones had ordered has hardly begun.
+const AT_ONCE: u64 = 40;
 /// How long a target is made to stand still at most, in milliseconds: longer than its source waits for its claim, and
 /// longer than an agent waits for it when its source has died.
 const STALL: u64 = 2_500;
@@ -166,6 +169,7 @@ impl Plan {
         let paced = matches!(moment, Moment::After { .. });
         let pace = if paced { Pace::default() } else { dice.pick([(1, Pace::default()), (1, Pace::Fast)]) };
         let away = Duration::from_millis(dice.below(AWAY));
+        let away = dice.pick([(AT_ONCE, Duration::ZERO), (100 - AT_ONCE, away)]);
         let stall =
             dice.pick([(STALLED, true), (100 - STALLED, false)]).then(|| Duration::from_millis(dice.below(STALL)));
         let stall = stall.filter(|_| moment.is_close_to_the_freeze());
@@ -178,16 +182,18 @@ impl Moment {
     fn draw(dice: &mut Dice, errand: Errand, stretch: Stretch) -> Self {
         let delay = Duration::from_micros(dice.below(CLOSE + 1));
         let close = |step| Self::Close { step, delay };
-        let early = Self::Close { step: Step::Begun, delay: Duration::from_micros(dice.below(EARLY)) };
+        let delay_of_early = Duration::from_micros(dice.below(EARLY));
+        let early = |step| Self::Close { step, delay: delay_of_early };
         let thousandths = dice.below(1_000);
         let amid = |direction| Self::Amid { direction, thousandths, delay };
         match stretch {
             Stretch::Whole => Self::After { thousandths: thousandths * OVERRUN / 1_000 },
             Stretch::Decoupling => dice.pick([
-                (15, early),
-                (10, close(Step::Placed)),
+                (10, early(Step::Begun)),
+                (5, close(Step::Placed)),
+                (20, early(Step::Placed)),
                 (5, close(Step::Leaving)),
-                (55, amid(Direction::Decouple)),
+                (45, amid(Direction::Decouple)),
                 (15, close(Step::Pooled)),
             ]),
             Stretch::Handoff => dice.pick([
@@ -199,7 +205,7 @@ impl Moment {
                 (7, close(Step::Over)),
             ]),
             Stretch::Recoupling => dice.pick([
-                (10, if errand == Errand::Recouple { early } else { close(Step::Over) }),
+                (10, if errand == Errand::Recouple { early(Step::Begun) } else { close(Step::Over) }),
                 (10, close(Step::Returning)),
                 (50, amid(Direction::Recouple)),
                 (20, close(Step::Home)),

@@ -110,9 +110,7 @@ impl Round {
         };
         self.await_rest(rack, subject, settled, free)?;
         self.trail.verdict().map_err(anyhow::Error::msg)?;
-        let Some(catch) = &self.catch else {
-            bail!("nobody was hunted")
-        };
+        let Some(catch) = &self.catch else { bail!("nobody was hunted") };
         self.judge(catch, settled)
     }
 
@@ -143,9 +141,7 @@ impl Round {
     /// Takes note of how the errand ended for whoever had ordered it.
     fn note_order(&mut self, order: Option<Order>) -> anyhow::Result<()> {
         let Some(order) = order else { return Ok(()) };
-        let (answer, took) = order
-            .join()
-            .map_err(|_| anyhow::anyhow!("the thread that had ordered it panicked"))?;
+        let (answer, took) = order.join().map_err(|_| anyhow::anyhow!("the thread that had ordered it panicked"))?;
         let failure = match &answer {
             Ok(answer) => drill::failure(answer),
             Err(error) => Some(format!("failed: {}", error.story())),
@@ -157,10 +153,7 @@ impl Round {
             && self.plan.errand != Errand::Migration
             && self.plan.victim == Victim::TargetAgent
         {
-            bail!(
-                "a {} failed although only a host died that has no part in it: {failure}",
-                self.plan.errand
-            );
+            bail!("a {} failed although only a host died that has no part in it: {failure}", self.plan.errand);
         }
         self.took = failure.is_none().then_some(took);
         self.order = Some(failure.unwrap_or_else(|| "done".to_owned()));
@@ -197,13 +190,7 @@ impl Round {
 
     /// Everything that is known of it, for a violation.
     pub(super) fn history(&self) -> String {
-        let Self {
-            plan,
-            journey,
-            catch,
-            order,
-            ..
-        } = self;
+        let Self { plan, journey, catch, order, .. } = self;
         let mut text = format!(
             "{plan}; from {:?} ({}), the other is {:?} ({})",
             journey.from,
@@ -213,34 +200,15 @@ impl Round {
         );
         // Writing into a String cannot fail.
         let _ = match catch {
-            Some(Catch {
-                pids,
-                at,
-                before,
-                at_death,
-                ..
-            }) => {
-                write!(
-                    text,
-                    "; killed {pids:?} at {} µs; before: {before}; at death: {at_death}",
-                    at.as_micros()
-                )
+            Some(Catch { pids, at, before, at_death, .. }) => {
+                write!(text, "; killed {pids:?} at {} µs; before: {before}; at death: {at_death}", at.as_micros())
             }
             None => write!(text, "; nobody was killed"),
         };
         if let Some(stall) = self.stalled_for {
-            let _ = write!(
-                text,
-                "; the target stood still until {} ms after the kill",
-                stall.as_millis()
-            );
+            let _ = write!(text, "; the target stood still until {} ms after the kill", stall.as_millis());
         }
-        let _ = write!(
-            text,
-            "; the order: {}; words: {}",
-            order.as_deref().unwrap_or("no answer"),
-            self.trail
-        );
+        let _ = write!(text, "; the order: {}; words: {}", order.as_deref().unwrap_or("no answer"), self.trail);
         text
     }
 }

@@ -69,17 +69,7 @@ impl Stand {
         let free = rack.pool().usage().free;
         let frequency = Frequency::measure();
         let (subject, round, tally) = (None, None, Tally::default());
-        Ok(Self {
-            subject,
-            rack,
-            guest,
-            scope,
-            frequency,
-            free,
-            typical,
-            round,
-            tally,
-        })
+        Ok(Self { subject, rack, guest, scope, frequency, free, typical, round, tally })
     }
 
     /// Plays a round. An error is a violation, or an interruption.
@@ -90,8 +80,7 @@ impl Stand {
             Some(subject) => subject,
             None => self.boot(birthplace)?,
         };
-        self.make_ready(&mut subject, plan.errand)
-            .context("the guest cannot be made ready for the next round")?;
+        self.make_ready(&mut subject, plan.errand).context("the guest cannot be made ready for the next round")?;
         let journey = subject.journey(&self.rack, plan.errand)?;
         let typical = self.typical.get(&plan.errand).copied().unwrap_or_default();
         let round = self.round.insert(Round::new(plan, journey));
@@ -100,15 +89,11 @@ impl Stand {
             self.typical.insert(plan.errand, (typical * 7 + took) / 8);
         }
         if round.failed_undisturbed {
-            self.tally
-                .failed_undisturbed
-                .push(format!("round {number}: {}{}", round.history(), self.rack.logs()));
+            self.tally.failed_undisturbed.push(format!("round {number}: {}{}", round.history(), self.rack.logs()));
         }
         match finding.end {
             End::Lost { host, .. } => {
-                self.tally
-                    .losses
-                    .extend(finding.complete.then(|| Loss::of(number, &plan, &finding)));
+                self.tally.losses.extend(finding.complete.then(|| Loss::of(number, &plan, &finding)));
                 self.bury(subject, side_of(&self.rack, host)?)?;
             }
             End::Runs { .. } => {
@@ -119,11 +104,7 @@ impl Stand {
                 }
             }
         }
-        Ok(if finding.complete {
-            Played::Killed(plan, finding)
-        } else {
-            Played::Missed
-        })
+        Ok(if finding.complete { Played::Killed(plan, finding) } else { Played::Missed })
     }
 
     /// Stops the guest, after the last round.
@@ -206,22 +187,15 @@ impl Stand {
     fn check_pool(&mut self) -> anyhow::Result<()> {
         self.tally.pool_checks += 1;
         let report = self.rack.pool().check(false);
-        let wrong = report
-            .findings
-            .iter()
-            .filter(|finding| finding.severity != Severity::Note && !finding.repaired);
-        let wrong: Vec<String> = wrong
-            .map(|finding| format!("{}: {}", finding.place, finding.what))
-            .collect();
+        let wrong = report.findings.iter().filter(|finding| finding.severity != Severity::Note && !finding.repaired);
+        let wrong: Vec<String> = wrong.map(|finding| format!("{}: {}", finding.place, finding.what)).collect();
         ensure!(report.is_clean(), "the pool is not sound: {}", wrong.join("; "));
         Ok(())
     }
 
     /// The story of the last round.
     pub(super) fn history(&self) -> String {
-        self.round
-            .as_ref()
-            .map_or_else(|| "no round had begun".to_owned(), Round::history)
+        self.round.as_ref().map_or_else(|| "no round had begun".to_owned(), Round::history)
     }
 
     /// What the hosts and workers have said last.
@@ -238,10 +212,6 @@ pub(super) fn draw(seed: u64, number: u64, scope: Scope) -> (Side, Plan) {
 }
 
 fn require_clean(verdict: &Verdict) -> anyhow::Result<()> {
-    ensure!(
-        verdict.is_clean(),
-        "the guest found an error: {}",
-        verdict.first_error.as_deref().unwrap_or_default()
-    );
+    ensure!(verdict.is_clean(), "the guest found an error: {}", verdict.first_error.as_deref().unwrap_or_default());
     Ok(())
 }

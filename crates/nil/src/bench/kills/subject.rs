@@ -30,6 +30,8 @@ const PATIENCE_WITH_BOOT: Duration = Duration::from_secs(60);
 const PATIENCE_WITH_STOP: Duration = Duration::from_secs(20);
 /// How long the name of a guest that has gone may stay taken.
 const PATIENCE_WITH_NAME: Duration = Duration::from_secs(5);
+/// How long a host may take to be listed in the pool again.
+const PATIENCE_WITH_LISTING: Duration = Duration::from_secs(5);
 /// How long an agent may take to say which process runs the guest, and where that has its memory.
 const ARRIVAL: Duration = Duration::from_secs(5);
 
@@ -67,11 +69,7 @@ impl Subject {
         frequency: Frequency,
     ) -> anyhow::Result<Self> {
         let name: GuestName = "guest".parse()?;
-        let options = Options {
-            mode: plan.mode,
-            tsc_khz: frequency.khz(),
-            ..Options::default()
-        };
+        let options = Options { mode: plan.mode, tsc_khz: frequency.khz(), ..Options::default() };
         let order = RunVm {
             name: name.clone(),
             pool: rack.pool().id(),
@@ -82,21 +80,12 @@ impl Subject {
             command_line: options.to_string(),
         };
         let report = run_when_free(rack, side, &order).context("a guest could not be started")?;
-        let info = rack
-            .pool()
-            .find_guest(&report.id.to_string())
-            .context("the guest is not in the pool")?;
+        let info = rack.pool().find_guest(&report.id.to_string()).context("the guest is not in the pool")?;
         let control = rack.pool().guest(info.slot, report.id)?;
         let observer = Observer::through(await_home(rack, side, &control)?, plan.memory_bytes, frequency);
         await_running(&observer)?;
         let words = GuestWords::of(&control)?;
-        Ok(Self {
-            name,
-            control,
-            words,
-            observer,
-            home,
-        })
+        Ok(Self { name, control, words, observer, home })
     }
 
     pub(super) fn control(&self) -> &GuestControl {
@@ -114,33 +103,18 @@ impl Subject {
     /// The side that runs it.
     pub(super) fn side(&self, rack: &Rack) -> anyhow::Result<Side> {
         let word = self.control.ownership().load()?;
-        let Ownership::Owned { host, .. } = word else {
-            bail!("the guest is {word}, not owned")
-        };
+        let Ownership::Owned { host, .. } = word else { bail!("the guest is {word}, not owned") };
         side_of(rack, host)
     }
 
     /// An errand, as things stand before it begins.
     pub(super) fn journey(&self, rack: &Rack, errand: Errand) -> anyhow::Result<Journey> {
         let word = self.control.ownership().load()?;
-        let Ownership::Owned { host: source, epoch } = word else {
-            bail!("the guest is {word}, not owned")
-        };
+        let Ownership::Owned { host: source, epoch } = word else { bail!("the guest is {word}, not owned") };
         let from = side_of(rack, source)?;
         let target = slot_of(rack, from.other())?;
-        let memory_in = if self.words.now()?.spread() == Spread::Pool {
-            MemoryIn::Pool
-        } else {
-            MemoryIn::Dram
-        };
-        Ok(Journey {
-            errand,
-            memory_in,
-            from,
-            source,
-            target,
-            epoch,
-        })
+        let memory_in = if self.words.now()?.spread() == Spread::Pool { MemoryIn::Pool } else { MemoryIn::Dram };
+        Ok(Journey { errand, memory_in, from, source, target, epoch })
     }
 
     /// Orders an errand.
@@ -149,21 +123,14 @@ impl Subject {
         let budget = Budget { pace, bandwidth: None };
         let order: Box<dyn FnOnce() -> nil_host::Result<Answer> + Send> = match errand.direction() {
             Some(direction) => {
-                let order = MoveMemory {
-                    budget,
-                    ..MoveMemory::all_of(self.name.clone(), direction)
-                };
+                let order = MoveMemory { budget, ..MoveMemory::all_of(self.name.clone(), direction) };
                 let moved = move || Client::connect(&source)?.move_memory(&order, |_| {});
                 Box::new(move || Ok(Answer::Moved(Box::new(moved()?))))
             }
             None => {
                 let to = rack.host(from.other()).name().clone();
                 let deadline_us = u64::try_from(DEADLINE.as_micros())?;
-                let order = Migrate {
-                    deadline_us,
-                    budget,
-                    ..Migrate::new(self.name.clone(), to)
-                };
+                let order = Migrate { deadline_us, budget, ..Migrate::new(self.name.clone(), to) };
                 let migrated = move || Client::connect(&source)?.migrate(&order, |_| {});
                 Box::new(move || Ok(Answer::Migrated(Box::new(migrated()?))))
             }
@@ -212,9 +179,7 @@ impl Subject {
 
     /// Stops the guest at its host, and waits until everything that it had is free.
     pub(super) fn stop(self, rack: &Rack, side: Side, free: u64) -> anyhow::Result<()> {
-        rack.call(side)?
-            .stop(&self.name)
-            .context("the guest could not be stopped")?;
+        rack.call(side)?.stop(&self.name).context("the guest could not be stopped")?;
         drop(self);
         let gone = || {
             let usage = rack.pool().usage();
@@ -225,12 +190,7 @@ impl Subject {
         };
         interrupt::wait_for("a stopped guest has left something", PATIENCE_WITH_STOP, gone).with_context(|| {
             let usage = rack.pool().usage();
-            format!(
-                "{} guests, {} bytes free of {free}, workers {:?}",
-                usage.guests,
-                usage.free,
-                prey::workers(rack)
-            )
+            format!("{} guests, {} bytes free of {free}, workers {:?}", usage.guests, usage.free, prey::workers(rack))
         })
     }
 }
@@ -252,20 +212,16 @@ fn run_when_free(rack: &Rack, side: Side, order: &RunVm) -> anyhow::Result<Guest
 
 /// Waits until the guest has filled its memory and runs.
 fn await_running(observer: &Observer) -> anyhow::Result<()> {
-    interrupt::wait_for(
-        "the guest has not filled its memory",
-        PATIENCE_WITH_BOOT,
-        || match observer.block()?.guest_state() {
+    interrupt::wait_for("the guest has not filled its memory", PATIENCE_WITH_BOOT, || {
+        match observer.block()?.guest_state() {
             Some(GuestState::Running) => Ok(Some(())),
             Some(GuestState::Refused | GuestState::Panicked) => bail!("the guest does not boot"),
             Some(GuestState::Booting | GuestState::Filling | GuestState::Stopped) | None => Ok(None),
-        },
-    )?;
+        }
+    })?;
     let before = Counters::read(&*observer.block()?)?;
     interrupt::wait_for("the guest does not run", PATIENCE_WITH_BOOT, || {
-        Ok(Counters::read(&*observer.block()?)?
-            .have_moved_since(&before)
-            .then_some(()))
+        Ok(Counters::read(&*observer.block()?)?.have_moved_since(&before).then_some(()))
     })
 }
 
@@ -274,10 +230,7 @@ fn await_home(rack: &Rack, side: Side, control: &GuestControl) -> anyhow::Result
     let arrived = "the agent has not said which process runs the guest, and where it has the guest's memory";
     interrupt::wait_for(arrived, ARRIVAL, || {
         let guests = rack.call(side)?.ps()?;
-        let home = guests
-            .into_iter()
-            .find(|guest| guest.id == control.id())
-            .and_then(|guest| view_of(&guest));
+        let home = guests.into_iter().find(|guest| guest.id == control.id()).and_then(|guest| view_of(&guest));
         Ok(home)
     })
 }
@@ -290,14 +243,8 @@ pub(super) fn view_of(guest: &GuestReport) -> Option<View> {
 impl Counters {
     pub(super) fn read(block: &nil_guest_abi::ControlBlock) -> anyhow::Result<Self> {
         let read = |vcpu: &nil_guest_abi::VcpuBlock| {
-            [
-                &vcpu.counter,
-                &vcpu.last_tsc,
-                &vcpu.tickets,
-                &vcpu.private_tickets,
-                &vcpu.pages_written,
-            ]
-            .map(|counter| counter.load(Ordering::Acquire))
+            [&vcpu.counter, &vcpu.last_tsc, &vcpu.tickets, &vcpu.private_tickets, &vcpu.pages_written]
+                .map(|counter| counter.load(Ordering::Acquire))
         };
         let counters: Vec<_> = block.vcpus().map(read).collect();
         ensure!(!counters.is_empty(), "the guest says that it has no vCPU");
@@ -311,12 +258,7 @@ impl Counters {
 
     /// Fails when anything has gone backwards since.
     pub(super) fn check_since(&self, earlier: &Self) -> anyhow::Result<()> {
-        let forwards = self
-            .0
-            .iter()
-            .flatten()
-            .zip(earlier.0.iter().flatten())
-            .all(|(now, then)| now >= then);
+        let forwards = self.0.iter().flatten().zip(earlier.0.iter().flatten()).all(|(now, then)| now >= then);
         ensure!(
             forwards && self.0.len() == earlier.0.len(),
             "the guest's counters went backwards, from {:?} to {:?}",
@@ -337,12 +279,12 @@ pub(super) fn side_of(rack: &Rack, slot: HostSlot) -> anyhow::Result<Side> {
     bail!("{slot} is none of the two hosts")
 }
 
+/// A host whose agent is just coming up again is not listed for a moment.
 fn slot_of(rack: &Rack, side: Side) -> anyhow::Result<HostSlot> {
     let name = rack.host(side).name();
-    rack.pool()
-        .find_host(name.as_str())
-        .map(|host| host.slot)
-        .with_context(|| format!("host {name} is not in the pool"))
+    let listed = || Ok(rack.pool().find_host(name.as_str()).map(|host| host.slot));
+    interrupt::wait_for("the pool does not list one of its hosts", PATIENCE_WITH_LISTING, listed)
+        .with_context(|| format!("host {name}"))
 }
 
 #[cfg(test)]
