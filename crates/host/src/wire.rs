@@ -4,10 +4,13 @@
 //! [`LONGEST_LINE`] long, so that a confused peer cannot fill our memory.
 
 use crate::error::{Error, Result};
+use rustix::io::Errno;
+use rustix::net::SendFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -15,6 +18,9 @@ use std::time::Duration;
 
 /// The most bytes that a line may have, its newline included.
 const LONGEST_LINE: u64 = 1 << 20;
+
+/// How long a peer may take to make room for an answer. One that takes longer is hung up on.
+const PATIENCE_WITH_READERS: Duration = Duration::from_secs(10);
 
 /// Listens on a socket that only this user can call. What lies at `path` is removed: the caller knows that nobody serves
 /// it, and is told whether there was something.
@@ -35,6 +41,14 @@ pub(crate) fn listen(path: &Path) -> Result<(UnixListener, Stale)> {
 pub(crate) enum Stale {
     None,
     Removed,
+}
+
+/// What became of a line for which nobody waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Sent {
+    Whole,
+    /// The peer has not taken what came before: the line is dropped.
+    NoRoom,
 }
 
 /// One end of a conversation.
@@ -67,11 +81,46 @@ impl Connection {
         self.stream().set_read_timeout(patience).map_err(|source| self.broken(source))
     }
 
-    /// Sends one line.
+    /// Sends one line, waiting for room for a while. If none comes, the conversation is over.
     pub(crate) fn send(&self, message: &impl Serialize) -> Result<()> {
+        let line = self.line(message)?;
+        self.stream().set_write_timeout(Some(PATIENCE_WITH_READERS)).map_err(|source| self.broken(source))?;
+        self.stream().write_all(&line).map_err(|source| self.give_up(source))
+    }
+
+    /// Sends one line if there is room for it, without waiting.
+    pub(crate) fn send_now(&self, message: &impl Serialize) -> Result<Sent> {
+        let line = self.line(message)?;
+        match rustix::net::send(self.stream(), &line, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Ok(sent) if sent == line.len() => Ok(Sent::Whole),
+            // Half a line must not be followed by another.
+            Ok(_) => Err(self.give_up(ErrorKind::WriteZero.into())),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(Sent::NoRoom),
+            Err(error) => Err(self.broken(error.into())),
+        }
+    }
+
+    fn line(&self, message: &impl Serialize) -> Result<Vec<u8>> {
         let mut line = serde_json::to_vec(message).map_err(|error| self.broken(error.into()))?;
         line.push(b'\n');
-        self.stream().write_all(&line).map_err(|source| self.broken(source))
+        let (bytes, most) = (line.len(), LONGEST_LINE);
+        if u64::try_from(bytes).is_ok_and(|bytes| bytes <= most) {
+            return Ok(line);
+        }
+        Err(Error::refused(format!(
+            "what {} is to be told has {bytes} bytes, and a line has {most} at most",
+            self.peer
+        )))
+    }
+
+    /// Hangs up on a peer that has got a part of a line, or none in time.
+    fn give_up(&self, source: std::io::Error) -> Error {
+        // It fails only when the peer has gone.
+        let _ = self.stream().shutdown(Shutdown::Both);
+        match source.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => Error::NoAnswer { peer: self.peer.clone() },
+            _ => self.broken(source),
+        }
     }
 
     /// Receives one line; `None` when the peer has hung up.
@@ -147,6 +196,29 @@ mod tests {
         assert_eq!(connection.receive::<Vec<u8>>().expect("a line"), Some(vec![2]));
         assert_eq!(connection.receive::<Vec<u8>>().expect("the end"), None);
         assert!(connection.is_closed());
+    }
+
+    #[test]
+    fn lines_without_room_are_dropped_whole_and_nobody_waits_for_who_never_reads() {
+        let (connection, peer) = pair();
+        let mut sent = 0;
+        while connection.send_now(&vec![7; 100]).expect("sent or dropped") == Sent::Whole {
+            sent += 1;
+        }
+        assert_eq!(connection.send_now(&[7]).expect("dropped"), Sent::NoRoom);
+        drop(connection);
+        let mut reader = Connection::over(peer, "the test");
+        for _ in 0..sent {
+            assert_eq!(reader.receive::<Vec<u8>>().expect("a whole line"), Some(vec![7; 100]));
+        }
+        assert_eq!(reader.receive::<Vec<u8>>().expect("the end"), None);
+    }
+
+    #[test]
+    fn a_line_that_the_peer_would_refuse_is_not_sent() {
+        let (connection, _peer) = pair();
+        let error = connection.send(&" ".repeat(1 << 20)).expect_err("too long").to_string();
+        assert!(error.contains("the test") && error.contains("1048576"), "{error}");
     }
 
     #[test]

@@ -94,6 +94,7 @@ impl Host {
     }
 }
 
+/// Nobody waits for a client that does not read: it misses a step.
 fn tell(client: &Connection, progress: Progress) {
-    let _ = client.send(&AgentReply::Progress(progress));
+    let _ = client.send_now(&AgentReply::Progress(progress));
 }

@@ -182,8 +182,8 @@ fn serve(mut connection: Connection, orders: &Arc<Orders>) {
             WorkerRequest::Thaw => done(orders.thaw()),
             WorkerRequest::Move { lane, plan, bandwidth } => {
                 let tell = |progress: &MoveProgress| {
-                    // Whoever ordered it may have gone; the move goes on.
-                    let _ = connection.send(&WorkerReply::Moving(progress.clone()));
+                    // Whoever ordered it may have gone, or may not read; the move goes on.
+                    let _ = connection.send_now(&WorkerReply::Moving(progress.clone()));
                 };
                 let moved = orders.move_memory(lane, plan, bandwidth, tell);
                 moved.map_or_else(refusal, |report| WorkerReply::Moved(Box::new(report)))

@@ -1,9 +1,15 @@
 //! The status that a worker shows to whoever watches it.
 
 use crate::message::{Lane, Phase, WorkerReply, WorkerStatus};
-use crate::wire::Connection;
+use crate::wire::{Connection, Sent};
 use nil_mover::MoveProgress;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a watcher may take nothing before it is hung up on.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often a watcher that had no room is told again.
+const CATCH_UP: Duration = Duration::from_millis(50);
 
 /// Holds the worker's status and tells every watcher when it changes.
 #[derive(Clone, Debug)]
@@ -20,7 +26,27 @@ struct Inner {
     status: WorkerStatus,
     main_move: Option<Shown>,
     pull_back: Option<Shown>,
-    watchers: Vec<Connection>,
+    watchers: Vec<Watcher>,
+}
+
+/// Somebody who follows the status.
+#[derive(Debug)]
+struct Watcher {
+    connection: Connection,
+    /// Since when it has not got the latest status, because it takes nothing.
+    behind: Option<Instant>,
+}
+
+impl Watcher {
+    /// Tells it the latest status without waiting. Returns whether it is still worth telling.
+    fn tell(&mut self, latest: &WorkerReply) -> bool {
+        match self.connection.send_now(latest) {
+            Ok(Sent::Whole) => self.behind = None,
+            Ok(Sent::NoRoom) => return self.behind.get_or_insert_with(Instant::now).elapsed() < PATIENCE,
+            Err(_) => return false,
+        }
+        true
+    }
 }
 
 /// A move as it is shown.
@@ -32,10 +58,20 @@ pub(super) struct Shown {
 }
 
 impl Inner {
-    /// Tells every watcher how things stand; who has gone is forgotten.
+    /// Tells every watcher how things stand; who has gone, or takes nothing any more, is forgotten.
     fn tell(&mut self) {
-        let reply = WorkerReply::Status(Box::new(self.status.clone()));
-        self.watchers.retain(|watcher| watcher.send(&reply).is_ok());
+        let latest = WorkerReply::Status(Box::new(self.status.clone()));
+        self.watchers.retain_mut(|watcher| watcher.tell(&latest));
+    }
+
+    /// Tells those again who had no room.
+    fn catch_up(&mut self) {
+        let latest = WorkerReply::Status(Box::new(self.status.clone()));
+        self.watchers.retain_mut(|watcher| watcher.behind.is_none() || watcher.tell(&latest));
+    }
+
+    fn is_somebody_behind(&self) -> bool {
+        self.watchers.iter().any(|watcher| watcher.behind.is_some())
     }
 }
 
@@ -77,6 +113,7 @@ impl StatusBoard {
         inner.status.move_limit = shown.as_ref().and_then(|shown| shown.limit);
         inner.status.moving = shown.map(|shown| shown.progress);
         inner.tell();
+        self.0.changed.notify_all();
     }
 
     /// Shows where the guest's memory lies in this process.
@@ -84,20 +121,31 @@ impl StatusBoard {
         let mut inner = self.lock();
         inner.status.memory_address = Some(address);
         inner.tell();
+        self.0.changed.notify_all();
     }
 
     /// Tells `watcher` the present status, and every one that follows.
     pub(super) fn watch(&self, watcher: Connection) {
         let mut inner = self.lock();
-        if watcher.send(&WorkerReply::Status(Box::new(inner.status.clone()))).is_ok() {
+        let mut watcher = Watcher { connection: watcher, behind: None };
+        if watcher.tell(&WorkerReply::Status(Box::new(inner.status.clone()))) {
             inner.watchers.push(watcher);
         }
     }
 
-    /// Waits until the worker has nothing more to do.
+    /// Waits until the worker has nothing more to do, and lets those catch up meanwhile who had no room for the status.
     pub(super) fn wait_final(&self) -> Phase {
-        let inner = self.lock();
-        let inner = self.0.changed.wait_while(inner, |inner| !inner.status.phase.is_final());
-        inner.unwrap_or_else(PoisonError::into_inner).status.phase
+        let mut inner = self.lock();
+        while !inner.status.phase.is_final() {
+            inner = if inner.is_somebody_behind() {
+                let waited = self.0.changed.wait_timeout(inner, CATCH_UP);
+                let mut inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+                inner.catch_up();
+                inner
+            } else {
+                self.0.changed.wait(inner).unwrap_or_else(PoisonError::into_inner)
+            };
+        }
+        inner.status.phase
     }
 }
