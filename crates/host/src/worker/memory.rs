@@ -5,9 +5,10 @@ use super::orders::Orders;
 use super::status::Shown;
 use crate::error::{Error, Result};
 use crate::message::{Lane, Phase};
-use nil_mover::{MovePlan, MoveProgress, MoveRange, MoveReport};
+use nil_mover::{HOLDER, MovePlan, MoveProgress, MoveRange, MoveReport};
 use nil_pool::{Pin, PinRequest};
 use nil_vmm::Vm;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
 
 impl Orders {
@@ -22,6 +23,8 @@ impl Orders {
         let vm = self.vm()?;
         self.check(&[Phase::Running])?;
         let moving = self.moves.begin(lane, bandwidth)?;
+        let limit = moving.control.bandwidth();
+        self.board().show_move(lane, Some(Shown { progress: beginning(&plan, vm.memory().len()), limit }));
         // Before it has anything to tell, and before it maps the capacity: an agent that has just come up releases the
         // capacity of a guest whose memory is all local and does not move.
         let progress = MoveProgress {
@@ -40,8 +43,9 @@ impl Orders {
                 tell(progress);
             }
         });
-        drop(moving);
+        // The next move in this lane shows itself when this one has given it up.
         self.board().show_move(lane, None);
+        drop(moving);
         Ok(moved?)
     }
 
@@ -59,19 +63,26 @@ impl Orders {
 
     /// Pins a part of the memory; returns the pin's name.
     pub(super) fn pin(&self, range: MoveRange, owner: String, reason: String) -> Result<String> {
-        self.check(&[Phase::Running])?;
+        let _no_handoff = self.no_handoff(&[Phase::Running])?;
         let request = PinRequest { offset: range.offset, bytes: range.bytes, owner, reason, host: self.me };
         Ok(self.vm()?.memory().pins().take(&request)?.to_string())
     }
 
-    /// Ends a pin.
+    /// Ends a pin. A handoff that is on may end with the guest here, so wait for that.
     pub(super) fn release_pin(&self, name: &str) -> Result<()> {
-        self.check(&[Phase::Running])?;
+        let _no_handoff = self.no_handoff(&[Phase::Running, Phase::Halted])?;
         let vm = self.vm()?;
         let pins = vm.memory().pins();
         let pin = pins.list().into_iter().find(|pin| pin.id.to_string() == name);
         let Pin { id, .. } = pin.ok_or_else(|| Error::refused(format!("there is no pin {name}")))?;
         Ok(pins.release(id)?)
+    }
+
+    /// Keeps handoffs off while something is done that must be done before one or after it, if the phase allows it then.
+    pub(super) fn no_handoff(&self, allowed: &[Phase]) -> Result<MutexGuard<'_, ()>> {
+        let guard = self.handing_over.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check(allowed)?;
+        Ok(guard)
     }
 
     /// The guest has landed: its pins, all of which are on memory in the pool, are this host's now.
@@ -92,8 +103,19 @@ impl Orders {
     }
 }
 
-/// Why a guest cannot be handed over by its memory, if so.
+/// How far a move is that begins.
+fn beginning(plan: &MovePlan, all: usize) -> MoveProgress {
+    let all = u64::try_from(all).unwrap_or(u64::MAX);
+    let total_bytes = plan.range.map_or(all, |range| range.bytes);
+    MoveProgress { direction: plan.direction, done_bytes: 0, total_bytes, bytes_per_s: 0, stall: None }
+}
+
+/// Why a guest cannot be handed over by its memory, if so. A part that is held is about to come into this host's DRAM:
+/// the hold is not for the target.
 pub(super) fn hole(vm: &Vm) -> Option<String> {
+    if let Some(hold) = vm.memory().pins().list().into_iter().find(|pin| pin.owner == HOLDER) {
+        return Some(format!("part of its memory is held in the DRAM of this host ({})", hold.reason));
+    }
     if vm.memory().placement().away() == 0 {
         return None;
     }

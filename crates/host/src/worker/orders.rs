@@ -153,7 +153,9 @@ impl Orders {
     /// Stops the guest; the worker ends.
     pub(super) fn stop(&self) -> Result<()> {
         let stoppable = [Phase::Empty, Phase::Running, Phase::Halted];
+        // Told at once while a handoff is on; one that begins in this moment is waited for.
         self.check(&stoppable)?;
+        let _no_handoff = self.no_handoff(&stoppable)?;
         self.moves.close();
         if let Ok(vm) = self.vm() {
             vm.halt();
@@ -176,6 +178,10 @@ impl Orders {
             return;
         }
         let mut stream = client.into_bytes().into_inner();
+        // Whoever has stopped reading may go on later. Nobody but this thread waits for that.
+        if stream.set_write_timeout(None).is_err() {
+            return;
+        }
         let console = vm.console();
         let mut at = from;
         loop {
