@@ -10,6 +10,7 @@ use crate::wire::Connection;
 use nil_mover::Direction;
 use std::io::{self, BufReader, Read};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 /// A connection to the agent of one host.
 #[derive(Debug)]
@@ -30,6 +31,11 @@ impl Client {
             Err(Error::NobodyThere { .. }) => Err(Error::HostGone { name: host }),
             Err(error) => Err(error),
         }
+    }
+
+    /// Limits how long the agent may take to answer; `None` waits for ever.
+    pub(crate) fn set_patience(&self, patience: Option<Duration>) -> Result<()> {
+        self.connection.set_patience(patience)
     }
 
     /// The host that is called.

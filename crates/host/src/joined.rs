@@ -10,10 +10,9 @@ pub(crate) fn join(earlier: MoveReport, later: MoveReport, relation: Relation) -
         Relation::Continued => earlier.total_bytes.max(later.total_bytes),
         Relation::AnotherRange => earlier.total_bytes + later.total_bytes,
     };
-    let moved = |report: &MoveReport| report.copied_bytes + report.zero_bytes + report.untouched_bytes;
     let elapsed_us = earlier.elapsed_us + later.elapsed_us;
     let stalled_us = earlier.stalled_us + later.stalled_us;
-    let bytes = u128::from(moved(&earlier)) + u128::from(moved(&later));
+    let bytes = u128::from(moved_bytes(&earlier)) + u128::from(moved_bytes(&later));
     let rate = bytes * 1_000_000 / u128::from((elapsed_us - stalled_us.min(elapsed_us)).max(1));
     let mut undeclared = later.undeclared;
     undeclared.extend(earlier.undeclared.into_iter().filter(|pin| !undeclared.contains(pin)).collect::<Vec<_>>());
@@ -35,6 +34,11 @@ pub(crate) fn join(earlier: MoveReport, later: MoveReport, relation: Relation) -
         chunk_bytes: both_sizes(earlier.chunk_bytes, later.chunk_bytes),
         undeclared,
     }
+}
+
+/// Bytes that have arrived, whether or not they had to be copied.
+pub(crate) fn moved_bytes(report: &MoveReport) -> u64 {
+    report.copied_bytes + report.zero_bytes + report.untouched_bytes
 }
 
 /// How two moves that are reported as one belong together.

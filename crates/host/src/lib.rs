@@ -25,7 +25,7 @@ mod survey;
 mod wire;
 mod worker;
 
-pub use agent::{Agent, AgentOptions, Farewell, GuestsAtStop};
+pub use agent::{Agent, AgentOptions, Farewell, GuestsAtStop, NotStopped};
 pub use client::{Client, ConsoleStream};
 pub use error::{Error, Result};
 pub use name::{BadName, GuestName, HostName};

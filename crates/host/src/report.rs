@@ -28,6 +28,9 @@ pub struct HostReport {
     pub guests: usize,
     /// The guests that run on although the agent does not.
     pub unattended: Vec<GuestName>,
+    /// Why its agent does not answer although somebody takes the call.
+    #[serde(default)]
+    pub silent: Option<String>,
 }
 
 /// A host's membership in a pool.

@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// How long an agent may take to say what it knows.
+const PATIENCE_WITH_AGENTS: Duration = Duration::from_secs(2);
 /// How long a worker may take to say that it lives.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -36,7 +38,10 @@ impl Survey {
         let mut hosts = Vec::new();
         let mut guests: BTreeMap<GuestId, GuestReport> = BTreeMap::new();
         for dir in run_dir.hosts()? {
-            let (host, reports) = ask(&dir).unwrap_or_else(|_| (unattended(&dir), Vec::new()));
+            let (host, reports) = ask(&dir).unwrap_or_else(|error| match error {
+                Error::HostGone { .. } => (unattended(&dir, None), Vec::new()),
+                error => (unattended(&dir, Some(error.story())), Vec::new()),
+            });
             for report in reports {
                 let first_hand = report.host.as_deref() == Some(host.name.as_str());
                 if first_hand || !guests.contains_key(&report.id) {
@@ -110,11 +115,12 @@ impl Survey {
 
 fn ask(dir: &HostDir) -> Result<(HostReport, Vec<GuestReport>)> {
     let mut client = Client::connect(dir)?;
+    client.set_patience(Some(PATIENCE_WITH_AGENTS))?;
     Ok((client.describe()?, client.ps()?))
 }
 
-/// A host whose agent does not run, as its workers show it.
-fn unattended(dir: &HostDir) -> HostReport {
+/// A host whose agent does not run, or does not answer, as its workers show it.
+fn unattended(dir: &HostDir, silent: Option<String>) -> HostReport {
     let sockets = dir.worker_sockets().unwrap_or_default();
     let alive: Vec<GuestName> = sockets.into_iter().filter(|guest| worker_lives(dir, guest)).collect();
     HostReport {
@@ -124,6 +130,7 @@ fn unattended(dir: &HostDir) -> HostReport {
         pools: Vec::new(),
         guests: alive.len(),
         unattended: alive,
+        silent,
     }
 }
 
@@ -141,6 +148,12 @@ fn worker_lives(dir: &HostDir, guest: &GuestName) -> bool {
 fn note_missing_agent(guest: &mut GuestReport, hosts: &[HostReport]) {
     let Some(host) = hosts.iter().find(|host| Some(host.name.as_str()) == guest.host.as_deref()) else { return };
     if host.agent_pid.is_some() || guest.state == GuestState::Lost {
+        return;
+    }
+    if let Some(silent) = &host.silent {
+        let lives = host.unattended.iter().any(|name| name.as_str() == guest.name);
+        guest.state = if lives { guest.state } else { GuestState::Unclear };
+        guest.detail = Some(format!("its host's agent does not answer: {silent}"));
         return;
     }
     let start = format!("start it with `nil host run --name {} --pool PATH`", host.name);
@@ -185,6 +198,7 @@ mod tests {
             pools: Vec::new(),
             guests: unattended.len(),
             unattended: unattended.iter().map(|name| name.parse().expect("a good name")).collect(),
+            silent: None,
         }
     }
 
@@ -210,6 +224,18 @@ mod tests {
         let error = survey.guest("a").expect_err("unknown");
         assert_eq!(error.to_string(), "there is no guest named a; no guest is known");
         assert!(survey.host("A").is_err());
+    }
+
+    #[test]
+    fn an_agent_that_takes_the_call_and_says_nothing_is_reported_and_not_waited_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let run_dir = RunDir::at(dir.path());
+        let host = run_dir.host(&"A".parse().expect("a good name"));
+        host.prepare().expect("a host's directory");
+        let _silent = std::os::unix::net::UnixListener::bind(host.agent_socket()).expect("a socket");
+        let survey = Survey::take(&run_dir).expect("a survey");
+        let silent = survey.host("A").expect("the host is known").silent.clone();
+        assert!(silent.is_some_and(|why| why.contains("in time")), "{:?}", survey.hosts);
     }
 
     #[test]

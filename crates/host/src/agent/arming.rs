@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// How long a guest that is leaving may take until it may come back: its source is told a moment after its target.
 const PATIENCE_WITH_LEAVING: Duration = Duration::from_secs(1);
 /// How long a worker may take to build the machine and bring in the guest's memory.
-const PATIENCE_WITH_ARMING: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE_WITH_ARMING: Duration = Duration::from_secs(120);
 /// How often to look whether the source has hung up. The guest's landing is noticed at once.
 const LOOK_FOR_HANGUP: Duration = Duration::from_millis(50);
 /// How long a worker stays armed when the agent that wanted it is no more.
@@ -25,6 +25,7 @@ impl Host {
     pub(super) fn take_over(self: &Arc<Self>, order: &ArmOrder, source: &Connection) -> Result<()> {
         let membership = self.pools.get(order.pool)?;
         let control = membership.pool().guest(order.slot, order.id)?;
+        self.check_adopted(&order.name)?;
         let reservation = self.table.reserve(&order.name, self.dir.name(), PATIENCE_WITH_LEAVING)?;
         let begun = Instant::now();
         let worker = self.start_worker(&reservation, &control, membership.slot())?.id();

@@ -1,7 +1,7 @@
 //! Calling off what is being done with a guest.
 
 use super::Host;
-use super::jobs::{Errand, Job, Stopping};
+use super::jobs::{End, Errand, Job, Stopping};
 use crate::error::{Error, Result};
 use crate::message::{Lane, WorkerRequest};
 use crate::name::GuestName;
@@ -59,7 +59,10 @@ impl Host {
                 }
             })?;
             if let Some(end) = job.wait(TELL_AGAIN) {
-                return Ok(end);
+                return match end {
+                    End::AsBefore(how) => Ok(how),
+                    End::Otherwise(how) => Err(Error::refused(how)),
+                };
             }
         }
     }

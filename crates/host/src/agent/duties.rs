@@ -10,14 +10,14 @@
 use super::Host;
 use super::former::Former;
 use super::jobs::Errand;
-use super::relocating::{Relocated, Relocation};
+use super::relocating::{Relocated, Relocation, is_all_local};
 use crate::error::{Error, Result};
 use crate::message::{Lane, Phase};
 use crate::name::GuestName;
 use nil_mover::{Budget, Direction, MoveOutcome, MovePlan, MoveRange};
-use nil_pool::{GuestControl, Membership, Tag, reap_orphan_legs};
+use nil_pool::{GuestControl, Membership, Pin, Tag, reap_orphan_legs};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often to look whether there is something to do.
@@ -27,31 +27,56 @@ const RESPITE: Duration = Duration::from_secs(60);
 /// Why memory is held whose capacity is to be released.
 const ASKED: &str = "the release of its capacity was asked for";
 
+/// Capacities that could not be given back, and when that was found.
+type InVain = Arc<Mutex<BTreeMap<Tag, Instant>>>;
+
 impl Host {
     /// Does its duties until the agent ends.
     pub(super) fn attend(self: &Arc<Self>) {
-        let mut in_vain: BTreeMap<Tag, Instant> = BTreeMap::new();
+        let in_vain = InVain::default();
         loop {
             std::thread::sleep(ROUND);
-            in_vain.retain(|_, since| since.elapsed() < RESPITE);
+            lock(&in_vain).retain(|_, since| since.elapsed() < RESPITE);
+            self.adopt_again();
             let Some(_order) = self.orders.begin() else { return };
             for (name, entry) in self.table.entries() {
                 if entry.phase != Phase::Running || entry.job(Lane::PullBack).is_some() {
                     continue;
                 }
-                let Ok(tag) = entry.control.config().map(|config| config.memory) else { continue };
-                let attended = match self.is_asked_for(&entry.control, tag) {
-                    true if in_vain.contains_key(&tag) => Ok(()),
-                    true => self.give_back(&name, &entry.control),
-                    false if entry.control.is_placed() => Ok(()),
-                    false => self.lift_holds_where(&name, &entry.control, |pin| pin.reason == ASKED).map(|_| ()),
-                };
-                if let Err(error) = attended {
+                if let Err(error) = self.attend_to(&name, &entry.control, &in_vain) {
                     tracing::warn!("guest {name}: its room in the pool cannot be given back: {}", error.story());
-                    in_vain.insert(tag, Instant::now());
                 }
             }
         }
+    }
+
+    /// Does what is due for one guest; what takes long, on a thread of its own.
+    fn attend_to(self: &Arc<Self>, name: &GuestName, control: &GuestControl, in_vain: &InVain) -> Result<()> {
+        let tag = control.config()?.memory;
+        if !self.is_asked_for(control, tag) {
+            self.lift_holds_where(name, control, is_asked)?;
+        } else if lock(in_vain).contains_key(&tag) {
+            return Ok(());
+        }
+        if !control.is_placed() {
+            return Ok(());
+        }
+        if is_all_local(control)? {
+            // Whoever occupies it now gives the capacity back; and if nobody does, nobody else would.
+            self.tidy_idle(name, control);
+            return Ok(());
+        }
+        if !self.is_asked_for(control, tag) {
+            return Ok(());
+        }
+        let (name, control, in_vain) = (name.clone(), control.clone(), Arc::clone(in_vain));
+        self.spawn("give back", move |host| {
+            let Some(_order) = host.orders.begin() else { return };
+            if let Err(error) = host.give_back(&name, &control) {
+                tracing::warn!("guest {name}: its room in the pool cannot be given back: {}", error.story());
+                lock(&in_vain).insert(tag, Instant::now());
+            }
+        })
     }
 
     /// Whether somebody wants the capacity of a guest's memory to be released.
@@ -74,14 +99,20 @@ impl Host {
         match self.relocate(&occupation, &relocation, &mut |_| {}) {
             Ok(Relocated { outcome: MoveOutcome::Done, .. }) => {
                 // If a migration is on, it stalls on the hold; whatever becomes of it gives the capacity back.
-                self.tidy(name, control, Lane::PullBack);
+                self.tidy(&occupation);
+                if !control.is_placed() {
+                    self.lift_holds_where(name, control, is_asked)?;
+                }
                 return Ok(());
             }
             Ok(Relocated { outcome, .. }) => tracing::warn!("guest {name}: {}", reason(&outcome)),
             Err(error) => tracing::warn!("guest {name}: {}", error.story()),
         }
-        self.lift_holds_where(name, control, |pin| pin.reason == ASKED)?;
+        // Whatever becomes of the hold, what has moved must go back. A hold that stays is lifted in the next round, if the
+        // capacity is not asked for any more then.
+        let lifted = self.lift_holds_where(name, control, is_asked);
         self.undo(&occupation, &relocation, &former, &mut |_| {})?;
+        lifted?;
         Err(Error::refused("part of its memory could not be moved out of the pool"))
     }
 
@@ -95,6 +126,15 @@ impl Host {
             Err(error) => tracing::warn!("stripes of capacities that are gone cannot be released: {error}"),
         }
     }
+}
+
+fn lock(in_vain: &InVain) -> MutexGuard<'_, BTreeMap<Tag, Instant>> {
+    in_vain.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether that hold is one of ours.
+fn is_asked(hold: &Pin) -> bool {
+    hold.reason == ASKED
 }
 
 fn reason(outcome: &MoveOutcome) -> String {

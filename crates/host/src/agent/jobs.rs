@@ -81,8 +81,16 @@ pub(super) struct Job {
 struct State {
     cancelled: bool,
     stage: Stage,
-    /// How it ended, in a sentence.
-    end: Option<String>,
+    end: Option<End>,
+}
+
+/// How a job ended, in a sentence, for whoever has called it off.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    /// Everything is as it was before it.
+    AsBefore(String),
+    /// It is not: it went through, or failed, or could not be undone.
+    Otherwise(String),
 }
 
 impl Job {
@@ -113,6 +121,14 @@ impl Job {
         self.lock().cancelled
     }
 
+    /// What has gone wrong with the target's agent, unless that is how the job was called off.
+    pub(super) fn or_called_off(&self, error: Error) -> Error {
+        match error {
+            Error::Hangup { .. } | Error::Broken { .. } if self.is_cancelled() => Error::CalledOff,
+            other => other,
+        }
+    }
+
     /// Calls the job off. `stop` is told what to stop, while the job cannot enter another stage; it must be quick.
     ///
     /// # Errors
@@ -140,13 +156,13 @@ impl Job {
     }
 
     /// Says how the job ended; what is said first counts.
-    pub(super) fn end(&self, how: impl Into<String>) {
-        self.lock().end.get_or_insert_with(|| how.into());
+    pub(super) fn end(&self, how: End) {
+        self.lock().end.get_or_insert(how);
         self.changed.notify_all();
     }
 
     /// Waits a while for its end.
-    pub(super) fn wait(&self, patience: Duration) -> Option<String> {
+    pub(super) fn wait(&self, patience: Duration) -> Option<End> {
         let waited = self.changed.wait_timeout_while(self.lock(), patience, |state| state.end.is_none());
         waited.unwrap_or_else(PoisonError::into_inner).0.end.clone()
     }
@@ -215,8 +231,10 @@ mod tests {
         assert_eq!(job.wait(Duration::ZERO), None);
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| job.wait(Duration::from_secs(60)));
-            job.end("it runs on");
-            assert_eq!(waiting.join().expect("no panic").as_deref(), Some("it runs on"));
+            job.end(End::Otherwise("it came too late".to_owned()));
+            job.end(End::AsBefore("what is said first counts".to_owned()));
+            let end = End::Otherwise("it came too late".to_owned());
+            assert_eq!(waiting.join().expect("no panic"), Some(end));
         });
     }
 }

@@ -20,6 +20,7 @@ impl Host {
             pools: self.pools.reports(),
             guests: self.list().iter().filter(|guest| guest.host.as_deref() == Some(self.dir.name().as_str())).count(),
             unattended: Vec::new(),
+            silent: None,
         }
     }
 

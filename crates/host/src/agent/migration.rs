@@ -21,13 +21,13 @@
 
 use super::Host;
 use super::former::Former;
-use super::jobs::{Errand, Stage};
+use super::jobs::{End, Errand, Stage};
 use super::moving::check_costs;
 use super::relocating::{Hearer, Relocated, Relocation};
 use super::table::Occupation;
 use super::target::{arm, await_landing, settle};
 use crate::error::{Error, Result};
-use crate::joined::{Relation, join};
+use crate::joined::{Relation, join, moved_bytes};
 use crate::message::{ArmOrder, Lane, SettleOrder, WorkerReply, WorkerRequest};
 use crate::order::{Migrate, Settling};
 use crate::report::{MigrationOutcome, MigrationReport, Progress};
@@ -110,9 +110,12 @@ impl Journey<'_> {
     fn travel(mut self, hear: Hearer<'_>) -> Result<MigrationReport> {
         let Migrate { guest, to, .. } = self.order;
         // Before anything moves: a target that cannot be there costs the guest nothing.
-        self.host.check_target(self.order, &self.occupation.control)?;
         let placement = self.occupation.control.placement()?;
-        let arrival = self.arrive(hear);
+        let arrival = match self.host.check_target(self.order, &self.occupation) {
+            Ok(()) => self.arrive(hear),
+            Err(Error::CalledOff) => Ok(Arrival::Kept(cancelled())),
+            Err(error) => return Err(self.failed(error)),
+        };
         let total_us = micros(self.begun.elapsed());
         let mut report = MigrationReport {
             guest: guest.clone(),
@@ -123,29 +126,51 @@ impl Journey<'_> {
             decouple: self.decouple.take(),
             prepare_us: self.prepare_us,
             total_us,
-            copied_bytes: displaced_bytes(&placement, &self.occupation.control.placement()?),
+            copied_bytes: 0,
             handoff: None,
             recouple: None,
             remarks: Vec::new(),
         };
+        match self.occupation.control.placement() {
+            Ok(now) => report.copied_bytes = displaced_bytes(&placement, &now),
+            // The guest is where it is, whether that can be read or not.
+            Err(error) => report.remarks.push(format!(
+                "whether guest memory was copied is not known, its place in the pool cannot be read: {}",
+                Error::from(error).story()
+            )),
+        }
         match arrival {
             Ok(Arrival::Landed { target, handoff }) => {
                 report.handoff = handoff;
                 self.settle(target, &mut report, hear);
+                let late = format!("it came too late: guest {guest} runs on host {to}");
+                self.occupation.job.end(End::Otherwise(late));
             }
             Ok(Arrival::Kept(outcome)) => {
                 report.outcome = outcome;
-                report.remarks.extend(self.return_home(hear));
-                self.occupation.job.end(format!("guest {guest} runs on at {}", self.host.dir.name()));
+                let runs_on = format!("guest {guest} runs on at {}", self.host.dir.name());
+                let remark = self.return_home(hear);
+                self.occupation.job.end(match &remark {
+                    None => End::AsBefore(runs_on),
+                    Some(remark) => End::Otherwise(format!("{runs_on}; {remark}")),
+                });
+                report.remarks.extend(remark);
             }
             Err(error) => {
-                return Err(match self.return_home(hear) {
+                let remark = self.return_home(hear);
+                return Err(self.failed(match remark {
                     None => error,
                     Some(remark) => Error::refused(format!("{}; {remark}", error.story())),
-                });
+                }));
             }
         }
         Ok(report)
+    }
+
+    /// Tells whoever has called it off, too, what has gone wrong.
+    fn failed(&self, error: Error) -> Error {
+        self.occupation.job.end(End::Otherwise(format!("guest {}: {}", self.order.guest, error.story())));
+        error
     }
 
     /// Gets the guest to the target, or not.
@@ -164,7 +189,7 @@ impl Journey<'_> {
                     hear(Progress::step(format!("stalled: {why}")));
                     std::thread::sleep(LOOK_AGAIN);
                 }
-                Err(_) if self.occupation.job.is_cancelled() => return Ok(Arrival::Kept(cancelled())),
+                Err(Error::CalledOff) => return Ok(Arrival::Kept(cancelled())),
                 Err(error) => return Err(error),
             }
         }
@@ -176,6 +201,9 @@ impl Journey<'_> {
             return Ok(None);
         }
         let Relocated { moved, outcome } = self.host.relocate(&self.occupation, &self.decoupling(), hear)?;
+        if moved.as_ref().is_some_and(|report| moved_bytes(report) > 0) {
+            self.stalled_since = None;
+        }
         self.decouple = match (self.decouple.take(), moved) {
             (Some(earlier), Some(later)) => Some(join(earlier, later, Relation::Continued)),
             (earlier, later) => earlier.or(later),
@@ -196,7 +224,8 @@ impl Journey<'_> {
         let mut target = self.host.call_target(to)?;
         self.occupation.job.enter(Stage::Arming(target.hang_up_handle()?))?;
         hear(Progress::step(format!("{to} gets ready")));
-        let slot = arm(&mut target, self.arm_order())?;
+        let armed = arm(&mut target, self.arm_order());
+        let slot = armed.map_err(|error| self.occupation.job.or_called_off(error))?;
         self.prepare_us = micros(begun.elapsed());
         let ready = begun.elapsed().as_secs_f64() * 1e3;
         hear(Progress::step(format!("{to} is ready after {ready:.1} ms; handing {guest} over")));
@@ -241,9 +270,8 @@ impl Journey<'_> {
 
     /// Brings the memory of a guest that stays to where it was before the order. Returns what did not succeed.
     fn return_home(&self, hear: Hearer<'_>) -> Option<String> {
-        let guest = &self.order.guest;
         let undone = self.host.undo(&self.occupation, &self.decoupling(), &self.former, hear);
-        self.host.tidy(guest, &self.occupation.control, Lane::Main);
+        self.host.tidy(&self.occupation);
         match undone {
             Ok(None) => None,
             Ok(Some(report)) if report.outcome == MoveOutcome::Done => None,

@@ -41,6 +41,7 @@ use identity::{AgentLock, Novelty};
 use nil_pool::HostId;
 use pools::Pools;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -79,6 +80,17 @@ pub struct Farewell {
     pub running_on: Vec<GuestName>,
     /// The guests that were stopped.
     pub stopped: Vec<GuestName>,
+    /// The guests that were to be stopped, and were not.
+    pub not_stopped: Vec<NotStopped>,
+}
+
+/// A guest that was to be stopped when its agent ended, and runs on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct NotStopped {
+    /// Its name.
+    pub guest: GuestName,
+    /// Why it could not be stopped.
+    pub why: String,
 }
 
 /// A running agent.
@@ -99,6 +111,8 @@ struct Host {
     bandwidth: Bandwidth,
     /// Held while the capacity of a guest's memory is made or given back.
     placing: Mutex<()>,
+    /// Guests whose workers live, as far as we can tell, and have not been understood: they are left alone.
+    unadopted: Mutex<BTreeSet<GuestName>>,
 }
 
 impl Agent {
@@ -125,6 +139,7 @@ impl Agent {
             orders: OrderCount::default(),
             bandwidth: Bandwidth::new(options.move_bandwidth),
             placing: Mutex::default(),
+            unadopted: Mutex::default(),
         });
         host.spawn("lease", Host::beat)?;
         host.adopt_workers()?;
@@ -150,20 +165,23 @@ impl Agent {
     /// Stops answering and lets go of the pools; the guests run on or not, as told.
     ///
     /// # Errors
-    /// A guest could not be stopped.
+    /// The agent's socket cannot be removed. A guest that could not be stopped is named in the farewell.
     pub fn stop(self, guests: GuestsAtStop) -> Result<Farewell> {
         let socket = self.host.dir.agent_socket();
         fs::remove_file(&socket).map_err(|error| Error::io("remove", &socket, error))?;
         if !self.host.orders.close(PATIENCE_AT_STOP) {
             tracing::warn!("some orders are still in progress; they are abandoned");
         }
-        let mut farewell = Farewell { running_on: Vec::new(), stopped: Vec::new() };
+        let mut farewell = Farewell { running_on: Vec::new(), stopped: Vec::new(), not_stopped: Vec::new() };
         for (name, _) in self.host.table.entries() {
             match guests {
                 GuestsAtStop::RunOn => farewell.running_on.push(name),
                 GuestsAtStop::Stop => {
-                    self.host.stop_guest(&name)?;
-                    farewell.stopped.push(name);
+                    // One that cannot be stopped keeps none of the others running.
+                    match self.host.stop_guest(&name) {
+                        Ok(()) => farewell.stopped.push(name),
+                        Err(error) => farewell.not_stopped.push(NotStopped { guest: name, why: error.story() }),
+                    }
                 }
             }
         }

@@ -11,7 +11,7 @@
 
 use super::Host;
 use super::former::Former;
-use super::jobs::Errand;
+use super::jobs::{End, Errand};
 use super::pinning::layout;
 use super::relocating::{Hearer, Relocated, Relocation};
 use super::table::{Entry, Occupation};
@@ -82,7 +82,14 @@ impl Host {
                 "it is held in DRAM until `nil decouple {guest} --range {}` lets it go back to the pool",
                 part.0
             )],
-            Ok(_) | Err(_) => self.lift_holds(guest, &occupation.control, Some(part.1))?,
+            // Whatever becomes of the hold, what has moved must go back.
+            Ok(_) | Err(_) => self.lift_holds(guest, &occupation.control, Some(part.1)).unwrap_or_else(|error| {
+                vec![format!(
+                    "it is still held; `nil decouple {guest} --range {}` lifts that: {}",
+                    part.0,
+                    error.story()
+                )]
+            }),
         };
         self.conclude(&occupation, (&relocation, &former), relocated, remarks, hear)
     }
@@ -97,16 +104,31 @@ impl Host {
         hear: Hearer<'_>,
     ) -> Result<MemoryMoved> {
         let guest = occupation.name();
-        let moved_back = match &relocated {
-            Ok(Relocated { outcome: MoveOutcome::Done, .. }) => None,
-            Ok(_) | Err(_) => self.undo(occupation, relocation, former, hear).unwrap_or_else(|error| {
-                remarks.push(format!("what had moved could not be moved back: {}", error.story()));
-                None
-            }),
+        let (moved_back, is_as_before) = match &relocated {
+            Ok(Relocated { outcome: MoveOutcome::Done, .. }) => (None, false),
+            Ok(_) | Err(_) => match self.undo(occupation, relocation, former, hear) {
+                Ok(back) => {
+                    let whole = back.as_ref().is_none_or(|report| report.outcome == MoveOutcome::Done);
+                    (back, whole)
+                }
+                Err(error) => {
+                    remarks.push(format!("what had moved could not be moved back: {}", error.story()));
+                    (None, false)
+                }
+            },
         };
-        self.tidy(guest, &occupation.control, occupation.lane());
-        let moved = self.moved(guest, (relocated?.moved, moved_back), remarks)?;
-        occupation.job.end(format!("guest {guest} runs on; its memory is in: {}", moved.memory));
+        self.tidy(occupation);
+        let relocated = relocated.inspect_err(|error| {
+            occupation.job.end(End::Otherwise(format!("guest {guest}: {}", error.story())));
+        })?;
+        let is_done = relocated.outcome == MoveOutcome::Done;
+        let moved = self.moved(guest, (relocated.moved, moved_back), remarks)?;
+        let memory = format!("guest {guest} runs on; its memory is in: {}", moved.memory);
+        occupation.job.end(match (is_done, is_as_before) {
+            (true, _) => End::Otherwise(format!("it came too late: it is done; {memory}")),
+            (false, true) => End::AsBefore(memory),
+            (false, false) => End::Otherwise(format!("not everything is as it was: {memory}")),
+        });
         Ok(moved)
     }
 
@@ -123,10 +145,22 @@ impl Host {
             Relocation { direction, ranges: Some(ranges), budget, node: None, stall_timeout_us, striping: None };
         let former = Former::of(&occupation.control)?;
         let relocated = self.relocate(&occupation, &relocation, hear);
-        if let Ok(Relocated { outcome: MoveOutcome::Cancelled, .. }) = &relocated {
-            self.undo(&occupation, &relocation, &former, hear)?;
+        let undone = match &relocated {
+            Ok(Relocated { outcome: MoveOutcome::Cancelled, .. }) => {
+                self.undo(&occupation, &relocation, &former, hear).map(Some)
+            }
+            Ok(_) | Err(_) => Ok(None),
+        };
+        self.tidy(&occupation);
+        if let Some(back) = undone? {
+            let whole = back.is_none_or(|report| report.outcome == MoveOutcome::Done);
+            occupation.job.end(match whole {
+                true => End::AsBefore(format!("guest {guest} runs on; its memory is in the pool")),
+                false => {
+                    End::Otherwise(format!("guest {guest} runs on; part of its memory could not go back to the pool"))
+                }
+            });
         }
-        self.tidy(&guest, &occupation.control, Lane::Main);
         relocated?.moved.ok_or_else(|| Error::refused(format!("guest {guest}: recoupling was called off")))
     }
 

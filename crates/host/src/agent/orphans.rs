@@ -4,7 +4,7 @@
 //! else is begun meanwhile, and gives the capacity back if nothing is left in it.
 
 use super::Host;
-use super::jobs::{Errand, Stage};
+use super::jobs::{End, Errand, Stage};
 use crate::message::{Lane, WorkerRequest};
 use crate::name::GuestName;
 use crate::process::ProcessId;
@@ -39,16 +39,16 @@ impl Host {
         if occupation.job.enter(Stage::Moving).is_ok() {
             while !self.table.wait_unmoved(name, worker, LOOK) {}
         }
-        self.tidy(name, &occupation.control, Lane::Main);
+        self.tidy(&occupation);
         let end =
             format!("guest {name}: what an earlier agent had ordered has ended; what had moved stays where it is");
         tracing::info!("{end}");
-        occupation.job.end(end);
+        occupation.job.end(End::AsBefore(end));
     }
 
     /// Gives back a capacity that an earlier agent had made, or had no more use for, when it died.
     fn tidy_orphan(&self, name: &GuestName) {
-        let Some(entry) = self.table.find(name).filter(|entry| entry.job(Lane::Main).is_none()) else { return };
-        self.tidy(name, &entry.control, Lane::PullBack);
+        let Some(entry) = self.table.find(name) else { return };
+        self.tidy_idle(name, &entry.control);
     }
 }

@@ -19,6 +19,11 @@ const PATIENCE_WITH_THAW: Duration = Duration::from_secs(120);
 impl Host {
     /// Sees to the guests that died while no agent was there to notice.
     pub(super) fn recover_all(self: &Arc<Self>) {
+        self.recover_where(|_| true);
+    }
+
+    /// The same for the guests that are meant. Those whose workers live are left alone, whether we understand them or not.
+    pub(super) fn recover_where(self: &Arc<Self>, is_meant: impl Fn(&GuestName) -> bool) {
         for membership in self.pools.all() {
             let me = membership.slot();
             for guest in membership.pool().guests() {
@@ -29,7 +34,11 @@ impl Host {
                 if !ours || self.table.find_id(guest.id).is_some() {
                     continue;
                 }
-                let begun = guest.name.parse::<GuestName>().map_err(|error| error.to_string()).and_then(|name| {
+                let name = guest.name.parse::<GuestName>();
+                if name.as_ref().is_ok_and(|name| !is_meant(name) || self.unadopted().contains(name)) {
+                    continue;
+                }
+                let begun = name.map_err(|error| error.to_string()).and_then(|name| {
                     let control = membership.pool().guest(guest.slot, guest.id).map_err(|error| story(&error))?;
                     self.spawn("recovery", move |host| host.recover_guest(&name, &control))
                         .map_err(|error| error.story())

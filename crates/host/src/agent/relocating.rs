@@ -14,7 +14,7 @@ use crate::report::Progress;
 use crate::wire::Connection;
 use nil_mover::{Budget, Direction, MoveOutcome, MovePlan, MoveProgress, MoveRange, MoveReport};
 use nil_pool::GuestControl;
-use std::sync::PoisonError;
+use std::sync::{MutexGuard, PoisonError};
 
 /// Hears of every step.
 pub(super) type Hearer<'a> = &'a mut dyn FnMut(Progress);
@@ -146,22 +146,38 @@ impl Host {
         Ok(())
     }
 
-    /// Gives the capacity back if nothing of the guest's memory is in it, and nothing is on its way. For whoever ends
-    /// something in `lane`, and still occupies it.
-    pub(super) fn tidy(&self, name: &GuestName, control: &GuestControl, lane: Lane) {
-        let other = match lane {
-            Lane::Main => Lane::PullBack,
-            Lane::PullBack => Lane::Main,
-        };
-        let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Gives up the lane of something that ends, and the capacity with it if nothing needs that any more. Of two lanes
+    /// that end together the later one sees that the other is free.
+    pub(super) fn tidy(&self, occupation: &Occupation<'_>) {
+        let placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
+        occupation.leave();
+        self.unplace_idle(&placing, occupation.name(), &occupation.control);
+    }
+
+    /// Gives the capacity of a guest back with which nothing is being done, if nothing needs it.
+    pub(super) fn tidy_idle(&self, name: &GuestName, control: &GuestControl) {
+        let placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.unplace_idle(&placing, name, control);
+    }
+
+    /// Gives the capacity back if nothing of the guest's memory is in it, and nothing is on its way. Whoever wants room
+    /// in it occupies a lane first, and waits for `_placing`.
+    fn unplace_idle(&self, _placing: &MutexGuard<'_, ()>, name: &GuestName, control: &GuestControl) {
         let Some(entry) = self.table.find(name).filter(|entry| entry.id == control.id()) else { return };
-        if entry.phase != Phase::Running || entry.job(other).is_some() || !control.is_placed() {
+        let busy = [Lane::Main, Lane::PullBack].into_iter().any(|lane| entry.job(lane).is_some());
+        if entry.phase != Phase::Running || busy || !control.is_placed() {
             return;
         }
+        // A move that an earlier agent has ordered may go on although nobody has heard of it yet.
+        match self.ask_worker(name) {
+            Ok(status) if status.moving.is_none() => {}
+            Ok(_) => return,
+            Err(error) => {
+                return tracing::warn!("guest {name}: it keeps its room in the pool for now: {}", error.story());
+            }
+        }
         let unplaced = self.pools.get(control.pool().id()).and_then(|membership| {
-            let summary = control.map_state()?.placement().summary();
-            let all_local = summary.pooled + summary.mixed + summary.damaged == 0;
-            if all_local { Ok(membership.unplace_memory(control).map(|()| true)?) } else { Ok(false) }
+            if is_all_local(control)? { Ok(membership.unplace_memory(control).map(|()| true)?) } else { Ok(false) }
         });
         match unplaced {
             Ok(true) => {
@@ -172,4 +188,10 @@ impl Host {
             Err(error) => tracing::error!("guest {name}: its room in the pool cannot be freed: {}", error.story()),
         }
     }
+}
+
+/// Whether nothing of a guest's memory is in the pool.
+pub(super) fn is_all_local(control: &GuestControl) -> Result<bool> {
+    let summary = control.map_state()?.placement().summary();
+    Ok(summary.pooled + summary.mixed + summary.damaged == 0)
 }

@@ -23,6 +23,7 @@ impl Host {
     /// Starts a VM. Either it runs when this returns, or nothing is left of it.
     pub(super) fn run_vm(self: &Arc<Self>, order: &RunVm) -> Result<GuestReport> {
         check_size(order)?;
+        self.check_adopted(&order.name)?;
         let membership = self.pools.get(order.pool)?;
         let reservation = self.table.reserve(&order.name, self.dir.name(), Duration::ZERO)?;
         let control = membership.create_guest(&GuestRequest {
@@ -67,6 +68,7 @@ impl Host {
 
     /// Stops a guest of this host, whatever it is doing, and frees its memory.
     pub(super) fn stop_guest(&self, name: &GuestName) -> Result<()> {
+        self.check_adopted(name)?;
         let control = match self.table.find(name) {
             Some(entry) => {
                 self.stop_worker(name, &entry)?;

@@ -1,7 +1,10 @@
 //! Memory that is striped over several pools: room for it, and whether a host has joined every pool that takes part.
 
 use super::Host;
+use super::jobs::{Job, Stage};
 use super::pools::not_a_member;
+use super::table::Occupation;
+use super::target::PATIENCE_WITH_QUESTIONS;
 use crate::error::{Error, Result};
 use crate::message::{AgentReply, AgentRequest};
 use crate::name::{GuestName, HostName};
@@ -21,12 +24,13 @@ impl Host {
 
     /// Refuses a target that has not joined every pool in which the guest's memory lies or is to lie, and stripes that
     /// cannot be.
-    pub(super) fn check_target(&self, order: &Migrate, control: &GuestControl) -> Result<()> {
+    pub(super) fn check_target(&self, order: &Migrate, occupation: &Occupation<'_>) -> Result<()> {
+        let control = &occupation.control;
         let Migrate { guest, to, striping, .. } = order;
         if let Some(striping) = striping {
             check_striping(guest, control, striping)?;
         }
-        let joined = self.pools_of(to)?;
+        let joined = self.pools_of(to, &occupation.job)?;
         let needed = pools_needed(guest, control, striping.as_ref())?;
         match needed.into_iter().find(|(pool, _)| !joined.contains(pool)) {
             None => Ok(()),
@@ -34,11 +38,13 @@ impl Host {
         }
     }
 
-    /// The pools that another host has joined.
-    fn pools_of(&self, host: &HostName) -> Result<Vec<PoolId>> {
+    /// The pools that another host has joined. The question can be called off.
+    fn pools_of(&self, host: &HostName, job: &Job) -> Result<Vec<PoolId>> {
         let mut agent = self.call_target(host)?;
+        job.enter(Stage::Arming(agent.hang_up_handle()?))?;
+        agent.set_patience(Some(PATIENCE_WITH_QUESTIONS))?;
         agent.send(&AgentRequest::Describe)?;
-        match agent.expect()? {
+        match agent.expect().map_err(|error| job.or_called_off(error))? {
             AgentReply::Host(report) => Ok(report.pools.iter().map(|pool| pool.id).collect()),
             AgentReply::Refused(why) => Err(Error::refused(why)),
             other => Err(Error::refused(format!("{} answered {other:?} when asked who it is", agent.peer()))),

@@ -3,7 +3,7 @@
 //! An entry begins as a reservation, so that of two orders for the same name one is refused before anything is built.
 //! It goes when the guest has left, or when what was left of it has been dealt with.
 
-use super::jobs::{Errand, Job};
+use super::jobs::{End, Errand, Job};
 use crate::error::{Error, Result};
 use crate::message::{Lane, Phase, WorkerStatus};
 use crate::name::{GuestName, HostName};
@@ -84,7 +84,6 @@ pub(super) struct Reservation<'a> {
 pub(super) struct Occupation<'a> {
     table: &'a Table,
     name: GuestName,
-    worker: ProcessId,
     lane: Lane,
     pub(super) job: Arc<Job>,
     pub(super) control: GuestControl,
@@ -124,8 +123,8 @@ impl Table {
         }
         let job = Arc::new(Job::new(errand));
         *entry.jobs.lane(lane) = Some(Arc::clone(&job));
-        let (worker, control) = (entry.worker.id(), entry.control.clone());
-        Ok(Occupation { table: self, name: name.clone(), worker, lane, job, control })
+        let control = entry.control.clone();
+        Ok(Occupation { table: self, name: name.clone(), lane, job, control })
     }
 
     /// Every guest that has a worker.
@@ -232,15 +231,25 @@ impl Occupation<'_> {
     }
 }
 
-impl Drop for Occupation<'_> {
-    fn drop(&mut self) {
+impl Occupation<'_> {
+    /// Gives the lane up, for others to take.
+    pub(super) fn leave(&self) {
         if let Some(Some(entry)) = self.table.lock().get_mut(&self.name)
-            && entry.worker.id() == self.worker
+            && entry.job(self.lane).is_some_and(|job| Arc::ptr_eq(job, &self.job))
         {
             *entry.jobs.lane(self.lane) = None;
         }
+    }
+}
+
+impl Drop for Occupation<'_> {
+    fn drop(&mut self) {
+        self.leave();
         // Whoever has called it off waits for an answer.
-        self.job.end("it has ended");
+        self.job.end(End::Otherwise(format!(
+            "guest {}: {} no more; `nil ps` shows how things stand",
+            self.name, self.job.errand
+        )));
     }
 }
 

@@ -1,6 +1,7 @@
 //! Talking to the agent of the host that is to take a guest.
 
 use super::Host;
+use super::arming::PATIENCE_WITH_ARMING;
 use super::relocating::Hearer;
 use crate::error::{Error, Result};
 use crate::message::{AgentReply, AgentRequest, ArmOrder, SettleOrder};
@@ -10,6 +11,10 @@ use crate::wire::Connection;
 use nil_mover::MoveReport;
 use std::time::Duration;
 
+/// How long the target's agent may take to say which pools it has joined.
+pub(super) const PATIENCE_WITH_QUESTIONS: Duration = Duration::from_secs(5);
+/// How much longer than the target gives its worker its agent may take to say that it is ready.
+const MARGIN: Duration = Duration::from_secs(15);
 /// How long the target's agent may take to notice that the guest has landed.
 const PATIENCE_WITH_NEWS: Duration = Duration::from_secs(10);
 
@@ -30,6 +35,7 @@ impl Host {
 
 /// Asks the target's agent to get ready; returns the target's slot in the pool.
 pub(super) fn arm(target: &mut Connection, order: ArmOrder) -> Result<u16> {
+    target.set_patience(Some(PATIENCE_WITH_ARMING + MARGIN))?;
     target.send(&AgentRequest::Arm(order))?;
     match target.expect()? {
         AgentReply::Armed(slot) => Ok(slot),

@@ -8,16 +8,21 @@ use crate::name::GuestName;
 use crate::process::{Ending, Process, ProcessId};
 use crate::wire::Connection;
 use nil_pool::{GuestControl, HostSlot, PoolId};
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How long a worker may take to say its first word.
 const FIRST_WORD: Duration = Duration::from_secs(10);
+/// How long a worker that has hung up may take to end.
+const ENDING: Duration = Duration::from_millis(100);
+/// How long it may take when it is asked again.
+const NEXT_WORD: Duration = Duration::from_secs(1);
 
 impl Host {
     /// Starts a worker for the guest whose name is reserved, and begins to watch it. It has nothing to do yet.
@@ -32,7 +37,7 @@ impl Host {
             UnixStream::pair().map_err(|error| Error::io("create", "a socket for the worker", error))?;
         let process = Arc::new(Process::spawn(&mut self.worker_command(name, control, me, theirs)?)?);
         let mut connection = Connection::over(ours, format!("the worker of guest {name}"));
-        let status = match first_word(&mut connection) {
+        let status = match first_word(&mut connection, FIRST_WORD) {
             Ok(status) => status,
             Err(error) => {
                 process.kill();
@@ -93,26 +98,75 @@ impl Host {
         }
     }
 
+    /// What the worker of a guest is doing, from itself.
+    pub(super) fn ask_worker(&self, name: &GuestName) -> Result<WorkerStatus> {
+        let mut worker = Connection::call(&self.dir.worker_socket(name), format!("the worker of guest {name}"))?;
+        worker.send(&WorkerRequest::Watch)?;
+        first_word(&mut worker, NEXT_WORD)
+    }
+
     /// Takes over the workers of an earlier agent of this host, and removes the sockets of dead ones.
     pub(super) fn adopt_workers(self: &Arc<Self>) -> Result<()> {
         for name in self.dir.worker_sockets()? {
-            match self.adopt(&name) {
+            match self.adopt(&name, FIRST_WORD) {
                 Ok(()) => tracing::info!("guest {name}: found its worker, which goes on"),
-                Err(Error::NobodyThere { .. } | Error::ProcessGone) => {
+                Err(error) if is_dead(&error) => {
                     let socket = self.dir.worker_socket(&name);
                     fs::remove_file(&socket).map_err(|error| Error::io("remove", &socket, error))?;
                     tracing::info!("guest {name}: its worker is dead; removed its socket");
                 }
-                Err(error) => tracing::error!("guest {name}: its worker cannot be adopted: {}", error.story()),
+                Err(error) => {
+                    tracing::error!(
+                        "guest {name}: its worker lives and cannot be adopted; it is left alone, and asked again: {}",
+                        error.story()
+                    );
+                    self.unadopted().insert(name);
+                }
             }
         }
         Ok(())
     }
 
-    fn adopt(self: &Arc<Self>, name: &GuestName) -> Result<()> {
+    /// Asks the workers again that lived and could not be adopted. Who has died meanwhile is seen to now.
+    pub(super) fn adopt_again(self: &Arc<Self>) {
+        let names = self.unadopted().clone();
+        for name in names {
+            match self.adopt(&name, NEXT_WORD) {
+                Ok(()) => {
+                    self.unadopted().remove(&name);
+                    tracing::info!("guest {name}: its worker answers now, and goes on");
+                }
+                Err(error) if is_dead(&error) => {
+                    // If it is gone already, all the better.
+                    let _ = fs::remove_file(self.dir.worker_socket(&name));
+                    self.unadopted().remove(&name);
+                    tracing::info!("guest {name}: its worker is dead; removed its socket");
+                    self.recover_where(|guest| *guest == name);
+                }
+                Err(error) => tracing::debug!("guest {name}: its worker cannot be adopted: {}", error.story()),
+            }
+        }
+    }
+
+    pub(super) fn unadopted(&self) -> MutexGuard<'_, BTreeSet<GuestName>> {
+        self.unadopted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses what must not be done with a guest whose worker lives and does not answer.
+    pub(super) fn check_adopted(&self, name: &GuestName) -> Result<()> {
+        if self.unadopted().contains(name) {
+            return Err(Error::refused(format!(
+                "the worker of guest {name} lives, and does not answer; it is asked again every second: see {}",
+                self.dir.worker_log(name).display()
+            )));
+        }
+        Ok(())
+    }
+
+    fn adopt(self: &Arc<Self>, name: &GuestName, patience: Duration) -> Result<()> {
         let mut connection = Connection::call(&self.dir.worker_socket(name), format!("the worker of guest {name}"))?;
         connection.send(&WorkerRequest::Watch)?;
-        let status = first_word(&mut connection)?;
+        let status = first_word(&mut connection, patience)?;
         let process = Arc::new(Process::open(status.process)?);
         let control = self.pools.get(status.pool)?.pool().guest(status.slot, status.guest)?;
         let reservation = self.table.reserve(name, self.dir.name(), Duration::ZERO)?;
@@ -144,21 +198,35 @@ impl Host {
     /// Follows what a worker says of itself until it has ended, and then sees to what it left behind.
     fn watch(self: &Arc<Self>, name: GuestName, worker: Arc<Process>, mut connection: Connection) -> Result<()> {
         self.spawn("watch", move |host| {
+            let mut ending = None;
             loop {
                 match connection.receive() {
                     Ok(Some(WorkerReply::Status(status))) => host.heard(&status),
                     Ok(Some(reply)) => tracing::warn!("guest {name}: its worker said {reply:?} out of turn"),
-                    Ok(None) => break,
+                    Ok(None) => {
+                        ending = worker.wait(Some(ENDING));
+                        match ending.is_none().then(|| host.watch_again(&name)).flatten() {
+                            Some(again) => connection = again,
+                            None => break,
+                        }
+                    }
                     Err(error) => {
                         tracing::warn!("guest {name}: {}", error.story());
                         break;
                     }
                 }
             }
-            if let Some(ending) = worker.wait(None) {
+            if let Some(ending) = ending.or_else(|| worker.wait(None)) {
                 host.worker_ended(&name, worker.id(), ending);
             }
         })
+    }
+
+    /// Calls a worker again that has hung up on us, because we took nothing for too long. `None` when it is ending.
+    fn watch_again(&self, name: &GuestName) -> Option<Connection> {
+        let peer = format!("the worker of guest {name}");
+        let again = Connection::call(&self.dir.worker_socket(name), peer);
+        again.and_then(|again| again.send(&WorkerRequest::Watch).map(|()| again)).ok()
     }
 
     fn heard(&self, status: &WorkerStatus) {
@@ -195,9 +263,14 @@ impl Host {
     }
 }
 
+/// Whether a worker is gone that cannot be adopted. Whatever else is wrong with it: it may run its guest.
+fn is_dead(error: &Error) -> bool {
+    matches!(error, Error::NobodyThere { .. } | Error::ProcessGone)
+}
+
 /// A worker's first status.
-fn first_word(connection: &mut Connection) -> Result<WorkerStatus> {
-    connection.set_patience(Some(FIRST_WORD))?;
+fn first_word(connection: &mut Connection, patience: Duration) -> Result<WorkerStatus> {
+    connection.set_patience(Some(patience))?;
     let word = connection.expect()?;
     connection.set_patience(None)?;
     match word {

@@ -4,7 +4,9 @@ use super::table::Table;
 use super::{Output, inspect};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
-use nil_host::{Agent, AgentOptions, Farewell, GuestName, GuestsAtStop, HostName, HostReport, RunDir, Survey};
+use nil_host::{
+    Agent, AgentOptions, Farewell, GuestName, GuestsAtStop, HostName, HostReport, NotStopped, RunDir, Survey,
+};
 use nil_pool::Bytes;
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -78,8 +80,9 @@ fn run_agent(args: &RunArgs, output: Output) -> Result<ExitCode> {
     });
     let fate = if args.stop_guests { GuestsAtStop::Stop } else { GuestsAtStop::RunOn };
     let farewell = agent.stop(fate)?;
+    let exit = if farewell.not_stopped.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     output.print(&Down { host: args.name.clone(), farewell })?;
-    Ok(ExitCode::SUCCESS)
+    Ok(exit)
 }
 
 /// The agent is ready.
@@ -114,6 +117,9 @@ impl fmt::Display for Down {
         if !farewell.stopped.is_empty() {
             writeln!(f, "stopped its guests: {}", names(&farewell.stopped))?;
         }
+        for NotStopped { guest, why } in &farewell.not_stopped {
+            writeln!(f, "guest {guest} could not be stopped: {why}")?;
+        }
         if !farewell.running_on.is_empty() {
             writeln!(f, "its guests run on: {}", names(&farewell.running_on))?;
             writeln!(f, "start host {host} again to take them back, or with --stop-guests to stop them when it ends")?;
@@ -145,7 +151,11 @@ impl fmt::Display for Hosts {
 pub(super) fn table(hosts: &[HostReport]) -> Table<4> {
     let mut table = Table::new(["HOST", "AGENT", "GUESTS", "POOLS"]);
     for host in hosts {
-        let agent = host.agent_pid.map_or_else(|| "not running".to_owned(), |pid| format!("process {pid}"));
+        let agent = match (host.agent_pid, &host.silent) {
+            (Some(pid), _) => format!("process {pid}"),
+            (None, Some(_)) => "does not answer".to_owned(),
+            (None, None) => "not running".to_owned(),
+        };
         let pools: Vec<String> = host.pools.iter().map(|pool| pool.path.display().to_string()).collect();
         table.row([host.name.to_string(), agent, host.guests.to_string(), pools.join(", ")]);
     }
