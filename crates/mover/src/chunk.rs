@@ -122,7 +122,12 @@ impl<'a> Carrier<'a> {
         }
     }
 
-    /// Moves the next chunk of a granule, of at most `limit` bytes.
+    /// What chunks consist of at least, whichever way they go: the pool cannot be mapped in smaller parts.
+    pub(crate) fn smallest_chunk(&self) -> usize {
+        self.pool.placement_step()
+    }
+
+    /// Moves the next chunk of a granule, of at most `limit` bytes; but no smaller part than the pool is mapped in.
     pub(crate) fn move_next(&self, granule: usize, limit: usize) -> Result<Attempt> {
         let _turn = self.memory.turn();
         let placed = self.memory.placement().get(granule)?;
@@ -158,7 +163,8 @@ impl<'a> Carrier<'a> {
     fn choose(&self, granule: usize, placed: Placed, limit: usize) -> Result<Option<Range<usize>>> {
         let sides = self.memory.sides();
         sides.check(granule, placed.place)?;
-        Ok(sides.next_chunk(self.to(), granule, limit))
+        // All that was moved before has been a multiple of the smallest chunk, and so is what is left.
+        Ok(sides.next_chunk(self.to(), granule, limit.max(self.smallest_chunk())))
     }
 
     /// What is done while the chunk is protected.

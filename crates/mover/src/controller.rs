@@ -16,6 +16,7 @@ use crate::report::{ChunkSizes, StallFigures};
 use debt::Debt;
 use hdrhistogram::Histogram;
 use size::ChunkSize;
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 /// The longest pause that is asked for at once, so that a move notices soon that it is called off or may go faster.
@@ -69,13 +70,14 @@ pub(crate) struct Controller {
 }
 
 impl Controller {
-    /// A controller that keeps to this budget, and to chunks of at most `largest_chunk` bytes.
-    pub(crate) fn new(budget: &Budget, largest_chunk: u64) -> Self {
+    /// A controller that keeps to this budget, and to chunks of so many bytes. What the pool is mapped in goes before both
+    /// the longest stall and the largest chunk.
+    pub(crate) fn new(budget: &Budget, chunks: &RangeInclusive<u64>) -> Self {
         let (size, share) = match budget.pace {
-            Pace::Fast => (ChunkSize::fixed(largest_chunk), None),
+            Pace::Fast => (ChunkSize::fixed(chunks), None),
             Pace::Paced { max_stall_us, max_slowdown_pct } => {
                 let share = f64::from(max_slowdown_pct.clamp(1, 100)) / 100.0;
-                let size = ChunkSize::under(Duration::from_micros(max_stall_us), largest_chunk);
+                let size = ChunkSize::under(Duration::from_micros(max_stall_us), chunks);
                 (size, Some(share).filter(|share| *share < 1.0))
             }
         };
@@ -94,7 +96,7 @@ impl Controller {
         }
     }
 
-    /// How large the next chunk is to be: a power of two from 4 KiB to the largest.
+    /// How large the next chunk is to be: a power of two from the smallest to the largest.
     pub(crate) fn chunk_bytes(&self) -> u64 {
         self.size.bytes()
     }

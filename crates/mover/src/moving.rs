@@ -13,7 +13,7 @@
 
 use crate::chunk::{Attempt, Carrier, Contents, Moved};
 use crate::controller::{ChunkSample, Controller};
-use crate::dram::granule_bytes;
+use crate::dram::{PAGE, granule_bytes};
 use crate::equipment::{Equipment, Guard, Guest, Needs, pool_of};
 use crate::error::{Error, Result};
 use crate::lookout::{Look, Lookout};
@@ -67,11 +67,12 @@ impl Move {
         Ok(Self { memory, plan, vcpu_threads, granules, largest_chunk, guard })
     }
 
-    /// The same move in chunks of at most this many bytes: a power of two from 4 KiB to 2 MiB.
+    /// The same move in chunks of at most this many bytes, if the pool can be mapped in them: a power of two from 4 KiB to
+    /// 2 MiB.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn in_chunks_of(self, bytes: usize) -> Self {
-        assert!(bytes.is_power_of_two() && (crate::dram::PAGE..=granule_bytes()).contains(&bytes), "{bytes}");
+        assert!(bytes.is_power_of_two() && (PAGE..=granule_bytes()).contains(&bytes), "{bytes}");
         Self { largest_chunk: bytes, ..self }
     }
 
@@ -188,12 +189,14 @@ impl<'a> Run<'a> {
         let now = Instant::now();
         let node = plan.plan.node.filter(|_| plan.plan.direction == Direction::Recouple);
         let nodes = node.map(|node| NodeCarrier::survey(&plan.memory, node, plan.granules.clone())).transpose()?;
+        let smallest_chunk = carrier.map_or(PAGE, Carrier::smallest_chunk);
+        let chunks = smallest_chunk as u64..=plan.largest_chunk as u64;
         let mut run = Self {
             plan,
             control,
             carrier,
             nodes,
-            controller: Controller::new(&plan.plan.budget, plan.largest_chunk as u64),
+            controller: Controller::new(&plan.plan.budget, &chunks),
             loss: GuestLoss::watch(&plan.vcpu_threads),
             queue: VecDeque::new(),
             aside: Vec::new(),

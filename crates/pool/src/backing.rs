@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 /// `statfs` type of hugetlbfs (linux/magic.h).
 const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
-/// The step in which files have holes.
+/// The step in which files have holes and are mapped.
 const PAGE: u64 = 4096;
 /// Where devices describe themselves.
 const SYSFS_CHAR: &str = "/sys/dev/char";
@@ -40,11 +40,18 @@ pub(crate) struct Backing {
     path: PathBuf,
     kind: BackingKind,
     size: u64,
+    /// What addresses, offsets and lengths of its mappings are multiples of: its pages, or the device's alignment.
+    step: u64,
 }
 
 impl Backing {
     pub(crate) fn kind(&self) -> BackingKind {
         self.kind
+    }
+
+    /// What addresses, offsets and lengths of its mappings are multiples of; a power of two, at most the granule.
+    pub(crate) fn step(&self) -> u64 {
+        self.step
     }
 
     /// Opens what is there; creates nothing, writes nothing.
@@ -90,19 +97,20 @@ impl Backing {
             let (size, align) = dax_geometry(Path::new(SYSFS_CHAR), fs::major(rdev), fs::minor(rdev))
                 .ok_or(Error::WrongKind { path: path.clone(), what: "a device that is not device-dax" })?;
             refuse_coarse(&path, align)?;
-            return Ok(Self { file, path, kind: BackingKind::Device, size });
+            return Ok(Self { file, path, kind: BackingKind::Device, size, step: align });
         }
         let statfs = fs::fstatfs(&file).map_err(|errno| Error::System {
             what: "examine",
             path: path.clone(),
             source: errno.into(),
         })?;
-        let huge = statfs.f_type == HUGETLBFS_MAGIC;
-        if huge {
-            refuse_coarse(&path, u64::try_from(statfs.f_bsize).unwrap_or(u64::MAX))?;
+        let size = metadata.size();
+        if statfs.f_type == HUGETLBFS_MAGIC {
+            let step = u64::try_from(statfs.f_bsize).unwrap_or(u64::MAX);
+            refuse_coarse(&path, step)?;
+            return Ok(Self { file, path, kind: BackingKind::HugeFile, size, step });
         }
-        let kind = if huge { BackingKind::HugeFile } else { BackingKind::File };
-        Ok(Self { file, path, kind, size: metadata.size() })
+        Ok(Self { file, path, kind: BackingKind::File, size, step: PAGE })
     }
 
     pub(crate) fn file(&self) -> &File {

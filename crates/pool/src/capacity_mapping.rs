@@ -19,9 +19,6 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 
-/// What mappings are made of, and their offsets are multiples of.
-const PAGE: usize = 4096;
-
 /// Contiguous bytes of one pool that are a part of a capacity.
 #[derive(Clone, Debug)]
 pub(crate) struct Piece {
@@ -149,6 +146,14 @@ impl CapacityMapping {
         self.pieces.iter().map(|piece| piece.pool.inner.backing.kind()).max().unwrap_or(BackingKind::File)
     }
 
+    /// What parts of it can be mapped elsewhere in: addresses, offsets and lengths are multiples of this. A page of a file,
+    /// a huge page of a file of those, the alignment of a device; of several kinds the coarsest. At most the granule.
+    #[must_use]
+    pub fn placement_step(&self) -> usize {
+        let coarsest = self.pieces.iter().map(|piece| piece.pool.inner.backing.step()).max();
+        usize::try_from(coarsest.unwrap_or(GRANULE)).unwrap_or(usize::MAX)
+    }
+
     /// Brings in every page, so that neither this process nor a guest faults on one later. Holes become memory.
     ///
     /// # Errors
@@ -197,19 +202,21 @@ impl CapacityMapping {
     }
 
     /// Maps `bytes` bytes from `offset` on a second time, over whatever is mapped at `address`, and asks for huge pages
-    /// there. All three are multiples of the page size. When it fails, part of the range may have been mapped.
+    /// there. All three are multiples of [`CapacityMapping::placement_step`]; the kernel would unmap more than it maps, or
+    /// unmap and then refuse. When [`Error::NoMmap`] comes, part of the range may have been mapped, and part unmapped.
     ///
     /// # Errors
-    /// [`Error::OutsideMapping`], [`Error::NoMmap`].
+    /// [`Error::OutsideMapping`], with nothing changed; [`Error::NoMmap`].
     ///
     /// # Safety
     /// The `bytes` bytes from `address` on are mapped and belong to the caller, no reference leads there, and it is the
     /// caller who unmaps them.
     pub unsafe fn map_onto(&self, offset: usize, bytes: usize, address: *mut u8) -> Result<()> {
         let end = offset.checked_add(bytes).filter(|end| *end <= self.len());
-        let whole = [offset, bytes, address.addr()].iter().all(|number| number.is_multiple_of(PAGE));
+        let step = self.placement_step();
+        let whole = [offset, bytes, address.addr()].iter().all(|number| number.is_multiple_of(step));
         let Some(end) = end.filter(|_| whole && bytes > 0) else {
-            return Err(Error::OutsideMapping { offset, bytes, length: self.len() });
+            return Err(Error::OutsideMapping { offset, bytes, step, length: self.len() });
         };
         let pieces = clipped(&self.pieces, &(offset as u64..end as u64));
         // SAFETY: the pieces' lengths add up to `bytes`; the rest is the caller's promise.

@@ -457,12 +457,17 @@ pub enum Error {
         what: &'static str,
     },
     /// A part of a mapping that is to be shown elsewhere.
-    #[error("bytes {offset:#x}+{bytes:#x} are no whole pages, or do not lie in a mapping of {length:#x} bytes")]
+    #[error(
+        "bytes {offset:#x}+{bytes:#x} are no whole pages of {step:#x} bytes at an address of whole ones, or do not lie in a \
+         mapping of {length:#x} bytes"
+    )]
     OutsideMapping {
         /// Where the part begins.
         offset: usize,
         /// Its length.
         bytes: usize,
+        /// What it has to be made of.
+        step: usize,
         /// Bytes of the mapping.
         length: usize,
     },

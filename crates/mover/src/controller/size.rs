@@ -12,6 +12,7 @@
 //! A step up that has to be taken back soon was a mistake: the next one waits for twice as many chunks, so that a size
 //! just under the limit is not left every sixteen chunks.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// The smallest chunk: a page.
@@ -29,6 +30,7 @@ const MOST_PATIENCE: usize = 64;
 #[derive(Debug)]
 pub(super) struct ChunkSize {
     bytes: u64,
+    smallest: u64,
     largest: u64,
     /// `None`: the size does not change.
     limit: Option<Duration>,
@@ -44,10 +46,12 @@ pub(super) struct ChunkSize {
 
 impl ChunkSize {
     /// Always the largest.
-    pub(super) fn fixed(largest: u64) -> Self {
-        let largest = power_of_two(largest);
+    pub(super) fn fixed(bounds: &RangeInclusive<u64>) -> Self {
+        let smallest = power_of_two(*bounds.start());
+        let largest = power_of_two(*bounds.end()).max(smallest);
         Self {
             bytes: largest,
+            smallest,
             largest,
             limit: None,
             window: [Duration::ZERO; WINDOW],
@@ -57,10 +61,10 @@ impl ChunkSize {
         }
     }
 
-    /// At most the largest, and so small that few stay protected for longer than `limit`.
-    pub(super) fn under(limit: Duration, largest: u64) -> Self {
-        let fixed = Self::fixed(largest);
-        Self { bytes: fixed.largest.min(FIRST), limit: Some(limit), ..fixed }
+    /// Within the bounds, and so small that few stay protected for longer than `limit`, if the smallest is small enough.
+    pub(super) fn under(limit: Duration, bounds: &RangeInclusive<u64>) -> Self {
+        let fixed = Self::fixed(bounds);
+        Self { bytes: FIRST.clamp(fixed.smallest, fixed.largest), limit: Some(limit), ..fixed }
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -76,7 +80,7 @@ impl ChunkSize {
         self.window[self.seen % WINDOW] = protected;
         self.seen = self.seen.saturating_add(1);
         let high = self.second_longest();
-        if high > limit && self.bytes > SMALLEST {
+        if high > limit && self.bytes > self.smallest {
             self.step_down();
         } else if self.is_patient_enough() && self.bytes < self.largest && high * 5 / 2 <= limit {
             self.step_to(self.bytes * 2);

@@ -26,7 +26,7 @@ impl Simulation {
         let now = Instant::now();
         let (fixed, oversleep) = (10 * US, 60 * US);
         let (lost, bytes, too_long, chunks) = (Duration::ZERO, 0, 0, 0);
-        let controller = Controller::new(&budget, LARGEST);
+        let controller = Controller::new(&budget, &(SMALLEST..=LARGEST));
         Self { controller, began: now, now, bytes_per_us, fixed, oversleep, lost, bytes, too_long, chunks }
     }
 
@@ -86,8 +86,26 @@ fn chunks_shrink_at_once_when_memory_is_slow() {
 fn chunks_never_leave_their_bounds() {
     assert_eq!(Simulation::new(paced(1, 100), 1).steps(500), SMALLEST);
     assert_eq!(Simulation::new(paced(1_000_000, 100), 1000).steps(500), LARGEST);
-    assert_eq!(Controller::new(&Budget { pace: Pace::Fast, bandwidth: None }, 3 << 20).chunk_bytes(), LARGEST);
-    assert_eq!(Controller::new(&Budget { pace: Pace::Fast, bandwidth: None }, 48 << 10).chunk_bytes(), 32 << 10);
+    let fast = Budget { pace: Pace::Fast, bandwidth: None };
+    assert_eq!(Controller::new(&fast, &(SMALLEST..=3 << 20)).chunk_bytes(), LARGEST);
+    assert_eq!(Controller::new(&fast, &(SMALLEST..=48 << 10)).chunk_bytes(), 32 << 10);
+}
+
+#[test]
+fn chunks_are_never_smaller_than_what_the_pool_is_mapped_in() {
+    for step in (12..=21).map(|shift| 1 << shift) {
+        for budget in [Budget { pace: Pace::Fast, bandwidth: None }, paced(1, 100), Budget::default()] {
+            for largest in [SMALLEST, 64 << 10, LARGEST] {
+                let mut controller = Controller::new(&budget, &(step..=largest));
+                for _ in 0..200 {
+                    let (bytes, protected) = (controller.chunk_bytes(), Duration::from_millis(5));
+                    assert!(bytes >= step && bytes.is_multiple_of(step), "{bytes:#x} in steps of {step:#x}");
+                    let now = Instant::now();
+                    controller.record(&ChunkSample { bytes, protected, hit: true, lost: Duration::ZERO, now });
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -123,7 +141,7 @@ fn a_step_up_that_fails_again_and_again_becomes_rare() {
 
 #[test]
 fn memory_that_was_not_copied_says_nothing_about_the_chunk() {
-    let mut controller = Controller::new(&Budget::default(), LARGEST);
+    let mut controller = Controller::new(&Budget::default(), &(SMALLEST..=LARGEST));
     let (first, start) = (controller.chunk_bytes(), Instant::now());
     for round in 0..100 {
         let now = start + 10 * US * round;
@@ -158,7 +176,7 @@ fn a_guest_that_waits_for_nothing_needs_no_pause() {
 
 #[test]
 fn a_wait_for_a_cpu_counts_as_much_as_a_stall() {
-    let mut controller = Controller::new(&paced(300, 20), LARGEST);
+    let mut controller = Controller::new(&paced(300, 20), &(SMALLEST..=LARGEST));
     let now = Instant::now();
     controller.pause(now, None);
     controller.record(&ChunkSample { bytes: 4096, protected: 50 * US, hit: false, lost: 500 * US, now });
@@ -192,7 +210,7 @@ fn bandwidth_follows_the_lower_limit_while_it_changes() {
 
 #[test]
 fn no_bandwidth_at_all_is_a_pause_that_can_be_looked_into() {
-    let mut controller = Controller::new(&Budget::default(), LARGEST);
+    let mut controller = Controller::new(&Budget::default(), &(SMALLEST..=LARGEST));
     let now = Instant::now();
     controller.record(&ChunkSample { bytes: 4096, protected: 5 * US, hit: false, lost: Duration::ZERO, now });
     assert_eq!(controller.pause(now, Some(0)), LONGEST_PAUSE);
@@ -202,7 +220,7 @@ fn no_bandwidth_at_all_is_a_pause_that_can_be_looked_into() {
 
 #[test]
 fn percentiles_are_those_of_the_chunks_that_a_store_waited_for() {
-    let mut controller = Controller::new(&Budget::default(), LARGEST);
+    let mut controller = Controller::new(&Budget::default(), &(SMALLEST..=LARGEST));
     let start = Instant::now();
     for us in 1..=100u64 {
         let (protected, now) = (Duration::from_micros(us), start + Duration::from_millis(us));
@@ -251,7 +269,7 @@ proptest! {
     fn a_chunk_is_always_a_power_of_two_within_its_bounds(
         largest in 0u64..8 << 20, limit in 0u64..2000, times in proptest::collection::vec(0u64..5000, 0..400)
     ) {
-        let mut controller = Controller::new(&paced(limit, 20), largest);
+        let mut controller = Controller::new(&paced(limit, 20), &(SMALLEST..=largest));
         let mut now = Instant::now();
         for us in times {
             let bytes = controller.chunk_bytes();

@@ -9,7 +9,7 @@ use crate::plan::{Budget, MoveRange, Pace};
 use crate::userfault::Userfault;
 use nil_pool::{BadPlacement, MemoryHome, PinId, PinRequest, Place, Placed};
 use std::sync::atomic::{AtomicBool, Ordering};
-use storm::{Ground, HugeMount, Storm};
+use storm::{Ground, HugeFiles, HugeMount, Storm};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -412,4 +412,20 @@ fn huge_pages_stay_huge_both_ways() {
         assert_eq!(run(&movement(&ground, direction)).huge_bytes, 16 << 20);
     }
     assert_eq!(storm.lost_stores(), 0);
+}
+
+#[test]
+fn no_store_is_lost_on_the_way_to_a_file_of_huge_pages_and_back() {
+    let Some(files) = HugeFiles::try_new(64) else { return };
+    let ground = Ground::at(files.path(), 8 * MIB, MemoryHome::Dram);
+    let storm = Storm::over(&ground, 1);
+    let budgets = [Budget { pace: Pace::Fast, bandwidth: None }, Budget::default()];
+    for budget in budgets {
+        for direction in [Direction::Decouple, Direction::Recouple] {
+            let plan = MovePlan { budget, ..fast(direction) };
+            let movement = Move::new(Arc::clone(&ground.memory), plan, Vec::new()).expect("a move");
+            assert_eq!(run(&movement.in_chunks_of(4 * KIB)).chunk_bytes.smallest, 2 << 20);
+        }
+    }
+    assert_eq!((ground.memory.placement().away(), storm.lost_stores()), (4, 0));
 }

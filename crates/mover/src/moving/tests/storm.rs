@@ -123,6 +123,64 @@ impl Drop for HugeMount {
     }
 }
 
+/// How many huge pages of 2 MiB the machine keeps for files (Documentation/admin-guide/mm/hugetlbpage.rst).
+const KEPT: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+
+/// A hugetlbfs, and huge pages for it. Unmounted, and the machine left as it was, on drop.
+pub(super) struct HugeFiles {
+    directory: TempDir,
+    kept_before: String,
+}
+
+impl HugeFiles {
+    /// Mounts one with this many huge pages where that is permitted; says so where it is not.
+    pub(super) fn try_new(pages: usize) -> Option<Self> {
+        match Self::mount(pages) {
+            Ok(files) if files.kept() >= pages => Some(files),
+            Ok(files) => {
+                eprintln!(
+                    "skipped: this machine can keep {} huge pages for files, and {pages} are wanted",
+                    files.kept()
+                );
+                None
+            }
+            Err(error) => {
+                eprintln!("skipped: there can be no hugetlbfs here: {error}");
+                None
+            }
+        }
+    }
+
+    fn mount(pages: usize) -> std::io::Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let kept_before = std::fs::read_to_string(KEPT)?;
+        let (flags, options) = (rustix::mount::MountFlags::empty(), Some(c"pagesize=2M"));
+        rustix::mount::mount("nil-test", directory.path(), "hugetlbfs", flags, options)?;
+        let files = Self { directory, kept_before };
+        let wanted = files.kept_before.trim().parse().unwrap_or(0) + pages;
+        std::fs::write(KEPT, wanted.to_string())?;
+        Ok(files)
+    }
+
+    fn kept(&self) -> usize {
+        let kept = |text: &str| text.trim().parse().unwrap_or(0usize);
+        kept(&std::fs::read_to_string(KEPT).unwrap_or_default()).saturating_sub(kept(&self.kept_before))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+impl Drop for HugeFiles {
+    fn drop(&mut self) {
+        let unmounted = rustix::mount::unmount(self.directory.path(), rustix::mount::UnmountFlags::DETACH);
+        debug_assert!(unmounted.is_ok(), "what was mounted can be unmounted");
+        let restored = std::fs::write(KEPT, self.kept_before.trim());
+        debug_assert!(restored.is_ok(), "what was set can be set back");
+    }
+}
+
 fn word(memory: &GuestMemory, offset: usize) -> &AtomicU64 {
     assert!(offset.is_multiple_of(8) && offset + 8 <= memory.len());
     // SAFETY: the word lies in the memory's range, which is mapped as long as it lives, and everybody accesses it atomically.
