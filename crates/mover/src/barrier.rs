@@ -64,7 +64,8 @@ impl Barrier {
         }
     }
 
-    /// From now on stores into the chunk wait.
+    /// From now on stores into the chunk wait. If it fails, a part of it may be protected: whatever comes of it,
+    /// [`Barrier::lift`] or [`Barrier::replaced`] ends it.
     pub(crate) fn raise(&self, ground: Ground<'_>, chunk: &Range<usize>) -> Result<()> {
         let failed = |source| Error::Barrier { what: "write-protect", source };
         match self {
@@ -81,11 +82,7 @@ impl Barrier {
             }
             Self::Protect => {
                 ground.watch.raise();
-                let protected = ground.range.set_stores(chunk, Stores::Refused);
-                protected.map_err(|source| {
-                    ground.watch.lift();
-                    failed(source)
-                })
+                ground.range.set_stores(chunk, Stores::Refused).map_err(failed)
             }
             #[cfg(any(test, feature = "testing"))]
             Self::Unprotected => Ok(()),
@@ -119,11 +116,18 @@ impl Barrier {
         }
     }
 
-    /// The chunk stays where it is: stores go on.
+    /// The chunk stays where it is: stores go on, at least as far as to find that they are refused once more.
     pub(crate) fn lift(&self, ground: Ground<'_>, chunk: &Range<usize>) -> Result<()> {
         let failed = |source| Error::Barrier { what: "lift the write protection of", source };
         match self {
-            Self::Userfault(userfault) => userfault.unprotect(&ground.addresses(chunk)).map_err(failed),
+            Self::Userfault(userfault) => {
+                let addresses = ground.addresses(chunk);
+                userfault.unprotect(&addresses).map_err(|source| {
+                    // The first error is the one that counts.
+                    let _ = userfault.wake(&addresses);
+                    failed(source)
+                })
+            }
             Self::Protect => {
                 let unprotected = ground.range.set_stores(chunk, Stores::Permitted);
                 ground.watch.lift();

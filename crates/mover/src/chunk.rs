@@ -3,7 +3,7 @@
 //! ```text
 //! look ─▶ prepare ─▶ protect ─▶ look again ─▶ copy ─▶ ┌ recouple: word, place ┐ ─▶ wake
 //!                       │                             └ decouple: place, word ┘
-//!                       └─ pinned meanwhile, or memory failed ─▶ lift: the chunk stays
+//!                       └─ pinned meanwhile, or memory failed ─▶ lift: the chunk stays     place fails ─▶ the pool's bytes
 //! ```
 //!
 //! **Why no store is lost.** From `protect` until something else is mapped over the chunk no store reaches it, and what is
@@ -24,19 +24,19 @@ use crate::error::{Error, Result};
 use crate::memory::GuestMemory;
 use crate::pagemap::{PageMap, has_swap};
 use crate::precedence::Precedence;
-use crate::report::{Stall, StallReason};
+use crate::report::Stall;
 use crate::sides::Side;
 use crate::userfault::Userfault;
-use nil_pool::{BackingKind, CapacityMapping, Pin, Place, Placed};
+use nil_pool::{BackingKind, CapacityMapping, Place, Placed};
 use rustix::io::Errno;
 use rustix::mm::{Advice, madvise};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The owner of pins by which somebody keeps memory local that has been pulled back from the pool. They hold up what would
-/// decouple it, and not what recouples it.
-pub const HOLDER: &str = "nil recouple";
+mod pinned;
+
+pub use pinned::HOLDER;
 
 /// Zeros to write where the pool holds something that the guest does not.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -141,17 +141,24 @@ impl<'a> Carrier<'a> {
         };
         let _first = self.precedence.take();
         let begun = Instant::now();
-        self.barrier.raise(self.ground(), &chunk)?;
-        let carried = self.carry(&chunk, placed, expected);
+        let raised = self.barrier.raise(self.ground(), &chunk);
+        let carried = raised.and_then(|()| self.carry(&chunk, placed, expected));
+        let waiting = self.barrier.waiting(self.ground(), &chunk);
+        // Whatever else fails, who waits must go on; and what failed first is what is told.
+        let opened = match &carried {
+            Ok(Carried::Away(_) | Carried::Patched(_)) => self.barrier.replaced(self.ground(), &chunk),
+            Ok(Carried::Stays(_)) | Err(_) => self.barrier.lift(self.ground(), &chunk),
+        };
         if !matches!(carried, Ok(Carried::Away(_))) {
-            self.barrier.lift(self.ground(), &chunk)?;
             self.tidy(&chunk, expected);
         }
-        match carried? {
+        let carried = carried?;
+        opened?;
+        match carried {
             Carried::Stays(stall) => Ok(Attempt::Blocked(stall)),
+            Carried::Patched(error) => Err(error),
             Carried::Away(contents) => {
-                let hit = self.barrier.waiting(self.ground(), &chunk)? > 0;
-                self.barrier.replaced(self.ground(), &chunk)?;
+                let hit = waiting? > 0;
                 let protected = begun.elapsed();
                 let huge = contents == Contents::Something && self.is_huge(&chunk);
                 let bytes = chunk.len();
@@ -187,11 +194,14 @@ impl<'a> Carrier<'a> {
             }
         };
         let after = self.memory.sides().place_after(chunk, self.to())?;
-        self.settle(chunk, placed, after)?;
-        Ok(Carried::Away(contents))
+        Ok(match self.settle(chunk, placed, after) {
+            Ok(()) => Carried::Away(contents),
+            Err(error) => Carried::Patched(error),
+        })
     }
 
-    /// Maps what has been filled over the chunk, and writes that down; in which order, the top of this module says.
+    /// Maps what has been filled over the chunk, and writes that down; in which order, the top of this module says. If that
+    /// fails, the pool's bytes are mapped there.
     fn settle(&self, chunk: &Range<usize>, before: Placed, after: Place) -> Result<()> {
         let granule = chunk.start / granule_bytes();
         let word = Placed { place: after, ..before };
@@ -200,17 +210,34 @@ impl<'a> Carrier<'a> {
             Side::Dram => {
                 placement.put(granule, word);
                 if let Err(error) = self.place(chunk) {
+                    self.patch(chunk);
                     placement.put(granule, before);
                     return Err(error);
                 }
+                self.memory.sides().note(chunk, self.to());
+                Ok(())
             }
             Side::Pool => {
-                self.place(chunk)?;
+                let placed = self.place(chunk);
+                if placed.is_err() {
+                    self.patch(chunk);
+                }
                 placement.put(granule, word);
+                self.memory.sides().note(chunk, self.to());
+                placed
             }
         }
-        self.memory.sides().note(chunk, self.to());
-        Ok(())
+    }
+
+    /// Maps the pool's bytes over a chunk of which nobody knows what is mapped there: the kernel unmaps what is in the way
+    /// before it finds that it cannot go on. Whichever way the chunk was to go, the pool has all of it: there it came from,
+    /// or there it has just been copied to.
+    fn patch(&self, chunk: &Range<usize>) {
+        // SAFETY: the chunk is the guest's range, which belongs to `self.memory`.
+        let patched = unsafe { self.pool.map_onto(chunk.start, chunk.len(), self.memory.range().at(chunk.start)) };
+        if patched.is_err() {
+            self.memory.watch().lose(chunk.start);
+        }
     }
 
     /// What the chunk seems to hold; the guest may change that at any time.
@@ -392,27 +419,6 @@ impl<'a> Carrier<'a> {
         chunk.len() == granule_bytes() && self.page_map.is_huge(&self.addresses(chunk)).unwrap_or(false)
     }
 
-    /// What keeps the granule from moving.
-    pub(crate) fn pinned(&self, granule: usize) -> Option<Stall> {
-        let (start, end) = (granule * granule_bytes(), (granule + 1) * granule_bytes());
-        let pins = self.memory.pins().list();
-        let pin = pins.iter().find(|pin| {
-            let overlaps = pin.offset < end as u64 && pin.offset.saturating_add(pin.bytes) > start as u64;
-            overlaps && !(self.to() == Side::Dram && pin.owner == HOLDER)
-        })?;
-        Some(self.stall(pin.offset..pin.offset.saturating_add(pin.bytes), granule, reason(pin)))
-    }
-
-    /// A part of the memory that keeps a granule from moving, as far as it lies in that: whole pages.
-    pub(crate) fn stall(&self, pinned: Range<u64>, granule: usize, reason: StallReason) -> Stall {
-        let (start, end) = (granule * granule_bytes(), (granule + 1) * granule_bytes());
-        let within = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX).clamp(start, end);
-        let first = within(pinned.start) / PAGE * PAGE;
-        let bytes = within(pinned.end).next_multiple_of(PAGE) - first;
-        let guest_address = self.memory.guest_address(first);
-        Stall { guest_address, bytes: bytes as u64, reason }
-    }
-
     fn ground(&self) -> Ground<'_> {
         Ground { range: self.memory.range(), watch: self.memory.watch() }
     }
@@ -480,9 +486,6 @@ enum Carried {
     Away(Contents),
     /// It has not moved.
     Stays(Stall),
-}
-
-fn reason(pin: &Pin) -> StallReason {
-    let (owner, reason) = (pin.owner.clone(), pin.reason.clone());
-    if owner == HOLDER { StallReason::Held { owner, reason } } else { StallReason::Pinned { owner, reason } }
+    /// It could not be placed; the pool's bytes are mapped there now.
+    Patched(Error),
 }

@@ -164,7 +164,10 @@ impl Mirror {
         let range = AddressRange::private(bytes + granule_bytes())?;
         let failed = |source| Error::Populate { what: "the mirror of the guest's memory", source };
         range.populate(bytes..bytes + PAGE).map_err(failed)?;
-        Ok(Self { range, bound: AtomicBool::new(false) })
+        let mirror = Self { range, bound: AtomicBool::new(false) };
+        // The mapping knows its origin by now, and the page, which may be a huge one, has served.
+        mirror.empty(bytes..bytes + granule_bytes());
+        Ok(mirror)
     }
 
     /// The address that stands for a byte of the guest's memory.
@@ -207,11 +210,14 @@ impl Mirror {
 }
 
 /// Moves what is mapped at `from`, pages and all, over what is mapped at `to`. What was at `from` is mapped there still,
-/// without pages. Nobody who looks at `to` finds nothing there: the kernel does it under one lock.
+/// without pages. Nobody who looks at `to` finds nothing there: the kernel does it under one lock. Unless it fails: then
+/// nothing may be mapped at `to`, or what was there before.
 ///
 /// # Safety
 /// Both ranges are mapped and the caller's, and `from` is one mapping. There are no references into either.
 pub(crate) unsafe fn move_pages(from: *mut u8, bytes: usize, to: *mut u8) -> io::Result<()> {
+    #[cfg(test)]
+    failing::instead_of_moving(to, bytes)?;
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
     // SAFETY: the caller's promise.
     let moved = unsafe { libc::mremap(from.cast(), bytes, bytes, flags, to) };
@@ -223,4 +229,30 @@ pub(crate) const fn granule_bytes() -> usize {
     const BYTES: usize = 2 << 20;
     const { assert!(BYTES as u64 == GRANULE) }
     BYTES
+}
+
+/// Pages that cannot be moved.
+#[cfg(test)]
+pub(crate) mod failing {
+    use super::{io, munmap};
+    use std::cell::Cell;
+
+    thread_local! {
+        static FAILS: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// The next pages that this thread would move are not, and nothing is mapped where they were to go: what the kernel
+    /// does when it finds too late that there are too many mappings.
+    pub(crate) fn once() {
+        FAILS.set(true);
+    }
+
+    pub(super) fn instead_of_moving(to: *mut u8, bytes: usize) -> io::Result<()> {
+        if !FAILS.take() {
+            return Ok(());
+        }
+        // SAFETY: whoever moves pages gives up what is mapped there.
+        unsafe { munmap(to.cast(), bytes)? };
+        Err(io::Error::from_raw_os_error(libc::ENOMEM))
+    }
 }

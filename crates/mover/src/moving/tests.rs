@@ -4,10 +4,12 @@ mod storm;
 
 use super::*;
 use crate::chunk::HOLDER;
+use crate::dram::failing;
 use crate::lost::LostMemory;
 use crate::plan::{Budget, MoveRange, Pace};
 use crate::userfault::Userfault;
 use nil_pool::{BadPlacement, MemoryHome, PinId, PinRequest, Place, Placed};
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use storm::{Ground, HugeFiles, HugeMount, Storm};
 
@@ -355,6 +357,36 @@ fn memory_that_had_vanished_from_the_pool_before_the_move_is_lost_and_not_zero()
     assert!(matches!(place(3), Place::Local { .. }), "{:?}", place(3));
     assert_eq!(place(4), Place::Pooled, "what is lost stays where it was");
     assert_eq!(ground.word(2 * MIB).load(Ordering::Relaxed), 7);
+}
+
+#[test]
+fn a_chunk_that_cannot_be_placed_is_in_the_pool_and_the_move_ends_with_the_reason() {
+    let shapes: [fn(Move) -> Move; 2] = [|movement| movement, Move::by_mprotect];
+    for shape in shapes {
+        for direction in [Direction::Decouple, Direction::Recouple] {
+            let ground =
+                if direction == Direction::Decouple { Ground::in_dram(8 * MIB) } else { Ground::in_pool(8 * MIB) };
+            (0..2048).for_each(|page| ground.word(page * 4 * KIB).store(page as u64 + 1, Ordering::Relaxed));
+            let movement = shape(movement(&ground, direction)).in_chunks_of(256 * KIB);
+            failing::once();
+            let error = movement.run(&MoveControl::default(), |_| ()).expect_err("it cannot be placed");
+            assert!(
+                matches!(&error, Error::Place { source, .. } if source.kind() == ErrorKind::OutOfMemory),
+                "{error}"
+            );
+            assert_eq!(ground.memory.lost(), None);
+            let summary = ground.memory.placement().summary();
+            let as_it_was = if direction == Direction::Decouple { (3, 1, 0) } else { (0, 0, 4) };
+            assert_eq!((summary.local, summary.mixed, summary.pooled), as_it_was);
+
+            let storm = |add| (0..2048).map(|page| ground.word(page * 4 * KIB).fetch_add(add, Ordering::Relaxed)).sum();
+            let before: u64 = storm(1);
+            assert_eq!(before, 2048 * 2049 / 2, "contents are lost");
+            run(&movement);
+            both_ways(&ground, shape);
+            assert_eq!(storm(0), before + 2048, "stores are lost");
+        }
+    }
 }
 
 #[test]
