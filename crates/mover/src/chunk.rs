@@ -22,7 +22,7 @@ use crate::copy::{self, Failed};
 use crate::dram::{Mirror, PAGE, granule_bytes, move_pages};
 use crate::error::{Error, Result};
 use crate::memory::GuestMemory;
-use crate::pagemap::{PageMap, has_swap};
+use crate::pagemap::{PageMap, has_swap, is_resident};
 use crate::precedence::Precedence;
 use crate::report::Stall;
 use crate::sides::Side;
@@ -254,7 +254,7 @@ impl<'a> Carrier<'a> {
     /// What a chunk that seemed to hold nothing holds now that nobody can store into it.
     fn look_again(&self, chunk: &Range<usize>, seemed: Contents) -> Result<Contents> {
         let untouched = match self.to() {
-            Side::Pool => !self.page_map.is_present(&self.addresses(chunk)).unwrap_or(true),
+            Side::Pool => !has_swap() && !is_resident(&self.addresses(chunk)).unwrap_or(true),
             Side::Dram => !self.pool.has_data(chunk.clone()),
         };
         if untouched && seemed == Contents::Untouched { Ok(Contents::Untouched) } else { self.read(chunk) }

@@ -1,9 +1,10 @@
-//! What the page tables say about a range: `PAGEMAP_SCAN`.
+//! What the page tables say about a range: `PAGEMAP_SCAN`, and `mincore` where that says too little.
 //!
 //! Structures and numbers are those of `include/uapi/linux/fs.h`; Documentation/admin-guide/mm/pagemap.rst says what they
 //! mean. Linux 6.7 and later; what an older kernel cannot say counts as unknown.
 #![allow(unsafe_code)]
 
+use crate::dram::PAGE;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -58,11 +59,6 @@ impl PageMap {
         self.any(range, PAGE_IS_PRESENT | PAGE_IS_SWAPPED)
     }
 
-    /// Whether any page of the range is in memory.
-    pub(crate) fn is_present(&self, range: &Range<usize>) -> io::Result<bool> {
-        self.any(range, PAGE_IS_PRESENT)
-    }
-
     /// Whether the range is one huge page.
     pub(crate) fn is_huge(&self, range: &Range<usize>) -> io::Result<bool> {
         Ok(self.first(range, PAGE_IS_HUGE)?.is_some_and(|found| found == *range))
@@ -95,6 +91,19 @@ impl PageMap {
     }
 }
 
+/// Whether any page of a range of private memory holds anything, on a host without swap.
+///
+/// A page that is on its way to another place in memory, or has failed, is not present by `PAGEMAP_SCAN`; like one that is
+/// protected and was never there it counts as swapped. `mincore` tells them apart: only the last has nothing
+/// (`mincore_pte_range` in mm/mincore.c).
+pub(crate) fn is_resident(range: &Range<usize>) -> io::Result<bool> {
+    let mut pages = vec![0u8; range.len().div_ceil(PAGE)];
+    let start = std::ptr::with_exposed_provenance_mut(range.start);
+    // SAFETY: the call only writes a byte for each page of the range, and there is room for that.
+    let result = unsafe { libc::mincore(start, range.len(), pages.as_mut_ptr()) };
+    if result == 0 { Ok(pages.iter().any(|page| page & 1 == 1)) } else { Err(io::Error::last_os_error()) }
+}
+
 fn address(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
@@ -102,4 +111,27 @@ fn address(number: u64) -> usize {
 /// Whether pages can be in swap on this machine, where page tables alone do not tell what they hold.
 pub(crate) fn has_swap() -> bool {
     rustix::system::sysinfo().totalswap > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dram::{AddressRange, granule_bytes};
+    use crate::userfault::Userfault;
+
+    #[test]
+    fn memory_that_is_protected_holds_nothing_where_it_was_never_stored_into() {
+        let range = AddressRange::private(2 * granule_bytes()).expect("memory");
+        let second = granule_bytes()..granule_bytes() + PAGE;
+        range.populate(second).expect("pages");
+        let addresses = range.addresses();
+        let (first, second) =
+            (addresses.start..addresses.start + granule_bytes(), addresses.start + granule_bytes()..addresses.end);
+        let userfault = Userfault::open().expect("a userfaultfd");
+        userfault.register(&addresses).expect("registered");
+        userfault.protect(&addresses).expect("protected");
+        let pages = PageMap::open().expect("/proc");
+        assert!(pages.is_touched(&first).expect("Linux 6.7"), "a marker cannot be told from a page on its way");
+        assert!(!is_resident(&first).expect("mapped") && is_resident(&second).expect("mapped"));
+    }
 }
