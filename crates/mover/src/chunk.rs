@@ -130,6 +130,7 @@ impl<'a> Carrier<'a> {
     /// Moves the next chunk of a granule, of at most `limit` bytes; but no smaller part than the pool is mapped in.
     pub(crate) fn move_next(&self, granule: usize, limit: usize) -> Result<Attempt> {
         let _turn = self.memory.turn();
+        self.memory.require_owner()?;
         let placed = self.memory.placement().get(granule)?;
         let Some(chunk) = self.choose(granule, placed, limit)? else { return Ok(Attempt::Nothing) };
         if let Some(stall) = self.pinned(granule) {

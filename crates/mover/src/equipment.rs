@@ -71,6 +71,8 @@ impl<'a> Equipment<'a> {
         let Needs { plan, granules, guard, guest } = needs;
         let mut supply = memory.turn();
         let Some(pool) = pool_of(memory, plan.direction)? else { return Ok(None) };
+        // How warm it is is written into the map.
+        memory.require_owner()?;
         // No other move has a userfaultfd on its memory.
         if *guest == Guest::Runs && supply.moves == 1 {
             warm(memory, granules);

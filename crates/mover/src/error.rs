@@ -2,7 +2,7 @@
 
 use crate::lost::LostMemory;
 use crate::numa::NumaError;
-use nil_pool::{BadPlacement, Place, Source};
+use nil_pool::{BadPlacement, Epoch, HostSlot, Place, Source};
 use std::io;
 
 /// Why memory could not be had, or not be moved.
@@ -71,6 +71,19 @@ pub enum Error {
         "the guest's memory cannot move: its owner is not known yet; move it after the guest was booted or has landed"
     )]
     NoOwner,
+    /// The guest is somebody else's now, or nobody's.
+    #[error(
+        "the guest's memory does not move any more: this process moves it as host {host} at epoch {epoch}, but the guest's \
+         ownership word says {found}; move it where the guest runs"
+    )]
+    NotOwner {
+        /// In whose name memory was to move.
+        host: HostSlot,
+        /// Since when.
+        epoch: Epoch,
+        /// What the word says.
+        found: String,
+    },
     /// No addresses left.
     #[error("no address space for {bytes:#x} bytes; raise the limit on it (ulimit -v)")]
     NoAddressSpace {

@@ -10,8 +10,9 @@
 //! ```
 //!
 //! Invariants: something is mapped at every address of the range, at every instant; what is mapped there agrees with the
-//! placement map, except while the map says `Local` or `Mixed` of what has just come to the pool; nobody moves memory
-//! without the turn ([`crate::turn`]), so none moves while it is closed.
+//! placement map, except while the map says `Local` or `Mixed` of what has just come to the pool or is about to leave it;
+//! nobody writes the map but in the name of the guest's owner, as the ownership word has it; nobody moves memory without
+//! the turn ([`crate::turn`]), so none moves while it is closed.
 #![allow(unsafe_code)]
 
 use crate::dram::{AddressRange, PAGE, granule_bytes};
@@ -19,7 +20,7 @@ use crate::error::{Error, Hole, Result};
 use crate::lost::{LostMemory, Waited, Watch};
 use crate::sides::{Side, Sides, Supply};
 use crate::turn::{Turn, Turns};
-use nil_pool::{CapacityMapping, Epoch, GuestControl, HostSlot, PinTable, Place, PlacementMap, StateArea};
+use nil_pool::{CapacityMapping, Epoch, GuestControl, HostSlot, Ownership, PinTable, Place, PlacementMap, StateArea};
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -169,6 +170,21 @@ impl GuestMemory {
     /// ends with an error.
     pub fn disown(&self) {
         self.sides().owner = None;
+    }
+
+    /// Refuses to move memory of a guest that is not, or no longer, run by whom memory moves in the name of. One load.
+    pub(crate) fn require_owner(&self) -> Result<()> {
+        let (host, epoch) = self.sides().owner.ok_or(Error::NoOwner)?;
+        let found = match self.control.ownership().load() {
+            Ok(
+                Ownership::Owned { host: owner, epoch: since } | Ownership::Offered { source: owner, epoch: since, .. },
+            ) if (owner, since) == (host, epoch) => {
+                return Ok(());
+            }
+            Ok(other) => other.to_string(),
+            Err(damaged) => damaged.to_string(),
+        };
+        Err(Error::NotOwner { host, epoch, found })
     }
 
     /// Keeps everything where it is, if all of it is in the pool: by the placement map, and by what this process has mapped.

@@ -8,7 +8,7 @@ use crate::dram::failing;
 use crate::lost::LostMemory;
 use crate::plan::{Budget, MoveRange, Pace};
 use crate::userfault::Userfault;
-use nil_pool::{BadPlacement, MemoryHome, PinId, PinRequest, Place, Placed};
+use nil_pool::{BadPlacement, Epoch, MemoryHome, Ownership, PinId, PinRequest, Place, Placed};
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use storm::{Ground, HugeFiles, HugeMount, Storm};
@@ -409,6 +409,26 @@ fn locked_memory_moves_and_what_is_not_locked_any_more_is_counted() {
     let mut run = Run::begin(&decouple, &control, equipment.carrier()).expect("a move");
     assert_eq!(run.until_the_end(&mut |_| ()).expect("a move that ends"), MoveOutcome::Done);
     assert_eq!((run.lookout.unlocked_bytes(), locked()), (128 << 10, 64 * KIB));
+}
+
+#[test]
+fn a_guest_that_somebody_else_has_taken_does_not_move_and_its_map_stays_as_it_is() {
+    let ground = Ground::in_dram(8 * MIB);
+    let ours = Ownership::Owned { host: ground.host.slot(), epoch: Epoch(1) };
+    let theirs = Ownership::Owned { host: ground.host.slot(), epoch: Epoch(2) };
+    let slowly = MoveControl::default();
+    slowly.set_bandwidth(Some(50 << 20));
+    (0..4).for_each(|granule| ground.word(granule * 2 * MIB).store(7, Ordering::Relaxed));
+    let mut away = None;
+    let moved = movement(&ground, Direction::Decouple).run(&slowly, |progress| {
+        if progress.done_bytes > 0 && away.is_none() {
+            assert!(ground.control.ownership().transition(ours, theirs), "it was ours");
+            away = Some(ground.memory.placement().away());
+        }
+    });
+    let error = moved.expect_err("it is somebody else's");
+    assert!(matches!(error, Error::NotOwner { epoch: Epoch(1), .. }), "{error}");
+    assert_eq!(away, Some(ground.memory.placement().away()));
 }
 
 #[test]
