@@ -132,7 +132,7 @@ impl<'a> Carrier<'a> {
         let _turn = self.memory.turn();
         self.memory.require_owner()?;
         let placed = self.memory.placement().get(granule)?;
-        let Some(chunk) = self.choose(granule, placed, limit)? else { return Ok(Attempt::Nothing) };
+        let Some((chunk, after)) = self.choose(granule, placed, limit)? else { return Ok(Attempt::Nothing) };
         if let Some(stall) = self.pinned(granule) {
             return Ok(Attempt::Blocked(stall));
         }
@@ -143,7 +143,7 @@ impl<'a> Carrier<'a> {
         let _first = self.precedence.take();
         let begun = Instant::now();
         let raised = self.barrier.raise(self.ground(), &chunk);
-        let carried = raised.and_then(|()| self.carry(&chunk, placed, expected));
+        let carried = raised.and_then(|()| self.carry(&chunk, (placed, after), expected));
         let waiting = self.barrier.waiting(self.ground(), &chunk);
         // Whatever else fails, who waits must go on; and what failed first is what is told.
         let opened = match &carried {
@@ -168,15 +168,17 @@ impl<'a> Carrier<'a> {
         }
     }
 
-    fn choose(&self, granule: usize, placed: Placed, limit: usize) -> Result<Option<Range<usize>>> {
+    /// The next chunk of a granule, and where the granule is after that.
+    fn choose(&self, granule: usize, placed: Placed, limit: usize) -> Result<Option<(Range<usize>, Place)>> {
         let sides = self.memory.sides();
         sides.check(granule, placed.place)?;
         // All that was moved before has been a multiple of the smallest chunk, and so is what is left.
-        Ok(sides.next_chunk(self.to(), granule, limit.max(self.smallest_chunk())))
+        let chunk = sides.next_chunk(self.to(), granule, limit.max(self.smallest_chunk()));
+        chunk.map(|chunk| sides.place_after(&chunk, self.to()).map(|after| (chunk, after))).transpose()
     }
 
     /// What is done while the chunk is protected.
-    fn carry(&self, chunk: &Range<usize>, placed: Placed, expected: Expected) -> Result<Carried> {
+    fn carry(&self, chunk: &Range<usize>, (placed, after): (Placed, Place), expected: Expected) -> Result<Carried> {
         if let Some(stall) = self.pinned(chunk.start / granule_bytes()) {
             return Ok(Carried::Stays(stall));
         }
@@ -194,7 +196,6 @@ impl<'a> Carrier<'a> {
                 contents
             }
         };
-        let after = self.memory.sides().place_after(chunk, self.to())?;
         Ok(match self.settle(chunk, placed, after) {
             Ok(()) => Carried::Away(contents),
             Err(error) => Carried::Patched(error),

@@ -325,14 +325,18 @@ impl<'a> Run<'a> {
     /// All granules of the range that are not where they are to go, in the order in which they are to go there.
     fn fill_queue(&mut self) -> Result<()> {
         let side = to(self.plan.plan.direction);
-        let (placement, sides) = (self.plan.memory.placement(), self.plan.memory.sides());
+        let placement = self.plan.memory.placement();
         let grouping = Grouping::here(self.plan.memory.len() / granule_bytes());
         let mut granules = Vec::new();
         for granule in self.plan.granules.clone() {
             let placed = placement.get(granule)?;
-            sides.check(granule, placed.place)?;
             let on_another_node = self.nodes.as_ref().is_some_and(|nodes| nodes.has_left(granule));
-            if on_another_node || sides.bytes_not_on(side, granule) > 0 {
+            // Locked for a moment each time: another move may need it while it keeps stores out. As that one may be about to
+            // note down where the granule is, whoever moves it is to say in its turn whether the map contradicts that.
+            let sides = self.plan.memory.sides();
+            let is_left = sides.bytes_not_on(side, granule) > 0 || sides.check(granule, placed.place).is_err();
+            drop(sides);
+            if on_another_node || is_left {
                 granules.push((granule, placed.heat));
             }
         }
@@ -353,10 +357,15 @@ impl<'a> Run<'a> {
     /// Bytes that are not there yet.
     fn left(&self) -> u64 {
         let side = to(self.plan.plan.direction);
-        let sides = self.plan.memory.sides();
-        let on_the_other_side: u64 =
-            self.plan.granules.clone().map(|granule| sides.bytes_not_on(side, granule) as u64).sum();
-        on_the_other_side + self.nodes.as_ref().map_or(0, NodeCarrier::left)
+        let memory = &self.plan.memory;
+        let is_all = self.plan.granules.len() == memory.len() / granule_bytes();
+        let on_the_other_side = if is_all {
+            memory.sides().left(side)
+        } else {
+            // Locked for a moment each time, as above.
+            self.plan.granules.clone().map(|granule| memory.sides().bytes_not_on(side, granule)).sum()
+        };
+        on_the_other_side as u64 + self.nodes.as_ref().map_or(0, NodeCarrier::left)
     }
 
     /// Whether the carrier has to move a part of the granule.

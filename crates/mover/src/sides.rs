@@ -89,13 +89,16 @@ pub(crate) struct Sides {
     whole: Vec<Side>,
     /// The granules that are on both sides.
     mixed: BTreeMap<usize, PageSet>,
+    /// Bytes that are in the pool: the sum of all of these.
+    pooled: usize,
 }
 
 impl Sides {
     /// The memory of a guest that is wholly in the pool, or wholly in DRAM.
     pub(crate) fn new(granules: usize, pool: Option<CapacityMapping>) -> Self {
         let side = if pool.is_some() { Side::Pool } else { Side::Dram };
-        Self { pool: pool.map(Arc::new), owner: None, whole: vec![side; granules], mixed: BTreeMap::new() }
+        let pooled = if side == Side::Pool { granules * granule_bytes() } else { 0 };
+        Self { pool: pool.map(Arc::new), owner: None, whole: vec![side; granules], mixed: BTreeMap::new(), pooled }
     }
 
     fn pages(&self, granule: usize) -> PageSet {
@@ -117,12 +120,20 @@ impl Sides {
 
     /// Whether any byte is in the pool.
     pub(crate) fn has_pooled(&self) -> bool {
-        !self.mixed.is_empty() || self.whole.contains(&Side::Pool)
+        self.pooled > 0
     }
 
     /// Whether all of it is in the pool.
     pub(crate) fn is_pooled(&self) -> bool {
-        self.mixed.is_empty() && !self.whole.contains(&Side::Dram)
+        self.left(Side::Pool) == 0
+    }
+
+    /// How many bytes of all are not on this side.
+    pub(crate) fn left(&self, side: Side) -> usize {
+        match side {
+            Side::Pool => self.whole.len() * granule_bytes() - self.pooled,
+            Side::Dram => self.pooled,
+        }
     }
 
     /// How many bytes of a granule are not on this side.
@@ -158,6 +169,7 @@ impl Sides {
     pub(crate) fn note(&mut self, chunk: &Range<usize>, side: Side) {
         let granule = chunk.start / granule_bytes();
         let pages = self.pages_after(chunk, side);
+        self.pooled = self.pooled + pages.bytes_on(Side::Pool) - self.pages(granule).bytes_on(Side::Pool);
         if pages.bytes_on(side) == granule_bytes() {
             self.mixed.remove(&granule);
             self.whole[granule] = side;
@@ -218,10 +230,16 @@ mod tests {
         sides.check(1, Place::Pooled).expect_err("a part of it is local still");
         assert_eq!((sides.side_of(first.start), sides.side_of(second.start)), (Side::Pool, Side::Dram));
         assert_eq!(sides.bytes_not_on(Side::Pool, 1), half);
+        assert_eq!((sides.left(Side::Pool), sides.left(Side::Dram)), (3 * half, half));
         assert_eq!(sides.next_chunk(Side::Pool, 1, granule_bytes()), Some(second.clone()));
         assert_eq!(sides.place_after(&second, Side::Pool).expect("an owner"), Place::Pooled);
         sides.note(&second, Side::Pool);
         sides.check(1, Place::Pooled).expect("all of it is in the pool");
-        assert!(sides.mixed.is_empty() && sides.has_pooled());
+        assert!(sides.mixed.is_empty() && sides.has_pooled() && !sides.is_pooled());
+        sides.note(&(0..granule_bytes()), Side::Pool);
+        assert!(sides.is_pooled());
+        sides.note(&(0..granule_bytes()), Side::Dram);
+        sides.note(&(granule_bytes()..2 * granule_bytes()), Side::Dram);
+        assert!(!sides.has_pooled());
     }
 }
