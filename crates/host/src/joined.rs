@@ -1,7 +1,10 @@
 //! One report of several moves that were one to whoever ordered them: a move that had to be interrupted, or that went in
 //! several ranges.
 
-use nil_mover::{ChunkSizes, MoveReport, StallFigures};
+use nil_mover::{ChunkSizes, MoveReport, StallFigures, UndeclaredPin};
+
+/// More undeclared pins than this are not told one by one.
+const MOST_PINS: usize = 64;
 
 /// What two moves, one after the other, were together. What cannot be told from two reports (percentiles) is the worse of
 /// the two; the outcome is the later one's. Bytes that were to move count once if the second move was to finish the first.
@@ -16,6 +19,7 @@ pub(crate) fn join(earlier: MoveReport, later: MoveReport, relation: Relation) -
     let rate = bytes * 1_000_000 / u128::from((elapsed_us - stalled_us.min(elapsed_us)).max(1));
     let mut undeclared = later.undeclared;
     undeclared.extend(earlier.undeclared.into_iter().filter(|pin| !undeclared.contains(pin)).collect::<Vec<_>>());
+    let undeclared = first_of(undeclared);
     MoveReport {
         direction: later.direction,
         outcome: later.outcome,
@@ -34,6 +38,16 @@ pub(crate) fn join(earlier: MoveReport, later: MoveReport, relation: Relation) -
         chunk_bytes: both_sizes(earlier.chunk_bytes, later.chunk_bytes),
         undeclared,
     }
+}
+
+/// As many undeclared pins as a person reads, and how many more there are.
+pub(crate) fn first_of(mut pins: Vec<UndeclaredPin>) -> Vec<UndeclaredPin> {
+    if pins.len() > MOST_PINS {
+        let rest = pins.split_off(MOST_PINS - 1);
+        let bytes = rest.iter().map(|pin| pin.bytes).sum();
+        pins.push(UndeclaredPin { offset: None, bytes, holder: format!("a group of {} more", rest.len()) });
+    }
+    pins
 }
 
 /// Bytes that have arrived, whether or not they had to be copied.
@@ -73,7 +87,7 @@ fn both_sizes(a: ChunkSizes, b: ChunkSizes) -> ChunkSizes {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use nil_mover::{Direction, MoveOutcome, UndeclaredPin};
+    use nil_mover::{Direction, MoveOutcome};
 
     pub(crate) fn report(outcome: MoveOutcome, total: u64, copied: u64) -> MoveReport {
         MoveReport {
@@ -94,6 +108,15 @@ pub(crate) mod tests {
             chunk_bytes: ChunkSizes { smallest: copied, largest: copied },
             undeclared: Vec::new(),
         }
+    }
+
+    #[test]
+    fn many_undeclared_pins_are_told_as_some_and_a_number() {
+        let pin = |bytes| UndeclaredPin { offset: None, bytes, holder: "io_uring".into() };
+        let told = first_of((1..=100).map(pin).collect());
+        assert_eq!((told.len(), told[0].clone()), (64, pin(1)));
+        assert_eq!((told[63].bytes, told[63].holder.as_str()), ((64..=100).sum(), "a group of 37 more"));
+        assert_eq!(first_of(vec![pin(1); 64]), vec![pin(1); 64]);
     }
 
     #[test]

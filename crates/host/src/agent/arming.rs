@@ -26,7 +26,16 @@ impl Host {
         let membership = self.pools.get(order.pool)?;
         let control = membership.pool().guest(order.slot, order.id)?;
         self.check_adopted(&order.name)?;
-        let reservation = self.table.reserve(&order.name, self.dir.name(), PATIENCE_WITH_LEAVING)?;
+        let reserved = self.table.reserve(&order.name, self.dir.name(), PATIENCE_WITH_LEAVING);
+        let reservation = reserved.map_err(|error| match self.table.find_id(order.id) {
+            // Its worker may stand ready still because of an earlier attempt. The guest itself runs at its source.
+            Some(_) => Error::refused(format!(
+                "host {} has a worker for guest {} from an earlier attempt, which ends soon; try again in a moment",
+                self.dir.name(),
+                order.name
+            )),
+            None => error,
+        })?;
         let begun = Instant::now();
         let worker = self.start_worker(&reservation, &control, membership.slot())?.id();
         tracing::debug!("guest {}: its worker is up after {:?}", order.name, begun.elapsed());

@@ -77,7 +77,13 @@ impl Host {
             return Ok(None);
         }
         hear(Progress::step(format!("guest {}: what has moved goes back", occupation.name())));
-        let back = Relocation { direction: opposite(relocation.direction), ranges: Some(ranges), ..relocation.clone() };
+        let back = Relocation {
+            direction: opposite(relocation.direction),
+            ranges: Some(ranges),
+            // However long somebody was ready to wait for what they wanted: this keeps the guest for nothing.
+            stall_timeout_us: relocation.stall_timeout_us.min(MovePlan::STALL_TIMEOUT_US),
+            ..relocation.clone()
+        };
         self.move_ranges(occupation.name(), occupation.lane(), &back, hear)
     }
 

@@ -4,6 +4,7 @@ use super::moves::Telling;
 use super::orders::Orders;
 use super::status::Shown;
 use crate::error::{Error, Result};
+use crate::joined::first_of;
 use crate::message::{Lane, Phase};
 use nil_mover::{HOLDER, MovePlan, MoveProgress, MoveRange, MoveReport};
 use nil_pool::{Pin, PinRequest};
@@ -46,7 +47,8 @@ impl Orders {
         // The next move in this lane shows itself when this one has given it up.
         self.board().show_move(lane, None);
         drop(moving);
-        Ok(moved?)
+        let report = moved?;
+        Ok(MoveReport { undeclared: first_of(report.undeclared), ..report })
     }
 
     /// Has the move in a lane end after the chunk that it is at.

@@ -178,10 +178,19 @@ fn release_or_ask(args: &ReleaseArgs, membership: &Membership, others: &[&Member
     let absent = if args.without_absent { AbsentPools::TakeAsGone } else { AbsentPools::Refuse };
     match membership.release_capacity_with(tag, others, absent) {
         Ok(()) => Ok(ReleaseOutcome::Released { released: tag }),
+        // Only memory can be moved out of the way.
+        Err(Error::CapacityInUse { guest, .. }) if !is_memory_of(membership.pool(), &guest, tag) => anyhow::bail!(
+            "capacity {tag} has the state of guest '{guest}', which cannot be elsewhere while the guest lives; `nil vm \
+             stop {guest}` gives it back"
+        ),
         Err(Error::CapacityInUse { guest, .. }) if args.ask => {
             membership.ask_release(tag)?;
             Ok(ReleaseOutcome::Asked { asked: tag, used_by: Some(guest) })
         }
+        Err(Error::CapacityInUse { guest, .. }) => anyhow::bail!(
+            "capacity {tag} has memory of guest '{guest}'; with --ask the agent of the guest's host moves it out, and \
+             releases it"
+        ),
         // A stripe is asked for, and the whole is released.
         Err(Error::LegInUse { .. } | Error::WholeNotAtHand { .. }) if args.ask => {
             membership.ask_release(tag)?;
@@ -189,6 +198,11 @@ fn release_or_ask(args: &ReleaseArgs, membership: &Membership, others: &[&Member
         }
         Err(refused) => Err(refused.into()),
     }
+}
+
+/// Whether a capacity that a guest uses is that of its memory.
+fn is_memory_of(pool: &Pool, guest: &str, tag: Tag) -> bool {
+    pool.guests().iter().any(|found| found.name == guest && found.memory == tag)
 }
 
 /// One capacity, for people and programs.
@@ -243,6 +257,7 @@ impl CapacityLine {
     /// How many pieces it lies in.
     fn pieces(&self) -> String {
         match &self.stripe {
+            Some(stripe) if stripe.legs.len() == 1 => "1 stripe".to_owned(),
             Some(stripe) => format!("{} stripes", stripe.legs.len()),
             None => self.extents.len().to_string(),
         }

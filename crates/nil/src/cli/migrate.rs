@@ -58,7 +58,8 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<ExitCode> {
     let target = survey.host(to.as_str())?;
     let source = survey.host_of(guest)?;
     let order = Migrate {
-        deadline_us: u64::try_from(args.deadline.as_micros())?,
+        // More than fits is refused like everything that is too long.
+        deadline_us: u64::try_from(args.deadline.as_micros()).unwrap_or(u64::MAX),
         settling: if args.stay_in_pool { Settling::StayInPool } else { Settling::Recouple },
         budget: args.budget.budget(),
         stall_timeout_us: args.budget.stall_timeout_us(),
@@ -100,6 +101,9 @@ impl fmt::Display for Report {
         write_move(f, "decoupled", decouple.as_ref())?;
         let prepared = of_micros(self.0.prepare_us);
         match handoff {
+            None if *outcome == MigrationOutcome::Moved => {
+                writeln!(f, "handed over, how fast is not known; prepared in {prepared} while it ran")?;
+            }
             None => writeln!(f, "no handoff; prepared in {prepared} while it ran")?,
             Some(handoff) => {
                 writeln!(f, "handed over in {}, prepared in {prepared} while it ran", Micros(handoff.blackout_ns))?;

@@ -32,7 +32,7 @@ pub(crate) use table::Table;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// Moves running virtual machines between hosts by reference: their memory stays where it is, in a shared pool.
+/// Moves running virtual machines between hosts by reference: a handoff copies no memory.
 #[derive(Debug, Parser)]
 #[command(name = "nil", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(after_help = "Example, in three terminals:

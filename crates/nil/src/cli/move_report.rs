@@ -2,7 +2,7 @@
 
 use super::duration::of_micros;
 use super::moving::facts;
-use nil_mover::MoveReport;
+use nil_mover::{ChunkSizes, MoveReport, StallFigures};
 use nil_pool::Bytes;
 use std::fmt;
 
@@ -29,20 +29,9 @@ impl fmt::Display for MoveTable<'_> {
             ("rate", format!("{}/s", size(report.bytes_per_s))),
         ];
         if report.chunks > 0 {
-            let (smallest, largest) = (size(report.chunk_bytes.smallest), size(report.chunk_bytes.largest));
-            lines.push(("chunks", format!("{} of {smallest} to {largest}", report.chunks)));
+            lines.push(("chunks", chunks(report)));
         }
-        let stall = report.stall_us;
-        lines.push((
-            "guest stalled",
-            format!(
-                "{} times; median {}, p99 {}, longest {}",
-                stall.count,
-                of_micros(stall.p50),
-                of_micros(stall.p99),
-                of_micros(stall.max)
-            ),
-        ));
+        lines.push(("guest stalled", stalls(report.stall_us)));
         lines.push(("guest slowed", format!("{:.1} %", report.slowdown_pct)));
         if report.stalled_us > 0 {
             lines.push(("waited", format!("{} for memory that could not move", of_micros(report.stalled_us))));
@@ -54,10 +43,37 @@ impl fmt::Display for MoveTable<'_> {
     }
 }
 
+fn chunks(report: &MoveReport) -> String {
+    let ChunkSizes { smallest, largest } = report.chunk_bytes;
+    match (report.chunks, smallest, largest) {
+        (number, _, 0) => number.to_string(),
+        (number, smallest, largest) if smallest == largest => format!("{number} of {}", Bytes(largest)),
+        (number, smallest, largest) => format!("{number} of {} to {}", Bytes(smallest), Bytes(largest)),
+    }
+}
+
+fn stalls(stall: StallFigures) -> String {
+    let longest = of_micros(stall.max);
+    match stall.count {
+        0 => "never".to_owned(),
+        1 => format!("once, for {longest}"),
+        count => {
+            let (median, p99) = (of_micros(stall.p50), of_micros(stall.p99));
+            format!("{count} times; median {median}, p99 {p99}, longest {longest}")
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nil_mover::{ChunkSizes, Direction, MoveOutcome, StallFigures, UndeclaredPin};
+    use nil_mover::{Direction, MoveOutcome, UndeclaredPin};
+
+    #[test]
+    fn none_and_one_are_said_as_such() {
+        let stalls_of = |count| stalls(StallFigures { count, p50: 0, p99: 0, max: 40 });
+        assert_eq!((stalls_of(0).as_str(), stalls_of(1).as_str()), ("never", "once, for 40 µs"));
+    }
 
     #[test]
     fn a_report_shows_every_figure() {

@@ -13,7 +13,8 @@ use std::process::ExitCode;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Declare memory pinned: it is not moved out of DRAM, and a migration that needs it waits.
+    /// Declare memory pinned: it stays where it is. In DRAM, a migration waits for it; in the pool, it does not come into
+    /// DRAM, and goes along to other hosts.
     #[command(
         after_help = "Example:\n  nil pin add guest --at 0x40000000 --size 64K --owner vfio-pci --reason \"DMA ring\""
     )]
