@@ -20,7 +20,7 @@ use crate::vm::VmEvent;
 use crate::warm::WarmUp;
 use kvm_ioctls::VcpuExit;
 use nil_migrate::{Freeze, Landing, Outcome, Part, Seat, TornDown};
-use nil_mover::{GuestMemory, Waited};
+use nil_mover::{GuestMemory, Unreached, Waited};
 use nil_pool::{Epoch, SectionWriter};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -111,18 +111,18 @@ impl Runner {
             match self.run_guest() {
                 Left::Kicked => match self.shared.request() {
                     Request::None if self.memory.lost().is_none() => self.take_kick(),
-                    Request::None => return self.fault(self.memory_fault()),
+                    Request::None => return self.fault(&self.memory_fault()),
                     Request::Stop => return,
                     Request::Freeze if self.freeze() == Next::Run => {}
                     Request::Freeze => return,
                 },
                 Left::Ended(why) => return self.shared.tell(VmEvent::Ended { why }),
-                Left::Faulted(error) => return self.fault(error),
+                Left::Faulted(error) => return self.fault(&error),
             }
         }
     }
 
-    fn fault(&self, error: Error) {
+    fn fault(&self, error: &Error) {
         self.shared.tell(VmEvent::Faulted { why: error.to_string() });
     }
 
@@ -162,8 +162,17 @@ impl Runner {
                     PortAction::Exit(code) => return Left::Ended(format!("it wrote {code} to its exit port")),
                 },
                 Ok(VcpuExit::IoIn(port, data)) => lock(&self.devices).port_in(port, data),
-                Ok(VcpuExit::MmioRead(_, data)) => data.fill(0xFF),
-                Ok(VcpuExit::MmioWrite(..)) => {}
+                // There is no device here. But what KVM emulates and cannot do in memory, because that is protected while it
+                // moves, or lost, it takes for a device's, too.
+                Ok(VcpuExit::MmioRead(address, data)) => match self.memory.load(address, data) {
+                    Ok(()) => {}
+                    Err(Unreached::NoMemory) => data.fill(0xFF),
+                    Err(Unreached::Lost(lost)) => return Left::Faulted(Error::MemoryLost(lost)),
+                },
+                Ok(VcpuExit::MmioWrite(address, data)) => match self.memory.store(address, data) {
+                    Ok(()) | Err(Unreached::NoMemory) => {}
+                    Err(Unreached::Lost(lost)) => return Left::Faulted(Error::MemoryLost(lost)),
+                },
                 Ok(VcpuExit::Intr) => return Left::Kicked,
                 Ok(VcpuExit::Hlt) => return Left::Ended("it halted".into()),
                 // A guest whose page tables are gone faults until it cannot fault any more.
