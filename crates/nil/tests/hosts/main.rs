@@ -11,6 +11,7 @@ mod move_crashes;
 mod moves;
 mod playground;
 mod refusals;
+mod silences;
 mod standstills;
 mod stripes;
 mod witness;
