@@ -37,7 +37,7 @@ pub use chunk::HOLDER;
 pub use error::{Error, Hole, Result};
 pub use heat::{Heat, Sampling};
 pub use lost::{LostMemory, Waited};
-pub use memory::{Closed, GuestMemory};
+pub use memory::{Closed, GuestMemory, Unreached};
 pub use moving::Move;
 pub use plan::{Budget, Direction, MoveControl, MovePlan, MoveRange, Pace};
 pub use report::{ChunkSizes, MoveOutcome, MoveProgress, MoveReport, Stall, StallFigures, StallReason, UndeclaredPin};

@@ -15,6 +15,7 @@
 //! the turn ([`crate::turn`]), so none moves while it is closed.
 #![allow(unsafe_code)]
 
+use crate::copy::{self, Failed};
 use crate::dram::{AddressRange, PAGE, granule_bytes};
 use crate::error::{Error, Hole, Result};
 use crate::lost::{LostMemory, Waited, Watch};
@@ -45,6 +46,15 @@ pub struct GuestMemory {
 struct Stretch {
     offset: u64,
     guest_address: u64,
+}
+
+/// Why bytes of a guest could not be loaded or stored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Unreached {
+    /// The guest has no memory there.
+    NoMemory,
+    /// It had, and that has failed.
+    Lost(LostMemory),
 }
 
 /// A guest's memory of which nothing moves, all of it in the pool, as long as this lives.
@@ -227,7 +237,7 @@ impl GuestMemory {
         let page_fails = |&offset: &usize| {
             let mut byte = 0u8;
             // SAFETY: the byte lies in the range, which this maps as long as it lives; the handlers are installed.
-            unsafe { crate::copy::copy(&raw mut byte, self.as_ptr().add(offset), 1) }.is_err()
+            unsafe { copy::copy(&raw mut byte, self.as_ptr().add(offset), 1) }.is_err()
         };
         let pool = self.sides().pool.clone();
         let filled = pool.map_or_else(Vec::new, |pool| pool.data_ranges());
@@ -273,6 +283,53 @@ impl GuestMemory {
         let next = self.stretches.partition_point(|stretch| stretch.offset <= offset);
         let stretch = self.stretches[..next].last();
         stretch.map_or(offset, |stretch| stretch.guest_address + (offset - stretch.offset))
+    }
+
+    /// Loads what KVM could not load for the guest, because it emulates the instruction: an MMIO exit in the midst of memory.
+    /// Waits while the chunk moves.
+    ///
+    /// # Errors
+    /// [`Unreached`].
+    pub fn load(&self, guest_address: u64, bytes: &mut [u8]) -> std::result::Result<(), Unreached> {
+        let offset = self.offset_of(guest_address, bytes.len()).ok_or(Unreached::NoMemory)?;
+        // SAFETY: the bytes lie in the range, which this maps as long as it lives; the handlers are installed.
+        self.insist(offset, || unsafe { copy::copy(bytes.as_mut_ptr(), self.range.at(offset), bytes.len()) })
+    }
+
+    /// Stores what KVM could not store for the guest, like [`GuestMemory::load`]: its emulation does not wait where pages are
+    /// protected, and says that nothing is there. Not atomic, as nothing is that KVM emulates there.
+    ///
+    /// # Errors
+    /// [`Unreached`].
+    pub fn store(&self, guest_address: u64, bytes: &[u8]) -> std::result::Result<(), Unreached> {
+        let offset = self.offset_of(guest_address, bytes.len()).ok_or(Unreached::NoMemory)?;
+        // SAFETY: as in `load`.
+        self.insist(offset, || unsafe { copy::copy(self.range.at(offset), bytes.as_ptr(), bytes.len()) })
+    }
+
+    /// Where bytes lie that are contiguous in the guest's address space.
+    fn offset_of(&self, guest_address: u64, bytes: usize) -> Option<usize> {
+        let ends = self.stretches.iter().skip(1).map(|next| next.offset).chain([self.len() as u64]);
+        let offset = self.stretches.iter().zip(ends).find_map(|(stretch, end)| {
+            let offset = stretch.offset.checked_add(guest_address.checked_sub(stretch.guest_address)?)?;
+            (offset.checked_add(bytes as u64)? <= end).then_some(offset)
+        })?;
+        usize::try_from(offset).ok()
+    }
+
+    /// Tries an access until it succeeds, or fails for another reason than that a chunk moves.
+    fn insist(
+        &self,
+        offset: usize,
+        mut access: impl FnMut() -> std::result::Result<(), Failed>,
+    ) -> std::result::Result<(), Unreached> {
+        while access().is_err() {
+            if self.watch.wait() == Waited::NothingMoves {
+                self.watch.lose(offset);
+                return Err(Unreached::Lost(self.lost_at(offset)));
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn sides(&self) -> MutexGuard<'_, Sides> {

@@ -1,5 +1,6 @@
 //! Moves under threads that store into every page as fast as they can.
 
+mod access;
 mod storm;
 
 use super::*;
