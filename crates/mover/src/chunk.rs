@@ -12,9 +12,10 @@
 //! **Why the word is never too good.** Stores reach the new place as soon as it is mapped, before anybody is woken. So a
 //! granule is written down as having left the pool before its memory is mapped, and as having arrived there after.
 //!
-//! **Why a pin is never overlooked.** A device writes its pin down before it takes hold of the pages, and pins are looked
-//! at under protection: one that is not there yet belongs to a device that has still to take hold, for writing, and so
-//! waits for the chunk and gets the pages that it has then.
+//! **Why no pin for writing is overlooked.** A device writes its pin down before it takes hold of the pages, and pins are
+//! looked at under protection: one that is not there yet belongs to a device that has still to take hold. If it does that
+//! for writing, it waits for the chunk and gets the pages that it has then. If only for reading, it does not wait, and may
+//! keep pages that are not the guest's any more.
 #![allow(unsafe_code)]
 
 use crate::barrier::{Barrier, Ground};

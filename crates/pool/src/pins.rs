@@ -96,8 +96,8 @@ impl PinTable {
         0..u16::try_from(PINS).unwrap_or(u16::MAX)
     }
 
-    /// Pins a part of the memory. Whether it is at rest at this moment is for the mover to say: take pins through it where
-    /// there is one.
+    /// Pins a part of the memory: from now on no chunk of it begins to move. One that is moving already may still do so: who
+    /// takes a pin takes hold of the pages afterwards, and for writing, so that it waits for such a chunk.
     ///
     /// # Errors
     /// [`Error::PinOutside`], [`Error::BadText`], [`Error::PinTableFull`].
