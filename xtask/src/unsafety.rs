@@ -21,7 +21,6 @@ const HOLDERS: &[(&str, &[&str])] = &[
             "chunk.rs",
             "copy.rs",
             "dram.rs",
-            "heat/tracking.rs",
             "lost.rs",
             "lost/tests.rs",
             "memory.rs",

@@ -31,14 +31,14 @@
 //! A mapping has one userfaultfd at a time, so that sampling must be over before a move registers its own; and sampling a
 //! mapping which has one is refused. Where the kernel cannot track a kind of memory (devices), nothing is known of it.
 
-#[allow(unsafe_code)]
 mod tracking;
 
+use crate::pagemap::Page;
 use nil_pool::PlacementMap;
 use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
-use tracking::{Page, Tracking};
+use tracking::Tracking;
 
 /// What is sampled, and what moves, at a time.
 const GRANULE: usize = 2 << 20;
@@ -107,10 +107,8 @@ impl Heat {
 enum Unsampled {
     #[error("{0:#x}..{1:#x} are no whole granules")]
     Uneven(usize, usize),
-    #[error(
-        "there is no userfaultfd for write protection: {0}; may this process use it (vm.unprivileged_userfaultfd)?"
-    )]
-    NoTracking(#[source] io::Error),
+    #[error(transparent)]
+    NoTracking(#[from] crate::Error),
     #[error("stores into this memory cannot be noted (device memory, or another userfaultfd has it): {0}")]
     Unsuitable(#[source] io::Error),
     #[error("it cannot be told which pages there are (PAGEMAP_SCAN, Linux 6.7 and later): {0}")]
@@ -123,7 +121,7 @@ fn sample(memory: &Range<usize>, sampling: Sampling) -> Result<Vec<u8>, Unsample
     if !memory.start.is_multiple_of(GRANULE) || !memory.len().is_multiple_of(GRANULE) {
         return Err(Unsampled::Uneven(memory.start, memory.end));
     }
-    let tracking = Tracking::new().map_err(Unsampled::NoTracking)?;
+    let tracking = Tracking::new()?;
     let registered = tracking.register(memory).map_err(Unsampled::Unsuitable)?;
     let backings = survey(&tracking, memory).map_err(Unsampled::Unsurveyed)?;
     let mut spots = Spots::of(memory.start, &backings);

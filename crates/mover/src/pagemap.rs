@@ -43,6 +43,16 @@ struct Region {
 
 const _: () = assert!(size_of::<Scan>() == 0x60 && size_of::<Region>() == 24);
 
+/// Runs of pages that one call may find.
+const AT_ONCE: usize = 64;
+
+/// What kind of page is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Page {
+    Small,
+    Huge,
+}
+
 /// This process's page tables.
 #[derive(Debug)]
 pub(crate) struct PageMap {
@@ -71,23 +81,56 @@ impl PageMap {
     /// The first run of pages in any of the categories.
     fn first(&self, range: &Range<usize>, categories: u64) -> io::Result<Option<Range<usize>>> {
         let mut found = [Region::default()];
+        let (found, _) = self.scan(range, categories, categories, &mut found)?;
+        Ok(found.first().map(Region::pages))
+    }
+
+    /// Tells each run of pages that are there, in order.
+    pub(crate) fn present(&self, range: &Range<usize>, mut tell: impl FnMut(Range<usize>, Page)) -> io::Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let mut found = [Region::default(); AT_ONCE];
+            let shown = PAGE_IS_PRESENT | PAGE_IS_HUGE;
+            let (found, end) = self.scan(&(at..range.end), PAGE_IS_PRESENT, shown, &mut found)?;
+            for run in found {
+                tell(run.pages(), if run.categories & PAGE_IS_HUGE == 0 { Page::Small } else { Page::Huge });
+            }
+            if end <= at {
+                return Err(io::Error::other("PAGEMAP_SCAN does not get on"));
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// Runs of pages in any of the wanted categories, as many as there is room for, and how far it has looked.
+    fn scan<'a>(
+        &self,
+        range: &Range<usize>,
+        wanted: u64,
+        shown: u64,
+        found: &'a mut [Region],
+    ) -> io::Result<(&'a [Region], usize)> {
         let mut scan = Scan {
             size: size_of::<Scan>() as u64,
             start: range.start as u64,
             end: range.end as u64,
             vec: found.as_mut_ptr().expose_provenance() as u64,
-            vec_len: 1,
-            category_anyof_mask: categories,
-            return_mask: categories,
+            vec_len: found.len() as u64,
+            category_anyof_mask: wanted,
+            return_mask: shown,
             ..Scan::default()
         };
-        // SAFETY: the structure and the one region that it points to are alive and of the sizes that it says.
+        // SAFETY: the structure and the regions that it points to are alive and of the sizes that it says.
         let regions = unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &raw mut scan) };
-        match regions {
-            0 => Ok(None),
-            1.. => Ok(Some(address(found[0].start)..address(found[0].end))),
-            _ => Err(io::Error::last_os_error()),
-        }
+        let regions = usize::try_from(regions).map_err(|_| io::Error::last_os_error())?;
+        Ok((&found[..regions.min(found.len())], address(scan.walk_end)))
+    }
+}
+
+impl Region {
+    fn pages(&self) -> Range<usize> {
+        address(self.start)..address(self.end)
     }
 }
 

@@ -6,11 +6,13 @@
 #![allow(unsafe_code)]
 
 use crate::error::{Error, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 /// `_IOC_READ` and `_IOC_WRITE` (asm-generic/ioctl.h): which way the kernel copies the argument.
 const OUT: u32 = 2;
@@ -215,29 +217,43 @@ impl Userfault {
 
     /// Takes all messages that are there; how many stores they say have begun to wait for the range.
     pub(crate) fn drain(&self, range: &Range<usize>) -> io::Result<usize> {
-        const AT_ONCE: usize = 32;
-        let nothing = Message { event: 0, reserved: [0; 7], flags: 0, address: 0, thread: 0 };
         let mut waiting = 0;
-        loop {
-            let mut messages = [nothing; AT_ONCE];
-            // SAFETY: the buffer is alive and as long as it is said to be; any bytes are a valid `Message`.
-            let read = unsafe { libc::read(self.fd.as_raw_fd(), messages.as_mut_ptr().cast(), size_of_val(&messages)) };
-            let Ok(read) = usize::try_from(read) else {
-                match io::Error::last_os_error() {
-                    error if error.kind() == io::ErrorKind::WouldBlock => return Ok(waiting),
-                    error if error.kind() == io::ErrorKind::Interrupted => continue,
-                    error => return Err(error),
-                }
-            };
-            let messages = &messages[..read / size_of::<Message>()];
-            let here = |message: &&Message| {
-                message.event == EVENT_PAGEFAULT && (range.start as u64..range.end as u64).contains(&message.address)
-            };
-            waiting += messages.iter().filter(here).count();
-            if messages.len() < AT_ONCE {
-                return Ok(waiting);
-            }
+        let mut count = |address| {
+            waiting += usize::from(range.contains(&address));
+            Ok(())
+        };
+        while self.read(&mut count)? == Left::Some {}
+        Ok(waiting)
+    }
+
+    /// Waits until somebody waits to store, for so long at most; and tells the addresses.
+    pub(crate) fn stores(&self, timeout: Duration, mut tell: impl FnMut(usize) -> io::Result<()>) -> io::Result<()> {
+        let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) | Err(Errno::INTR) => Ok(()),
+            Ok(_) => self.read(&mut tell).map(drop),
+            Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// Reads as many messages as it can at once, without waiting for any, and tells the addresses of stores that wait.
+    fn read(&self, tell: &mut impl FnMut(usize) -> io::Result<()>) -> io::Result<Left> {
+        const AT_ONCE: usize = 64;
+        let nothing = Message { event: 0, reserved: [0; 7], flags: 0, address: 0, thread: 0 };
+        let mut messages = [nothing; AT_ONCE];
+        // SAFETY: the buffer is alive and as long as it is said to be; any bytes are a valid `Message`.
+        let read = unsafe { libc::read(self.fd.as_raw_fd(), messages.as_mut_ptr().cast(), size_of_val(&messages)) };
+        let Ok(read) = usize::try_from(read) else {
+            return match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::WouldBlock => Ok(Left::None),
+                error if error.kind() == io::ErrorKind::Interrupted => Ok(Left::Some),
+                error => Err(error),
+            };
+        };
+        let messages = &messages[..read / size_of::<Message>()];
+        let faults = messages.iter().filter(|message| message.event == EVENT_PAGEFAULT);
+        faults.map(|fault| usize::try_from(fault.address).unwrap_or(usize::MAX)).try_for_each(tell)?;
+        Ok(if messages.len() < AT_ONCE { Left::None } else { Left::Some })
     }
 
     /// Has every access to the range (missing pages only) fail as memory does that has failed.
@@ -251,6 +267,13 @@ impl Userfault {
         let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), number, std::ptr::from_mut(argument)) };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
+}
+
+/// Whether there may be more messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Left {
+    None,
+    Some,
 }
 
 fn flags() -> OFlags {
