@@ -154,11 +154,11 @@ impl Host {
         self.tidy(&occupation);
         if let Some(back) = undone? {
             let whole = back.is_none_or(|report| report.outcome == MoveOutcome::Done);
-            occupation.job.end(match whole {
-                true => End::AsBefore(format!("guest {guest} runs on; its memory is in the pool")),
-                false => {
-                    End::Otherwise(format!("guest {guest} runs on; part of its memory could not go back to the pool"))
-                }
+            let (memory, part) = ("its memory is in the pool", "part of its memory could not go back to the pool");
+            occupation.job.end(if whole {
+                End::AsBefore(format!("guest {guest} runs on; {memory}"))
+            } else {
+                End::Otherwise(format!("guest {guest} runs on; {part}"))
             });
         }
         relocated?.moved.ok_or_else(|| Error::refused(format!("guest {guest}: recoupling was called off")))

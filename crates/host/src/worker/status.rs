@@ -149,3 +149,74 @@ impl StatusBoard {
         inner.status.phase
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::ProcessId;
+    use nil_pool::{GuestId, GuestSlot, PoolId};
+    use std::os::unix::net::UnixStream;
+
+    fn board() -> StatusBoard {
+        StatusBoard::new(WorkerStatus {
+            process: ProcessId::current().expect("this process"),
+            guest: GuestId::random(),
+            pool: PoolId::random(),
+            slot: GuestSlot(0),
+            name: "g".parse().expect("a good name"),
+            phase: Phase::Running,
+            detail: None,
+            moving: None,
+            move_limit: None,
+            memory_address: None,
+        })
+    }
+
+    fn watched(board: &StatusBoard) -> Connection {
+        let (ours, theirs) = UnixStream::pair().expect("two sockets");
+        board.watch(Connection::over(ours, "the agent"));
+        Connection::over(theirs, "the worker")
+    }
+
+    /// Shows one address after the other until somebody has no room; returns the one that was shown last.
+    fn fill(board: &StatusBoard) -> u64 {
+        let mut shown = 0;
+        while !board.lock().is_somebody_behind() {
+            shown += 1;
+            board.show_memory(shown);
+        }
+        shown
+    }
+
+    #[test]
+    fn a_watcher_that_does_not_read_holds_nobody_up_and_gets_the_latest_when_it_does() {
+        let (board, last) = (board(), std::sync::mpsc::channel());
+        let mut watcher = watched(&board);
+        let shown = fill(&board);
+        std::thread::scope(|scope| {
+            scope.spawn(|| board.wait_final());
+            scope.spawn(|| {
+                while let Ok(Some(WorkerReply::Status(status))) = watcher.receive() {
+                    last.0.send(status.memory_address).expect("the test listens");
+                    if status.memory_address == Some(shown) {
+                        break;
+                    }
+                }
+            });
+            let heard = last.1.iter().find(|address| *address == Some(shown));
+            assert_eq!(heard, Some(Some(shown)));
+            board.enter(&[Phase::Running], Phase::Ended, None).expect("it ran");
+        });
+    }
+
+    #[test]
+    fn a_watcher_that_never_reads_is_hung_up_on() {
+        let board = board();
+        let _watcher = watched(&board);
+        fill(&board);
+        let mut inner = board.lock();
+        inner.watchers[0].behind = Instant::now().checked_sub(PATIENCE);
+        inner.catch_up();
+        assert!(inner.watchers.is_empty());
+    }
+}
