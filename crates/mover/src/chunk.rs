@@ -3,8 +3,10 @@
 //! ```text
 //! look ─▶ prepare ─▶ protect ─▶ look again ─▶ copy ─▶ ┌ recouple: word, place ┐ ─▶ wake
 //!                       │                             └ decouple: place, word ┘
-//!                       └─ pinned meanwhile, or memory failed ─▶ lift: the chunk stays     place fails ─▶ the pool's bytes
+//!                       └─ pinned meanwhile, or memory failed ─▶ lift: the chunk stays
 //! ```
+//!
+//! **When `place` fails**, the kernel may have unmapped the chunk: the pool, which has all of it, is mapped there.
 //!
 //! **Why no store is lost.** From `protect` until something else is mapped over the chunk no store reaches it, and what is
 //! mapped then has been copied after `protect`. A store that waited tries again and finds what is mapped then.

@@ -285,8 +285,8 @@ impl GuestMemory {
         stretch.map_or(offset, |stretch| stretch.guest_address + (offset - stretch.offset))
     }
 
-    /// Loads what KVM could not load for the guest, because it emulates the instruction: an MMIO exit in the midst of memory.
-    /// Waits while the chunk moves.
+    /// Loads what KVM could not load for the guest, because it emulates the instruction: an MMIO exit in the midst of
+    /// memory. Waits while the chunk moves.
     ///
     /// # Errors
     /// [`Unreached`].
@@ -296,8 +296,8 @@ impl GuestMemory {
         self.insist(offset, || unsafe { copy::copy(bytes.as_mut_ptr(), self.range.at(offset), bytes.len()) })
     }
 
-    /// Stores what KVM could not store for the guest, like [`GuestMemory::load`]: its emulation does not wait where pages are
-    /// protected, and says that nothing is there. Not atomic, as nothing is that KVM emulates there.
+    /// Stores what KVM could not store for the guest, like [`GuestMemory::load`]: its emulation does not wait where pages
+    /// are protected, and says that nothing is there. Not atomic: other vCPUs may see a part of it.
     ///
     /// # Errors
     /// [`Unreached`].
