@@ -137,6 +137,22 @@ impl GuestMemory {
         })
     }
 
+    /// The same memory in other regions of the guest's address space than its record says, in ascending order: (address,
+    /// bytes). For a VMM that leaves holes between them.
+    #[must_use]
+    pub fn laid_out(mut self, regions: impl IntoIterator<Item = (u64, u64)>) -> Self {
+        let mut offset = 0;
+        self.stretches = regions
+            .into_iter()
+            .map(|(guest_address, bytes)| {
+                let stretch = Stretch { offset, guest_address };
+                offset += bytes;
+                stretch
+            })
+            .collect();
+        self
+    }
+
     /// Address of the first byte. The guest may write these bytes at any time.
     #[must_use]
     pub fn as_ptr(&self) -> *mut u8 {

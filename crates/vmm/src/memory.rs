@@ -49,6 +49,7 @@ impl GuestRam {
             slots.push(kvm_userspace_memory_region { slot, flags: 0, guest_phys_addr, memory_size, userspace_addr });
             userspace_addr += memory_size;
         }
+        let memory = memory.laid_out(boot::ram_regions(memory_bytes));
         Ok(Self { memory: Arc::new(memory), slots })
     }
 

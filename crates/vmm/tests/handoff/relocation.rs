@@ -12,6 +12,14 @@ fn relocate(vm: &Vm, direction: Direction) -> MoveReport {
     vm.move_memory(plan, &MoveControl::default(), |_| {}).expect("the memory moves")
 }
 
+/// A counting guest that runs in the DRAM of the first host, and has a place in the pool to go to.
+fn guest_in_dram(rack: &Rack) -> (GuestControl, Vm) {
+    let (control, vm) = rack.boot(&COUNTING, false, MemoryHome::Dram);
+    vm.start().expect("the guest starts");
+    rack.hosts[0].place_memory(&control).expect("room in the pool");
+    (control, vm)
+}
+
 /// Hands the guest over to the other host.
 fn hand_over(rack: &Rack, control: &GuestControl, vm: &Vm, to: usize) -> Vm {
     let to = rack.hosts[to].slot();
@@ -29,8 +37,7 @@ fn a_guest_in_dram_is_decoupled_handed_over_and_recoupled_and_never_loses_its_co
         return;
     }
     let rack = Rack::new();
-    let (control, mut vm) = rack.boot(&COUNTING, false, MemoryHome::Dram);
-    vm.start().expect("the guest starts");
+    let (control, mut vm) = guest_in_dram(&rack);
     let mut count = await_progress(&vm, 0);
     for turn in 0..10 {
         rack.hosts[turn % 2].place_memory(&control).expect("room in the pool");
@@ -56,9 +63,7 @@ fn a_guest_with_memory_in_dram_is_not_handed_over_and_runs_on() {
         return;
     }
     let rack = Rack::new();
-    let (control, vm) = rack.boot(&COUNTING, false, MemoryHome::Dram);
-    vm.start().expect("the guest starts");
-    rack.hosts[0].place_memory(&control).expect("room in the pool");
+    let (control, vm) = guest_in_dram(&rack);
     relocate(&vm, Direction::Decouple);
     vm.clear_arm();
     let target = Vm::arm(&control, rack.hosts[1].slot(), WaitStyle::Auto).expect("the target arms");
@@ -76,9 +81,7 @@ fn a_move_waits_for_pinned_memory_and_names_who_has_pinned_it() {
         return;
     }
     let rack = Rack::new();
-    let (control, vm) = rack.boot(&COUNTING, false, MemoryHome::Dram);
-    vm.start().expect("the guest starts");
-    rack.hosts[0].place_memory(&control).expect("room in the pool");
+    let (_, vm) = guest_in_dram(&rack);
     let request = PinRequest {
         offset: 2 << 20,
         bytes: 4096,
