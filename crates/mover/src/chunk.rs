@@ -420,6 +420,11 @@ impl<'a> Carrier<'a> {
         }
     }
 
+    /// Whether any of this part lies in huge pages.
+    pub(crate) fn has_huge_pages(&self, part: &Range<usize>) -> bool {
+        self.page_map.has_huge(&self.addresses(part)).unwrap_or(false)
+    }
+
     fn is_huge(&self, chunk: &Range<usize>) -> bool {
         chunk.len() == granule_bytes() && self.page_map.is_huge(&self.addresses(chunk)).unwrap_or(false)
     }

@@ -96,6 +96,11 @@ impl Controller {
         }
     }
 
+    /// Begins with the largest chunk: for memory that lies in huge pages, which smaller chunks would split.
+    pub(crate) fn begin_large(&mut self) {
+        self.size.begin_large();
+    }
+
     /// How large the next chunk is to be: a power of two from the smallest to the largest.
     pub(crate) fn chunk_bytes(&self) -> u64 {
         self.size.bytes()

@@ -73,8 +73,10 @@ impl<'a> Equipment<'a> {
         let Some(pool) = pool_of(memory, plan.direction)? else { return Ok(None) };
         // How warm it is is written into the map.
         memory.require_owner()?;
-        // No other move has a userfaultfd on its memory.
-        if *guest == Guest::Runs && supply.moves == 1 {
+        // No other move has a userfaultfd on its memory. In the pool nothing is sampled: it would split the huge pages of
+        // files, and what was hot before the guest came is in the map.
+        let private = plan.direction == Direction::Decouple;
+        if *guest == Guest::Runs && supply.moves == 1 && private {
             warm(memory, granules);
         }
         let target = match plan.direction {
@@ -155,6 +157,6 @@ fn warm(memory: &GuestMemory, granules: &Range<usize>) {
     Heat::sample(&(start..start + bytes.len()), Sampling::default()).write_down(memory.placement(), granules.start);
 }
 
-fn bytes_of(granules: &Range<usize>) -> Range<usize> {
+pub(crate) fn bytes_of(granules: &Range<usize>) -> Range<usize> {
     granules.start * granule_bytes()..granules.end * granule_bytes()
 }

@@ -69,6 +69,11 @@ impl PageMap {
         self.any(range, PAGE_IS_PRESENT | PAGE_IS_SWAPPED)
     }
 
+    /// Whether any of the range lies in huge pages.
+    pub(crate) fn has_huge(&self, range: &Range<usize>) -> io::Result<bool> {
+        self.any(range, PAGE_IS_HUGE)
+    }
+
     /// Whether the range is one huge page.
     pub(crate) fn is_huge(&self, range: &Range<usize>) -> io::Result<bool> {
         Ok(self.first(range, PAGE_IS_HUGE)?.is_some_and(|found| found == *range))

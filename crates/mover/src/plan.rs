@@ -42,7 +42,7 @@ pub enum Pace {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self::Paced { max_stall_us: 300, max_slowdown_pct: 20 }
+        Self::Paced { max_stall_us: 500, max_slowdown_pct: 20 }
     }
 }
 

@@ -11,6 +11,9 @@
 //!
 //! A step up that has to be taken back soon was a mistake: the next one waits for twice as many chunks, so that a size
 //! just under the limit is not left every sixteen chunks.
+//!
+//! Huge pages are another matter: a smaller chunk splits them. There the largest size is left only when the *median* is over
+//! the limit.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -42,6 +45,8 @@ pub(super) struct ChunkSize {
     patience: usize,
     /// Whether the last step was one up.
     stepped_up: bool,
+    /// Whether the largest size is only left when the median is over the limit.
+    keeps_large: bool,
 }
 
 impl ChunkSize {
@@ -58,6 +63,7 @@ impl ChunkSize {
             seen: 0,
             patience: 1,
             stepped_up: false,
+            keeps_large: false,
         }
     }
 
@@ -65,6 +71,13 @@ impl ChunkSize {
     pub(super) fn under(limit: Duration, bounds: &RangeInclusive<u64>) -> Self {
         let fixed = Self::fixed(bounds);
         Self { bytes: FIRST.clamp(fixed.smallest, fixed.largest), limit: Some(limit), ..fixed }
+    }
+
+    /// Begins with the largest, and leaves it only when the median is over the limit: for huge pages. A smaller chunk
+    /// splits them, which costs the guest far more than a few long stalls.
+    pub(super) fn begin_large(&mut self) {
+        self.bytes = self.largest;
+        self.keeps_large = true;
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -79,7 +92,7 @@ impl ChunkSize {
         }
         self.window[self.seen % WINDOW] = protected;
         self.seen = self.seen.saturating_add(1);
-        let high = self.second_longest();
+        let high = if self.keeps_large && self.bytes == self.largest { self.median() } else { self.second_longest() };
         if high > limit && self.bytes > self.smallest {
             self.step_down();
         } else if self.is_patient_enough() && self.bytes < self.largest && high * 5 / 2 <= limit {
@@ -103,6 +116,13 @@ impl ChunkSize {
 
     fn is_patient_enough(&self) -> bool {
         self.seen >= WINDOW * self.patience
+    }
+
+    /// Of a window that is not full yet, what is missing counts as short.
+    fn median(&self) -> Duration {
+        let mut sorted = self.window;
+        sorted.sort_unstable();
+        sorted[WINDOW / 2]
     }
 
     fn second_longest(&self) -> Duration {

@@ -4,6 +4,11 @@ use proptest::prelude::*;
 
 const US: Duration = Duration::from_micros(1);
 
+/// Stalls of at most 300 µs, at most a fifth of the guest's time.
+fn gentle() -> Budget {
+    Budget { pace: Pace::Paced { max_stall_us: 300, max_slowdown_pct: 20 }, bandwidth: None }
+}
+
 /// A machine and the guest on it, with a clock of their own.
 struct Simulation {
     controller: Controller,
@@ -71,13 +76,13 @@ fn paced(max_stall_us: u64, max_slowdown_pct: u8) -> Budget {
 
 #[test]
 fn chunks_grow_until_the_longest_stall_is_near() {
-    let chunk = Simulation::new(Budget::default(), 8000).steps(200);
+    let chunk = Simulation::new(gentle(), 8000).steps(200);
     assert_eq!(chunk, 1 << 20, "2 MiB take 272 µs of 300, which leaves no room for noise");
 }
 
 #[test]
 fn chunks_shrink_at_once_when_memory_is_slow() {
-    let mut slow = Simulation::new(Budget::default(), 100);
+    let mut slow = Simulation::new(gentle(), 100);
     assert_eq!(slow.steps(200), 16 << 10, "16 KiB take 174 µs, 32 KiB would take 338");
     assert!(slow.too_long <= 8, "two of each size that is too large, not {}", slow.too_long);
 }
@@ -94,7 +99,7 @@ fn chunks_never_leave_their_bounds() {
 #[test]
 fn chunks_are_never_smaller_than_what_the_pool_is_mapped_in() {
     for step in (12..=21).map(|shift| 1 << shift) {
-        for budget in [Budget { pace: Pace::Fast, bandwidth: None }, paced(1, 100), Budget::default()] {
+        for budget in [Budget { pace: Pace::Fast, bandwidth: None }, paced(1, 100), gentle()] {
             for largest in [SMALLEST, 64 << 10, LARGEST] {
                 let mut controller = Controller::new(&budget, &(step..=largest));
                 for _ in 0..200 {
@@ -110,7 +115,7 @@ fn chunks_are_never_smaller_than_what_the_pool_is_mapped_in() {
 
 #[test]
 fn one_outlier_among_many_does_not_change_the_chunk() {
-    let mut machine = Simulation::new(Budget::default(), 8000);
+    let mut machine = Simulation::new(gentle(), 8000);
     let chunk = machine.steps(200);
     for _ in 0..10 {
         machine.step(true, Duration::from_millis(30), None);
@@ -120,7 +125,7 @@ fn one_outlier_among_many_does_not_change_the_chunk() {
 
 #[test]
 fn a_machine_that_turns_slow_and_recovers_is_followed() {
-    let mut machine = Simulation::new(Budget::default(), 8000);
+    let mut machine = Simulation::new(gentle(), 8000);
     assert_eq!(machine.steps(200), 1 << 20);
     machine.bytes_per_us = 500;
     assert_eq!(machine.steps(20), 128 << 10);
@@ -130,7 +135,7 @@ fn a_machine_that_turns_slow_and_recovers_is_followed() {
 
 #[test]
 fn a_step_up_that_fails_again_and_again_becomes_rare() {
-    let mut machine = Simulation::new(Budget::default(), 8000);
+    let mut machine = Simulation::new(gentle(), 8000);
     for _ in 0..4000 {
         // Twice the size takes ten times as long: as where larger chunks do not fit into the cache.
         let extra = if machine.controller.chunk_bytes() > 256 << 10 { 400 * US } else { Duration::ZERO };
@@ -141,7 +146,7 @@ fn a_step_up_that_fails_again_and_again_becomes_rare() {
 
 #[test]
 fn memory_that_was_not_copied_says_nothing_about_the_chunk() {
-    let mut controller = Controller::new(&Budget::default(), &(SMALLEST..=LARGEST));
+    let mut controller = Controller::new(&gentle(), &(SMALLEST..=LARGEST));
     let (first, start) = (controller.chunk_bytes(), Instant::now());
     for round in 0..100 {
         let now = start + 10 * US * round;
@@ -165,7 +170,7 @@ fn the_guest_keeps_its_share_of_the_time() {
 
 #[test]
 fn a_guest_that_waits_for_nothing_needs_no_pause() {
-    let mut machine = Simulation::new(Budget::default(), 4000);
+    let mut machine = Simulation::new(gentle(), 4000);
     for _ in 0..500 {
         machine.step(false, Duration::ZERO, None);
     }
@@ -210,7 +215,7 @@ fn bandwidth_follows_the_lower_limit_while_it_changes() {
 
 #[test]
 fn no_bandwidth_at_all_is_a_pause_that_can_be_looked_into() {
-    let mut controller = Controller::new(&Budget::default(), &(SMALLEST..=LARGEST));
+    let mut controller = Controller::new(&gentle(), &(SMALLEST..=LARGEST));
     let now = Instant::now();
     controller.record(&ChunkSample { bytes: 4096, protected: 5 * US, hit: false, lost: Duration::ZERO, now });
     assert_eq!(controller.pause(now, Some(0)), LONGEST_PAUSE);
@@ -220,7 +225,7 @@ fn no_bandwidth_at_all_is_a_pause_that_can_be_looked_into() {
 
 #[test]
 fn percentiles_are_those_of_the_chunks_that_a_store_waited_for() {
-    let mut controller = Controller::new(&Budget::default(), &(SMALLEST..=LARGEST));
+    let mut controller = Controller::new(&gentle(), &(SMALLEST..=LARGEST));
     let start = Instant::now();
     for us in 1..=100u64 {
         let (protected, now) = (Duration::from_micros(us), start + Duration::from_millis(us));
@@ -280,4 +285,18 @@ proptest! {
             controller.record(&ChunkSample { bytes, protected, hit: us % 3 == 0, lost: Duration::ZERO, now });
         }
     }
+}
+
+#[test]
+fn huge_pages_are_split_only_when_most_chunks_take_too_long() {
+    let paced = Budget { pace: Pace::Paced { max_stall_us: 300, max_slowdown_pct: 100 }, bandwidth: None };
+    let mut simulation = Simulation::new(paced, 10_000);
+    simulation.controller.begin_large();
+    for _ in 0..50 {
+        simulation.step(false, 5_000 * US, None);
+        (0..3).for_each(|_| simulation.step(false, Duration::ZERO, None));
+    }
+    assert_eq!(simulation.controller.chunk_bytes(), LARGEST, "one in four is long");
+    (0..20).for_each(|_| simulation.step(false, 5_000 * US, None));
+    assert!(simulation.controller.chunk_bytes() < LARGEST, "all are long");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 #[derive(Debug, Default, Clone, clap::Args)]
 #[command(next_help_heading = "What it may cost")]
 pub(crate) struct BudgetArgs {
-    /// The longest that a store of the guest may wait for a chunk of its memory [default: 300us].
+    /// The longest that a store of the guest may wait for a chunk of its memory [default: 500us].
     #[arg(long, value_parser = duration::parse_some, value_name = "TIME", conflicts_with = "fast")]
     max_stall: Option<Duration>,
     /// The share of its speed that the guest may lose meanwhile [default: 20%].
