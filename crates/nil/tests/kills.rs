@@ -78,8 +78,11 @@ fn a_guest_in_dram_survives_every_kill_but_those_of_its_owner_and_no_store_or_ca
     let phases = seen(&report, "phases", "phase");
     assert!(["decoupling", "handoff", "recoupling"].iter().all(|phase| phases.contains(phase)), "{report:#}");
     assert!(seen(&report, "phases", "errand").len() >= 2, "{report:#}");
-    // Every guest that has survived has verified itself, and was moved once more.
-    assert_eq!((&report["verifications"], &report["drills"]), (&report["survived"], &report["survived"]));
+    // Every guest that has survived has verified itself, and was moved once more: also where the kill came too late to
+    // count as one.
+    let count = |field: &str| report[field].as_u64().expect("a count");
+    assert_eq!(count("verifications"), count("drills"));
+    assert!(count("drills") >= count("survived"), "{report:#}");
 }
 
 #[test]
