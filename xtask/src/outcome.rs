@@ -66,7 +66,7 @@ pub(crate) struct Row {
     pub(crate) result: Result<Outcome>,
 }
 
-/// The table that stands at the end of a run.
+/// The table that stands at the end of a run, and beneath it the reasons of failures that take more than a line.
 pub(crate) fn summary(rows: &[Row]) -> String {
     let mut text = String::new();
     for row in rows {
@@ -80,6 +80,18 @@ pub(crate) fn summary(rows: &[Row]) -> String {
         let _ = writeln!(text, "{}", line.trim_end());
         for part in parts {
             let _ = writeln!(text, "  {:<10} {:>9}  skipped: {part}", "", "");
+        }
+    }
+    for row in rows {
+        if let Some((_, rest)) = row
+            .result
+            .as_ref()
+            .err()
+            .map(|error| format!("{error:#}"))
+            .as_deref()
+            .and_then(|text| text.split_once('\n'))
+        {
+            let _ = writeln!(text, "\n── {} failed ──\n{rest}", row.step);
         }
     }
     let count = |wanted: fn(&Result<Outcome>) -> bool| rows.iter().filter(|row| wanted(&row.result)).count();
@@ -117,6 +129,13 @@ mod tests {
         assert!(table.contains("1 passed, 1 skipped, 1 failed"), "{table}");
         assert!(table.contains("skipped: no network"), "{table}");
         assert!(table.contains("FAILED  cargo clippy"), "{table}");
+    }
+
+    #[test]
+    fn a_long_reason_stands_beneath_the_table() {
+        let table = summary(&[row("nextest", Err(anyhow::anyhow!("1 test failed: sums\nsums.rs:3: 1 < 2")))]);
+        assert!(table.contains("FAILED  1 test failed: sums\n"), "{table}");
+        assert!(table.contains("── nextest failed ──\nsums.rs:3: 1 < 2"), "{table}");
     }
 
     #[test]

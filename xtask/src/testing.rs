@@ -8,12 +8,15 @@ use crate::metadata::Metadata;
 use crate::outcome::Outcome;
 use crate::run::Run;
 use crate::tools;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, anyhow, bail};
 use std::collections::BTreeMap;
 use std::fs;
 
 /// Where nextest writes its report, as `.config/nextest.toml` says.
 const REPORT: &str = "target/nextest/ci/junit.xml";
+
+/// How many lines of a failed test's output the summary repeats.
+const FAILURE_LINES: usize = 40;
 
 /// The step `nextest`. Where nextest cannot be installed, `cargo test` runs the same tests, and the summary says so.
 pub(crate) fn tests(this: &Run) -> Result<Outcome> {
@@ -27,8 +30,13 @@ pub(crate) fn tests(this: &Run) -> Result<Outcome> {
     let report = this.root.join(REPORT);
     // A report of an earlier run must not be taken for one of this run.
     let _ = fs::remove_file(&report);
-    run(&mut this.cargo("nextest run --locked --workspace --profile ci"))?;
-    let report = fs::read_to_string(&report).with_context(|| format!("{}: cannot be read", report.display()))?;
+    let ran = run(&mut this.cargo("nextest run --locked --workspace --profile ci"));
+    let report = match fs::read_to_string(&report) {
+        Ok(report) => report,
+        // Without a report nothing was run: what nextest or the compiler said is the reason.
+        Err(error) => return Err(ran.err().unwrap_or_else(|| anyhow!("{}: {error}", report.display()))),
+    };
+    ran.map_err(|error| failures(&report).map_or(error, |failures| anyhow!(failures)))?;
     Tally::of_junit(&report).outcome("nextest")
 }
 
@@ -64,6 +72,38 @@ pub(crate) fn loom(this: &Run) -> Result<Outcome> {
     Tally::of_cargo_test(&output).outcome(&names.join(", "))
 }
 
+/// Which tests failed, in a line, and beneath it the end of what each of them said; none when the report names no failure.
+fn failures(report: &str) -> Option<String> {
+    let failed: Vec<&str> = cases(report).filter(|case| case.contains("<failure")).collect();
+    let names: Vec<&str> = failed.iter().map(|case| attribute(case, "name")).collect();
+    let count = match names.len() {
+        0 => return None,
+        1 => "1 test".to_owned(),
+        several => format!("{several} tests"),
+    };
+    let mut text = format!("{count} failed: {}", names.join(", "));
+    for case in failed {
+        let said = unescape(case);
+        let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+        text += &format!("\n{}::{}", attribute(case, "classname"), attribute(case, "name"));
+        for line in &lines[lines.len().saturating_sub(FAILURE_LINES)..] {
+            text += &format!("\n  {line}");
+        }
+    }
+    Some(text)
+}
+
+/// The test cases of nextest's report.
+fn cases(report: &str) -> impl Iterator<Item = &str> {
+    report.split("<testcase ").skip(1).map(|case| case.split("</testcase>").next().unwrap_or(case))
+}
+
+fn attribute<'a>(case: &'a str, name: &str) -> &'a str {
+    // The space tells `name="…"` from the end of `classname="…"`; a case begins with its first attribute.
+    let quoted = case.strip_prefix(&format!("{name}=\"")).or_else(|| case.split(&format!(" {name}=\"")).nth(1));
+    quoted.and_then(|rest| rest.split('"').next()).unwrap_or("?")
+}
+
 /// How many tests passed, and which ones said that they could not run.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
@@ -76,8 +116,8 @@ impl Tally {
     /// Reads nextest's report. Only a run without failures gets here.
     fn of_junit(report: &str) -> Self {
         let mut tally = Self::default();
-        for case in report.split("<testcase ").skip(1) {
-            let name = case.split("name=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or("?");
+        for case in cases(report) {
+            let name = attribute(case, "name");
             let text = unescape(&case.replace("<system-out>", "\n").replace("<system-err>", "\n").replace("</", "\n"));
             match text.lines().find_map(reason) {
                 Some(reason) => tally.skip(reason, name),
@@ -170,6 +210,19 @@ skipped: /dev/kvm doesn&apos;t exist
         let tally = Tally::of_junit(JUNIT);
         assert_eq!(tally.passed, 1);
         assert_eq!(tally.skipped["/dev/kvm doesn't exist"], ["a_guest_runs", "another_guest_runs"]);
+    }
+
+    #[test]
+    fn tests_that_failed_are_named_with_what_they_said() {
+        let report = r#"
+        <testcase name="it_adds" classname="nil-vmm" time="0.1"></testcase>
+        <testcase name="it_subtracts" classname="nil-vmm::sums" time="0.1">
+            <failure message="panicked" type="test failure">panicked at sums.rs:3: 1 &lt; 2</failure>
+        </testcase>"#;
+        let text = failures(report).expect("a failure");
+        assert_eq!(text.lines().next(), Some("1 test failed: it_subtracts"));
+        assert!(text.contains("nil-vmm::sums::it_subtracts\n") && text.contains("sums.rs:3: 1 < 2"), "{text}");
+        assert_eq!(failures(JUNIT), None);
     }
 
     #[test]
