@@ -110,6 +110,8 @@ struct Tally {
     passed: usize,
     /// Reason → names of the tests.
     skipped: BTreeMap<String, Vec<String>>,
+    /// Tests that failed, and passed when they were tried once more.
+    flaky: Vec<String>,
 }
 
 impl Tally {
@@ -119,6 +121,9 @@ impl Tally {
         for case in cases(report) {
             let name = attribute(case, "name");
             let text = unescape(&case.replace("<system-out>", "\n").replace("<system-err>", "\n").replace("</", "\n"));
+            if case.contains("<flakyFailure") {
+                tally.flaky.push(name.to_owned());
+            }
             match text.lines().find_map(reason) {
                 Some(reason) => tally.skip(reason, name),
                 None => tally.passed += 1,
@@ -157,10 +162,14 @@ impl Tally {
     fn outcome(self, means: &str) -> Result<Outcome> {
         let skipped: Vec<String> =
             self.skipped.iter().map(|(reason, tests)| format!("{reason} ({})", count_and_first(tests))).collect();
+        let flaky = match self.flaky.as_slice() {
+            [] => String::new(),
+            names => format!("; failed and then passed: {}", names.join(", ")),
+        };
         match (self.passed, skipped.is_empty()) {
             (0, true) => bail!("no test ran ({means})"),
             (0, false) => Ok(Outcome::skipped(skipped.join("; "))),
-            (passed, _) => Ok(Outcome::Passed { note: format!("{passed} tests ({means})"), skipped }),
+            (passed, _) => Ok(Outcome::Passed { note: format!("{passed} tests ({means}){flaky}"), skipped }),
         }
     }
 }
@@ -223,6 +232,15 @@ skipped: /dev/kvm doesn&apos;t exist
         assert_eq!(text.lines().next(), Some("1 test failed: it_subtracts"));
         assert!(text.contains("nil-vmm::sums::it_subtracts\n") && text.contains("sums.rs:3: 1 < 2"), "{text}");
         assert_eq!(failures(JUNIT), None);
+    }
+
+    #[test]
+    fn a_test_that_passed_only_when_tried_again_is_named() {
+        let report =
+            r#"<testcase name="it_waits" classname="nil"><flakyFailure message="late">late</flakyFailure></testcase>"#;
+        let outcome = Tally::of_junit(report).outcome("nextest").expect("it passed");
+        assert_eq!(outcome, Outcome::passed("1 tests (nextest); failed and then passed: it_waits"));
+        assert_eq!(failures(report), None);
     }
 
     #[test]
