@@ -68,7 +68,7 @@ pub(crate) struct Row {
 
 /// The table that stands at the end of a run, and beneath it the reasons of failures that take more than a line.
 pub(crate) fn summary(rows: &[Row]) -> String {
-    let mut text = String::new();
+    let (mut text, mut beneath) = (String::new(), String::new());
     for row in rows {
         let seconds = row.took.as_secs_f64();
         let (verdict, detail, parts) = match &row.result {
@@ -76,24 +76,17 @@ pub(crate) fn summary(rows: &[Row]) -> String {
             Ok(Outcome::Skipped { reason }) => ("", format!("skipped: {reason}"), [].as_slice()),
             Err(error) => ("FAILED", format!("{error:#}"), [].as_slice()),
         };
-        let line = format!("  {:<10} {seconds:>7.1} s  {verdict:<7} {}", row.step, first_line(&detail));
+        let (first, rest) = detail.split_once('\n').unwrap_or((&detail, ""));
+        let line = format!("  {:<10} {seconds:>7.1} s  {verdict:<7} {first}", row.step);
         let _ = writeln!(text, "{}", line.trim_end());
         for part in parts {
             let _ = writeln!(text, "  {:<10} {:>9}  skipped: {part}", "", "");
         }
-    }
-    for row in rows {
-        if let Some((_, rest)) = row
-            .result
-            .as_ref()
-            .err()
-            .map(|error| format!("{error:#}"))
-            .as_deref()
-            .and_then(|text| text.split_once('\n'))
-        {
-            let _ = writeln!(text, "\n── {} failed ──\n{rest}", row.step);
+        if row.result.is_err() && !rest.is_empty() {
+            let _ = writeln!(beneath, "\n── {} failed ──\n{rest}", row.step);
         }
     }
+    text += &beneath;
     let count = |wanted: fn(&Result<Outcome>) -> bool| rows.iter().filter(|row| wanted(&row.result)).count();
     let total: Duration = rows.iter().map(|row| row.took).sum();
     let _ = write!(
@@ -105,10 +98,6 @@ pub(crate) fn summary(rows: &[Row]) -> String {
         total.as_secs_f64(),
     );
     text
-}
-
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
 }
 
 #[cfg(test)]
