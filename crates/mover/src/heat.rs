@@ -146,7 +146,7 @@ enum Backing {
 /// Tells what each granule consists of.
 fn survey(tracking: &Tracking, memory: &Range<usize>) -> io::Result<Vec<Backing>> {
     let mut backings = vec![Backing::Untouched; memory.len() / GRANULE];
-    tracking.present(memory, |run, page| {
+    tracking.page_map.present(memory, |run, page| {
         let (first, end) = ((run.start - memory.start) / GRANULE, (run.end - memory.start).div_ceil(GRANULE));
         for (index, backing) in backings.iter_mut().enumerate().take(end).skip(first) {
             let start = memory.start + index * GRANULE;
@@ -200,7 +200,7 @@ impl Spots {
     /// Protects a part of each spot, and notes who is written to within this time.
     fn take_pass(&mut self, tracking: &Tracking, pass: u32, each: Duration) -> io::Result<()> {
         for window in self.windows(pass) {
-            tracking.protect(&window)?;
+            tracking.userfault.protect(&window)?;
             self.note(tracking, pass, Duration::ZERO, u8::MAX)?;
         }
         let began = Instant::now();
@@ -240,7 +240,7 @@ impl Spots {
 
     /// Waits so long at most for stores, and lets those through that wait, with a note of the spot's heat.
     fn note(&mut self, tracking: &Tracking, pass: u32, wait: Duration, heat: u8) -> io::Result<()> {
-        tracking.stores(wait, |address| {
+        tracking.userfault.stores(wait, |address| {
             let offset = address.wrapping_sub(self.start);
             let Some(&Some(spot)) = self.spot_of.get(offset / GRANULE) else { return Ok(()) };
             let spot = &mut self.spots[spot];
@@ -249,7 +249,7 @@ impl Spots {
             }
             let unit = if spot.backing == Backing::Huge { GRANULE } else { WINDOW };
             let start = address - offset % unit;
-            tracking.unprotect(&(start..start + unit))
+            tracking.userfault.unprotect(&(start..start + unit))
         })
     }
 

@@ -2,17 +2,18 @@
 //! as moves use them.
 
 use crate::error::{Error, Result};
-use crate::pagemap::{Page, PageMap};
+use crate::pagemap::PageMap;
 use crate::userfault::Userfault;
 use std::io;
 use std::ops::Range;
-use std::time::Duration;
 
 /// The means to protect memory and to see who stores into it.
 #[derive(Debug)]
 pub(super) struct Tracking {
-    userfault: Userfault,
-    page_map: PageMap,
+    /// Protects, and tells of stores.
+    pub(super) userfault: Userfault,
+    /// Tells which pages there are.
+    pub(super) page_map: PageMap,
 }
 
 /// Memory that is tracked. Dropped, it is no longer.
@@ -34,26 +35,6 @@ impl Tracking {
     pub(super) fn register(&self, memory: &Range<usize>) -> io::Result<Registered<'_>> {
         self.userfault.register(memory)?;
         Ok(Registered { tracking: self, memory: memory.clone(), is_released: false })
-    }
-
-    /// Tells each run of pages that are there, in order.
-    pub(super) fn present(&self, range: &Range<usize>, tell: impl FnMut(Range<usize>, Page)) -> io::Result<()> {
-        self.page_map.present(range, tell)
-    }
-
-    /// From now on, whoever stores into the range waits.
-    pub(super) fn protect(&self, range: &Range<usize>) -> io::Result<()> {
-        self.userfault.protect(range)
-    }
-
-    /// Lets stores into the range through, those that wait among them.
-    pub(super) fn unprotect(&self, range: &Range<usize>) -> io::Result<()> {
-        self.userfault.unprotect(range)
-    }
-
-    /// Waits until somebody waits to store, for so long at most; and tells the addresses.
-    pub(super) fn stores(&self, timeout: Duration, tell: impl FnMut(usize) -> io::Result<()>) -> io::Result<()> {
-        self.userfault.stores(timeout, tell)
     }
 }
 
