@@ -12,7 +12,7 @@ use crate::userfault::Userfault;
 use nil_pool::{BadPlacement, Epoch, MemoryHome, Ownership, PinId, PinRequest, Place, Placed};
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
-use storm::{Ground, HugeFiles, HugeMount, Storm};
+use storm::{Ground, HugeFiles, Mount, Storm};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -320,21 +320,19 @@ fn memory_that_vanishes_from_the_pool_ends_the_move_with_its_place() {
         ground.word(granule * 2 * MIB).store(7, Ordering::Relaxed);
     }
     run(&movement(&ground, Direction::Decouple));
-    let last = ground.control.map_memory().expect("its capacity").source_at(30 * MIB);
-    let file = std::fs::File::options().write(true).open(&ground.path).expect("the pool's file");
     let slowly = MoveControl::default();
     slowly.set_bandwidth(Some(50 << 20));
-    let mut is_whole = true;
+    let mut cut = None;
     let moved = movement(&ground, Direction::Recouple).run(&slowly, |progress| {
-        if std::mem::take(&mut is_whole) {
+        cut.get_or_insert_with(|| {
             assert!(progress.done_bytes < 30 << 20, "the file is too late to lose anything");
-            file.set_len(last.pool_offset.0).expect("a shorter file");
-        }
+            ground.cut_off(30 * MIB)
+        });
     });
 
     let error = moved.expect_err("it is lost");
     let Error::Lost(lost) = &error else { panic!("{error}") };
-    assert_eq!((lost.guest_address, lost.source.as_ref()), (30 << 20, Some(&last)));
+    assert_eq!((lost.guest_address, lost.source.as_ref()), (30 << 20, cut.as_ref()));
     assert!(error.to_string().contains(&ground.path.display().to_string()), "{error}");
     assert_eq!(ground.memory.lost().as_ref(), Some(lost));
     assert_eq!(ground.word(0).load(Ordering::Relaxed), 7);
@@ -346,9 +344,7 @@ fn memory_that_had_vanished_from_the_pool_before_the_move_is_lost_and_not_zero()
     let ground = Ground::in_dram(16 * MIB);
     ground.word(2 * MIB).store(7, Ordering::Relaxed);
     run(&movement(&ground, Direction::Decouple));
-    let cut = ground.control.map_memory().expect("its capacity").source_at(8 * MIB);
-    let file = std::fs::File::options().write(true).open(&ground.path).expect("the pool's file");
-    file.set_len(cut.pool_offset.0).expect("a shorter file");
+    let cut = ground.cut_off(8 * MIB);
 
     let moved = movement(&ground, Direction::Recouple).run(&MoveControl::default(), |_| ());
     let error = moved.expect_err("it is lost");
@@ -454,7 +450,7 @@ fn a_damaged_placement_word_is_refused() {
 
 #[test]
 fn huge_pages_stay_huge_both_ways() {
-    let Some(mount) = HugeMount::try_new() else { return };
+    let Some(mount) = Mount::try_huge() else { return };
     let ground = Ground::at(mount.path(), 16 * MIB, MemoryHome::Dram);
     let storm = Storm::over(&ground, 1);
     if !ground.is_huge() {

@@ -2,7 +2,18 @@
 
 use crate::kvm::has_kvm;
 use crate::playground::{Playground, await_that, kill};
+use crate::witness::Witness;
 use rustix::process::Signal;
+
+/// A guest on host A whose agent was killed, and whose worker is stopped: the worker's process, and what it is to keep.
+fn silent_worker(playground: &Playground) -> (i32, Witness) {
+    let agent = playground.agent("A");
+    let witness = playground.run_in_dram("g", "A");
+    agent.end(Signal::KILL);
+    let [worker] = playground.workers()[..] else { panic!("one worker") };
+    kill(worker, Signal::STOP);
+    (worker, witness)
+}
 
 #[test]
 fn a_worker_that_does_not_answer_a_new_agent_is_left_alone_and_found_when_it_does() {
@@ -10,11 +21,7 @@ fn a_worker_that_does_not_answer_a_new_agent_is_left_alone_and_found_when_it_doe
         return;
     }
     let playground = Playground::new();
-    let agent = playground.agent("A");
-    let witness = playground.run_in_dram("g", "A");
-    agent.end(Signal::KILL);
-    let [worker] = playground.workers()[..] else { panic!("one worker") };
-    kill(worker, Signal::STOP);
+    let (worker, witness) = silent_worker(&playground);
     let _again = playground.agent("A");
     assert!(playground.agent_log("A").contains("it is left alone"), "{}", playground.agent_log("A"));
     playground.nil(&["vm", "stop", "g"]).refuses(1, &["the worker of guest g lives, and does not answer"]);
@@ -33,11 +40,7 @@ fn a_worker_that_dies_before_it_has_answered_a_new_agent_is_seen_to_then() {
         return;
     }
     let playground = Playground::new();
-    let agent = playground.agent("A");
-    let _witness = playground.run_in_dram("g", "A");
-    agent.end(Signal::KILL);
-    let [worker] = playground.workers()[..] else { panic!("one worker") };
-    kill(worker, Signal::STOP);
+    let (worker, _witness) = silent_worker(&playground);
     let _again = playground.agent("A");
     kill(worker, Signal::KILL);
     playground.await_state("g", "lost");
@@ -61,7 +64,7 @@ fn a_target_whose_agent_does_not_answer_keeps_nobody_waiting() {
     kill(b.pid(), Signal::CONT);
     assert_eq!(playground.json(&["migrate", "g", "--to", "B", "--fast"])["outcome"], "moved");
     drop(witness);
-    crate::witness::Witness::of(&playground, "g").verify();
+    Witness::of(&playground, "g").verify();
 }
 
 #[test]

@@ -33,9 +33,7 @@ fn what_kvm_could_not_load_because_it_is_lost_is_named() {
     let ground = Ground::in_dram(16 * MIB);
     ground.word(8 * MIB).store(7, Ordering::Relaxed);
     run(&movement(&ground, Direction::Decouple));
-    let cut = ground.control.map_memory().expect("its capacity").source_at(8 * MIB);
-    let file = std::fs::File::options().write(true).open(&ground.path).expect("the pool's file");
-    file.set_len(cut.pool_offset.0).expect("a shorter file");
+    let cut = ground.cut_off(8 * MIB);
     let lost = Unreached::Lost(LostMemory { guest_address: 8 << 20, source: Some(cut) });
     assert_eq!(ground.memory.load(8 << 20, &mut [0; 4]), Err(lost.clone()));
     assert_eq!(ground.memory.store(8 << 20, &[1; 4]), Err(lost));

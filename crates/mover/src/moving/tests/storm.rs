@@ -4,8 +4,9 @@
 use crate::GuestMemory;
 use nil_pool::{
     CreateOptions, Epoch, GuestControl, GuestKind, GuestRequest, HostId, HostIdentity, HostKind, Membership,
-    MemoryHome, Place, Placed, Pool, StateArea,
+    MemoryHome, Place, Placed, Pool, Source, StateArea,
 };
+use std::ffi::CStr;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -80,6 +81,14 @@ impl Ground {
             .all(|start| pages.is_huge(&(start..start + (2 << 20))).expect("Linux 6.7"))
     }
 
+    /// Cuts the pool's file off where this byte of the memory lies in it, and says where that is.
+    pub(super) fn cut_off(&self, offset: usize) -> Source {
+        let source = self.control.map_memory().expect("its capacity").source_at(offset);
+        let file = std::fs::File::options().write(true).open(&self.path).expect("the pool's file");
+        file.set_len(source.pool_offset.0).expect("a shorter file");
+        source
+    }
+
     /// Overwrites the placement word of a granule of a guest of which nothing has moved yet.
     pub(super) fn damage_placement(&self, granule: usize) {
         let place = Place::Local { host: self.host.slot(), epoch: Epoch(0) };
@@ -91,23 +100,24 @@ impl Ground {
     }
 }
 
-/// A tmpfs with huge pages, unmounted on drop.
-pub(super) struct HugeMount {
+/// A file system of memory, unmounted on drop.
+pub(super) struct Mount {
     directory: TempDir,
 }
 
-impl HugeMount {
-    /// Mounts one where that is permitted; says so where it is not.
-    pub(super) fn try_new() -> Option<Self> {
-        let directory = tempfile::tempdir().expect("a directory");
-        let options = Some(c"huge=advise");
-        match rustix::mount::mount("nil-test", directory.path(), "tmpfs", rustix::mount::MountFlags::empty(), options) {
-            Ok(()) => Some(Self { directory }),
-            Err(errno) => {
-                eprintln!("skipped: a tmpfs with huge pages cannot be mounted here: {errno}");
-                None
-            }
-        }
+impl Mount {
+    /// Mounts a tmpfs with huge pages where that is permitted; says so where it is not.
+    pub(super) fn try_huge() -> Option<Self> {
+        Self::new("tmpfs", c"huge=advise")
+            .inspect_err(|error| eprintln!("skipped: a tmpfs with huge pages cannot be mounted here: {error}"))
+            .ok()
+    }
+
+    fn new(kind: &str, options: &CStr) -> std::io::Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("nil-test", directory.path(), kind, flags, Some(options))?;
+        Ok(Self { directory })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -115,7 +125,7 @@ impl HugeMount {
     }
 }
 
-impl Drop for HugeMount {
+impl Drop for Mount {
     fn drop(&mut self) {
         // What is still open in it goes with whoever has it open.
         let unmounted = rustix::mount::unmount(self.directory.path(), rustix::mount::UnmountFlags::DETACH);
@@ -128,7 +138,7 @@ const KEPT: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
 
 /// A hugetlbfs, and huge pages for it. Unmounted, and the machine left as it was, on drop.
 pub(super) struct HugeFiles {
-    directory: TempDir,
+    mount: Mount,
     kept_before: String,
 }
 
@@ -152,11 +162,8 @@ impl HugeFiles {
     }
 
     fn mount(pages: usize) -> std::io::Result<Self> {
-        let directory = tempfile::tempdir()?;
         let kept_before = std::fs::read_to_string(KEPT)?;
-        let (flags, options) = (rustix::mount::MountFlags::empty(), Some(c"pagesize=2M"));
-        rustix::mount::mount("nil-test", directory.path(), "hugetlbfs", flags, options)?;
-        let files = Self { directory, kept_before };
+        let files = Self { mount: Mount::new("hugetlbfs", c"pagesize=2M")?, kept_before };
         let wanted = files.kept_before.trim().parse().unwrap_or(0) + pages;
         std::fs::write(KEPT, wanted.to_string())?;
         Ok(files)
@@ -168,14 +175,12 @@ impl HugeFiles {
     }
 
     pub(super) fn path(&self) -> &Path {
-        self.directory.path()
+        self.mount.path()
     }
 }
 
 impl Drop for HugeFiles {
     fn drop(&mut self) {
-        let unmounted = rustix::mount::unmount(self.directory.path(), rustix::mount::UnmountFlags::DETACH);
-        debug_assert!(unmounted.is_ok(), "what was mounted can be unmounted");
         let restored = std::fs::write(KEPT, self.kept_before.trim());
         debug_assert!(restored.is_ok(), "what was set can be set back");
     }
