@@ -11,13 +11,14 @@ use anyhow::Result;
 /// Each crate with all that it may depend on.
 const PERMITTED: &[(&str, &[&str])] = &[
     ("nil-pool", &[]),
+    ("nil-fabric", &[]),
     ("nil-guest-abi", &[]),
     ("nil-qemu", &[]),
     ("nil-migrate", &["nil-pool"]),
     ("nil-mover", &["nil-pool"]),
     ("nil-vmm", &["nil-pool", "nil-migrate", "nil-mover", "nil-guest-abi"]),
-    ("nil-host", &["nil-pool", "nil-migrate", "nil-mover", "nil-vmm"]),
-    ("nil", &["nil-pool", "nil-migrate", "nil-mover", "nil-guest-abi", "nil-vmm", "nil-qemu", "nil-host"]),
+    ("nil-host", &["nil-pool", "nil-fabric", "nil-migrate", "nil-mover", "nil-vmm"]),
+    ("nil", &["nil-pool", "nil-fabric", "nil-migrate", "nil-mover", "nil-guest-abi", "nil-vmm", "nil-qemu", "nil-host"]),
     ("xtask", &[]),
 ];
 
