@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Binaries of this workspace.
-pub(crate) const GUESTS: [&str; 5] = ["demo", "pages", "registers", "tsc-gaps", "xadd"];
+pub(crate) const GUESTS: [&str; 6] = ["demo", "pages", "registers", "rest", "tsc-gaps", "xadd"];
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// What of the outer build's `CARGO…` and `RUST…` variables still holds inside: where the tools keep their things.

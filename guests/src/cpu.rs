@@ -22,6 +22,13 @@ pub fn out(port: u16, byte: u8) {
     unsafe { asm!("out dx, al", in("dx") port, in("al") byte, options(nomem, nostack, preserves_flags)) }
 }
 
+/// Writes a 32-bit word to an I/O port.
+#[inline]
+pub fn out_word(port: u16, word: u32) {
+    // SAFETY: as in `out`.
+    unsafe { asm!("out dx, eax", in("dx") port, in("eax") word, options(nomem, nostack, preserves_flags)) }
+}
+
 /// What this vCPU can be asked to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Features {

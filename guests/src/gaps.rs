@@ -29,6 +29,16 @@ impl GapRecorder {
         self.vcpu.last_tsc.store(now, Ordering::Relaxed);
     }
 
+    /// Begins anew after a pause that the guest itself has asked for, which is no gap.
+    pub fn rested(&mut self) {
+        let now = tsc();
+        if now < self.last {
+            self.vcpu.record_error(ErrorKind::TscBackwards, 0, self.last, now);
+        }
+        self.last = now;
+        self.vcpu.last_tsc.store(now, Ordering::Relaxed);
+    }
+
     #[cold]
     fn jumped(&mut self, now: u64) {
         if now < self.last {

@@ -1,14 +1,19 @@
 //! The main loop of every guest.
 
 use crate::boot::{Entry, Guest, boot, control};
-use crate::cpu::out;
+use crate::cpu::{out, out_word};
 use crate::gaps::GapRecorder;
 use crate::pages::Pages;
 use crate::registers::Registers;
 use crate::tickets::Tickets;
 use core::sync::atomic::Ordering;
-use nil_guest_abi::layout::{EXIT_PORT, EXIT_REFUSED, EXIT_STOPPED};
+use nil_guest_abi::layout::{EXIT_PORT, EXIT_REFUSED, EXIT_STOPPED, LONGEST_REST_US, REST_PORT};
 use nil_guest_abi::{Command, CommandWord, ControlBlock, GuestState, Program, VcpuBlock};
+
+/// Turns of its loop that a guest which rests makes between two rests: some ten microseconds of work.
+const STRETCH: u64 = 64;
+/// How long `rest` rests unless it is told, in microseconds.
+const DEFAULT_REST: u32 = 50_000;
 
 /// What a program does in its loop; what it does not do is `None`.
 struct Work {
@@ -31,9 +36,15 @@ pub fn run(program: Program, entry: Entry) -> ! {
         }
         control.state.store(GuestState::Running as u32, Ordering::Release);
     }
+    let rest = rest_of(program, &guest);
     let mut seen = 0;
     loop {
-        vcpu.counter.store(vcpu.counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let turn = vcpu.counter.load(Ordering::Relaxed) + 1;
+        vcpu.counter.store(turn, Ordering::Relaxed);
+        if rest != 0 && turn % STRETCH == 0 {
+            out_word(REST_PORT, rest);
+            gaps.rested();
+        }
         gaps.tick();
         work.turn(&mut gaps);
         let word = control.command.load(Ordering::Acquire);
@@ -41,6 +52,14 @@ pub fn run(program: Program, entry: Entry) -> ! {
             seen = word;
             obey(word, control, &guest, &mut work, &mut gaps);
         }
+    }
+}
+
+/// How long the guest rests after each stretch of work, in microseconds; 0 is never.
+fn rest_of(program: Program, guest: &Guest) -> u32 {
+    match (guest.options.rest, program) {
+        (0, Program::Rest) => DEFAULT_REST,
+        (rest, _) => u32::try_from(rest).unwrap_or(LONGEST_REST_US),
     }
 }
 
@@ -54,10 +73,10 @@ impl Work {
             (dwell, _) => dwell,
         };
         Self {
-            pages: does(&[Program::Pages, Program::Demo]).then(|| Pages::new(vcpu, guest, workset)),
-            registers: does(&[Program::Registers, Program::Demo])
+            pages: does(&[Program::Pages, Program::Demo, Program::Rest]).then(|| Pages::new(vcpu, guest, workset)),
+            registers: does(&[Program::Registers, Program::Demo, Program::Rest])
                 .then(|| Registers::new(vcpu, guest.features, guest.index, dwell)),
-            tickets: does(&[Program::Xadd, Program::Demo]).then(|| Tickets::new(control, vcpu)),
+            tickets: does(&[Program::Xadd, Program::Demo, Program::Rest]).then(|| Tickets::new(control, vcpu)),
         }
     }
 

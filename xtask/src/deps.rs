@@ -18,7 +18,10 @@ const PERMITTED: &[(&str, &[&str])] = &[
     ("nil-mover", &["nil-pool"]),
     ("nil-vmm", &["nil-pool", "nil-migrate", "nil-mover", "nil-guest-abi"]),
     ("nil-host", &["nil-pool", "nil-fabric", "nil-migrate", "nil-mover", "nil-vmm"]),
-    ("nil", &["nil-pool", "nil-fabric", "nil-migrate", "nil-mover", "nil-guest-abi", "nil-vmm", "nil-qemu", "nil-host"]),
+    (
+        "nil",
+        &["nil-pool", "nil-fabric", "nil-migrate", "nil-mover", "nil-guest-abi", "nil-vmm", "nil-qemu", "nil-host"],
+    ),
     ("xtask", &[]),
 ];
 

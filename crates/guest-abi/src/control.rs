@@ -316,7 +316,7 @@ macro_rules! decode {
 
 decode!(GuestState, u32, [Booting, Filling, Running, Stopped, Refused, Panicked]);
 decode!(Command, u8, [Run, VerifyAll, Stop]);
-decode!(Program, u32, [TscGaps, Pages, Registers, Xadd, Demo]);
+decode!(Program, u32, [TscGaps, Pages, Registers, Xadd, Demo, Rest]);
 decode!(Mode, u32, [Idle, Hot, Stores]);
 decode!(
     ErrorKind,

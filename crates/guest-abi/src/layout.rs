@@ -66,6 +66,12 @@ pub const EXIT_STOPPED: u8 = 0;
 pub const EXIT_REFUSED: u8 = 1;
 /// It found a bug in itself.
 pub const EXIT_PANICKED: u8 = 2;
+/// A guest that has nothing to do for a while writes here, as one 32-bit word, for how many microseconds; at most
+/// [`LONGEST_REST_US`]. Its vCPU takes no processor meanwhile, and goes on earlier when its host wants something of it.
+/// (Code at CPL 3 cannot halt.)
+pub const REST_PORT: u16 = 0xF6;
+/// The longest rest, in microseconds; a longer one is cut short.
+pub const LONGEST_REST_US: u32 = 1_000_000;
 /// The prewarm stub writes here when it has read everything it was told to.
 pub const PREWARM_PORT: u16 = 0xF5;
 

@@ -19,11 +19,13 @@ pub enum Program {
     Xadd = 4,
     /// All of it together.
     Demo = 5,
+    /// All of it too, a little at a time, and rests in between.
+    Rest = 6,
 }
 
 impl Program {
     /// Every program.
-    pub const ALL: [Self; 5] = [Self::TscGaps, Self::Pages, Self::Registers, Self::Xadd, Self::Demo];
+    pub const ALL: [Self; 6] = [Self::TscGaps, Self::Pages, Self::Registers, Self::Xadd, Self::Demo, Self::Rest];
 
     /// The name of the binary.
     #[must_use]
@@ -34,6 +36,7 @@ impl Program {
             Self::Registers => "registers",
             Self::Xadd => "xadd",
             Self::Demo => "demo",
+            Self::Rest => "rest",
         }
     }
 }
@@ -80,11 +83,13 @@ pub struct Options {
     pub tsc_khz: u64,
     /// Turns of the loop during which a register round stays loaded; 0 lets the program choose.
     pub dwell: u64,
+    /// Microseconds that the guest rests after each stretch of work; 0 lets the program choose.
+    pub rest: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { mode: Mode::Hot, threshold: 0, workset: 0, memory: 0, tsc_khz: 0, dwell: 0 }
+        Self { mode: Mode::Hot, threshold: 0, workset: 0, memory: 0, tsc_khz: 0, dwell: 0, rest: 0 }
     }
 }
 
@@ -175,6 +180,7 @@ impl Options {
             b"memory" => self.memory = size()?,
             b"tsc_khz" => self.tsc_khz = size()?,
             b"dwell" => self.dwell = size()?,
+            b"rest" => self.rest = size()?,
             _ => return Err(unknown),
         }
         Ok(())
@@ -210,6 +216,7 @@ impl fmt::Display for Options {
             ("memory", self.memory),
             ("tsc_khz", self.tsc_khz),
             ("dwell", self.dwell),
+            ("rest", self.rest),
         ];
         numbers.iter().filter(|(_, value)| *value != 0).try_for_each(|(name, value)| write!(f, " {name}={value}"))
     }
@@ -223,8 +230,15 @@ mod tests {
 
     #[test]
     fn what_the_host_writes_the_guest_reads() {
-        let options =
-            Options { mode: Mode::Idle, threshold: 3600, workset: 64 << 20, memory: 0, tsc_khz: 2_400_000, dwell: 9 };
+        let options = Options {
+            mode: Mode::Idle,
+            threshold: 3600,
+            workset: 64 << 20,
+            memory: 0,
+            tsc_khz: 2_400_000,
+            dwell: 9,
+            rest: 20_000,
+        };
         assert_eq!(Options::parse(options.to_string().as_bytes()), Ok(options));
         assert_eq!(Options::parse(Options::default().to_string().as_bytes()), Ok(Options::default()));
         let stores = Options { mode: Mode::Stores, ..Options::default() };

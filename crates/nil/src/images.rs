@@ -1,10 +1,11 @@
 //! The test guests that are built into the program (see `build.rs` and `guests/`).
 
 /// Names and images, in the order of [`names`].
-const IMAGES: [(&str, &[u8]); 5] = [
+const IMAGES: [(&str, &[u8]); 6] = [
     ("demo", include_bytes!(concat!(env!("OUT_DIR"), "/demo"))),
     ("pages", include_bytes!(concat!(env!("OUT_DIR"), "/pages"))),
     ("registers", include_bytes!(concat!(env!("OUT_DIR"), "/registers"))),
+    ("rest", include_bytes!(concat!(env!("OUT_DIR"), "/rest"))),
     ("tsc-gaps", include_bytes!(concat!(env!("OUT_DIR"), "/tsc-gaps"))),
     ("xadd", include_bytes!(concat!(env!("OUT_DIR"), "/xadd"))),
 ];

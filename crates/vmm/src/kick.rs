@@ -4,11 +4,14 @@
 //! Documentation/virt/kvm/api.rst). So it is never delivered: it makes `KVM_RUN` return `EINTR`, whether it came while
 //! the guest ran or between two `KVM_RUN`s, and stays pending until the thread takes it back. No handler runs while the
 //! guest stands still, and no kick is lost.
+//!
+//! A thread whose guest rests waits for just this signal, so that a kick ends the rest as it would end `KVM_RUN`.
 
 use crate::error::{Error, Result};
 use kvm_ioctls::VcpuFd;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 use vmm_sys_util::signal::{Error as SignalError, SIGRTMIN, block_signal, clear_signal, get_blocked_signals};
 
 /// `_IOW(KVMIO, 0x8b, struct kvm_signal_mask)`, of which the kernel counts the fixed part only.
@@ -60,8 +63,56 @@ pub(crate) fn block() -> Result<()> {
     }
 }
 
+/// Waits for so long, or for a kick, which stays pending.
+pub(crate) fn rest(limit: Duration) {
+    let limit = libc::timespec {
+        tv_sec: limit.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: limit.subsec_nanos().into(),
+    };
+    // SAFETY: all bytes zero are a `sigset_t`, which is filled in before it is used.
+    let mut kicks: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `kicks` is alive and writable.
+    unsafe { libc::sigemptyset(&raw mut kicks) };
+    // SAFETY: as above; the signal is one that exists.
+    unsafe { libc::sigaddset(&raw mut kicks, SIGRTMIN()) };
+    // SAFETY: the set and the limit are alive; nobody wants to know who sent the signal.
+    let signal = unsafe { libc::sigtimedwait(&raw const kicks, std::ptr::null_mut(), &raw const limit) };
+    // What was waited for has been taken, and `KVM_RUN` must see it.
+    if signal == SIGRTMIN() {
+        kick_self();
+    }
+}
+
 /// Takes back every kick of the calling thread that is pending.
 pub(crate) fn clear() {
     // It fails only for a signal number that is none.
     clear_signal(SIGRTMIN()).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::thread::JoinHandleExt;
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    /// Longer than any test may take.
+    const FOR_EVER: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn a_kick_ends_a_rest_and_stays_pending() {
+        let (resting, rests) = channel();
+        let thread = thread::spawn(move || {
+            block().expect("kicks are blocked");
+            resting.send(()).expect("the test waits");
+            rest(FOR_EVER);
+            // Nothing but the first kick can end this one: it is still there for whoever looks.
+            rest(FOR_EVER);
+            clear();
+            rest(Duration::from_micros(1));
+        });
+        rests.recv().expect("it is about to rest");
+        kick(thread.as_pthread_t());
+        thread.join().expect("it ends");
+    }
 }

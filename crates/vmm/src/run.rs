@@ -157,10 +157,14 @@ impl Runner {
     fn run_guest(&mut self) -> Left {
         loop {
             match self.vcpu.run() {
-                Ok(VcpuExit::IoOut(port, data)) => match lock(&self.devices).port_out(port, data) {
-                    PortAction::Continue => {}
-                    PortAction::Exit(code) => return Left::Ended(format!("it wrote {code} to its exit port")),
-                },
+                Ok(VcpuExit::IoOut(port, data)) => {
+                    let action = lock(&self.devices).port_out(port, data);
+                    match action {
+                        PortAction::Continue => {}
+                        PortAction::Exit(code) => return Left::Ended(format!("it wrote {code} to its exit port")),
+                        PortAction::Rest(limit) => kick::rest(limit),
+                    }
+                }
                 Ok(VcpuExit::IoIn(port, data)) => lock(&self.devices).port_in(port, data),
                 // There is no device here. But what KVM emulates and cannot do in memory, because that is protected while it
                 // moves, or lost, it takes for a device's, too.

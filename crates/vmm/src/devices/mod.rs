@@ -1,12 +1,14 @@
-//! The devices on the port bus: a serial console and an exit port. Ports that nothing answers read as all ones.
+//! The devices on the port bus: a serial console, an exit port, a port to rest at. Ports that nothing answers read as all ones.
 //!
 //! Devices are plain data behind one lock of this process; while a guest is frozen no vCPU can touch them, so they are
 //! saved by whichever vCPU thread stops last. (PCI and virtio come with Linux guests.)
 
 mod serial;
 
+use nil_guest_abi::layout::{LONGEST_REST_US, REST_PORT};
 pub use serial::Console;
 pub(crate) use serial::SerialPort;
+use std::time::Duration;
 
 /// First port of the serial console (COM1).
 const COM1: u16 = 0x3F8;
@@ -20,6 +22,8 @@ pub(crate) enum PortAction {
     Continue,
     /// The guest has asked to be stopped.
     Exit(u8),
+    /// The guest has nothing to do for that long.
+    Rest(Duration),
 }
 
 /// The device model of one machine.
@@ -38,6 +42,10 @@ impl Devices {
         match (port, data) {
             (COM1..=0x3FF, [byte]) => self.serial.write(offset(port), *byte),
             (EXIT_PORT, [code, ..]) => return PortAction::Exit(*code),
+            (REST_PORT, &[a, b, c, d]) => {
+                let microseconds = u32::from_le_bytes([a, b, c, d]).min(LONGEST_REST_US);
+                return PortAction::Rest(Duration::from_micros(microseconds.into()));
+            }
             _ => {}
         }
         PortAction::Continue
@@ -78,6 +86,14 @@ mod tests {
     #[test]
     fn a_write_to_the_exit_port_stops_the_guest_with_its_code() {
         assert_eq!(devices().0.port_out(EXIT_PORT, &[7]), PortAction::Exit(7));
+    }
+
+    #[test]
+    fn a_guest_rests_for_as_long_as_it_says_and_never_for_long() {
+        let rest = |microseconds: u32| devices().0.port_out(REST_PORT, &microseconds.to_le_bytes());
+        assert_eq!(rest(20_000), PortAction::Rest(Duration::from_millis(20)));
+        assert_eq!(rest(u32::MAX), PortAction::Rest(Duration::from_secs(1)));
+        assert_eq!(devices().0.port_out(REST_PORT, &[7]), PortAction::Continue, "a byte is no time");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_userspace_memory_region, kvm_xcr, kvm_xcrs};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
-use nil_guest_abi::layout::{EXIT_PORT, PREWARM_PORT, SERIAL_PORT};
+use nil_guest_abi::layout::{EXIT_PORT, PREWARM_PORT, REST_PORT, SERIAL_PORT};
 use nil_guest_abi::{Command, CommandWord, ControlBlock, GuestState};
 use nil_vmm::boot::{self, BootOptions, BootState};
 use std::arch::x86_64::__cpuid_count;
@@ -207,6 +207,10 @@ fn cpuid(kvm: &Kvm) -> CpuId {
         match entry.function {
             1 => (entry.ecx, entry.edx) = (entry.ecx | host.ecx, entry.edx | host.edx),
             7 => (entry.ebx, entry.ecx, entry.edx) = (entry.ebx | host.ebx, entry.ecx | host.ecx, entry.edx | host.edx),
+            // The states that XCR0 names below: a process must ask for those of AMX before KVM lets a guest have them.
+            0xD if entry.index == 0 => {
+                (entry.eax, entry.ebx, entry.ecx, entry.edx) = (host.eax & 7, host.ebx, host.ecx, 0);
+            }
             0xD => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (host.eax, host.ebx, host.ecx, host.edx),
             _ => {}
         }
@@ -219,6 +223,10 @@ fn run(mut fd: VcpuFd, orders: &Receiver<Intervention>, serial: &Mutex<Vec<u8>>,
         orders.try_iter().for_each(|intervention| intervention(&mut fd));
         match fd.run() {
             Ok(VcpuExit::IoOut(SERIAL_PORT, bytes)) => serial.lock().expect("no thread panics with it").extend(bytes),
+            Ok(VcpuExit::IoOut(REST_PORT, time)) => {
+                let microseconds = u32::from_le_bytes(time.try_into().expect("a 32-bit word"));
+                std::thread::sleep(Duration::from_micros(microseconds.into()));
+            }
             Ok(VcpuExit::IoOut(EXIT_PORT, _)) => std::thread::sleep(Duration::from_millis(1)),
             Err(error) if error.errno() == libc::EINTR => {}
             exit => {

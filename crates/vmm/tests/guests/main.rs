@@ -104,6 +104,21 @@ fn the_demo_does_everything_on_two_vcpus() {
 }
 
 #[test]
+fn a_resting_guest_does_everything_too_and_its_rests_are_no_gaps() {
+    let Some(kvm) = kvm() else { return };
+    let machine = start(&kvm, Program::Rest, Options { rest: 5_000, ..Options::default() }, 2);
+    machine.wait_until("some work between many rests", |control| {
+        control.vcpus().all(|vcpu| {
+            let figures = [&vcpu.pages_verified, &vcpu.pages_written, &vcpu.register_rounds, &vcpu.tickets];
+            vcpu.counter.load(Relaxed) > 20 * 64 && figures.iter().all(|figure| figure.load(Relaxed) > 100)
+        })
+    });
+    machine.command(Command::VerifyAll);
+    assert_eq!(machine.control().first_error(), None);
+    machine.command(Command::Stop);
+}
+
+#[test]
 fn verifying_looks_at_every_page_under_test() {
     let Some(kvm) = kvm() else { return };
     let machine = start(&kvm, Program::Pages, idle(), 2);

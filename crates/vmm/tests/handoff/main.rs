@@ -6,7 +6,7 @@ mod relocation;
 use nil_migrate::WaitStyle;
 use nil_pool::{Epoch, MemoryHome};
 use nil_vmm::{Deadlines, HandoffOutcome, Vm, VmEvent};
-use rack::{COUNTING, Rack, await_progress, counter, kvm};
+use rack::{COUNTING, RESTING, Rack, await_progress, counter, kvm};
 use std::time::Duration;
 
 fn there_and_back(irqchip: bool, times: usize) {
@@ -37,6 +37,28 @@ fn a_guest_goes_there_and_back_and_never_loses_its_count() {
 #[test]
 fn a_guest_with_interrupt_controllers_goes_there_and_back() {
     there_and_back(true, 10);
+}
+
+/// It has just begun a rest of a second when it is to go, twice as long as the source would wait for it.
+#[test]
+fn a_guest_that_rests_is_handed_over_at_once_and_goes_on_behind_its_rest() {
+    if !kvm() {
+        return;
+    }
+    let rack = Rack::new();
+    let (control, mut running) = rack.boot(&RESTING, false, MemoryHome::Pool);
+    running.start().expect("the guest starts");
+    for turn in 0..4 {
+        let to = rack.hosts[(turn + 1) % 2].slot();
+        running.clear_arm();
+        let target = Vm::arm(&control, to, WaitStyle::Auto).expect("the target arms");
+        let before = counter(&running);
+        let count = await_progress(&running, before);
+        let outcome = running.handoff(to, Deadlines::default()).expect("the handoff begins");
+        assert!(matches!(outcome, HandoffOutcome::Released { .. }), "{outcome:?}");
+        running = target;
+        await_progress(&running, count);
+    }
 }
 
 #[test]
