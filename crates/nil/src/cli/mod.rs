@@ -7,10 +7,12 @@
 
 mod budget;
 mod capacity;
+mod completions;
 mod decouple;
 mod duration;
 mod host;
 mod inspect;
+mod man;
 mod migrate;
 mod move_report;
 mod moving;
@@ -29,7 +31,7 @@ mod worker;
 pub(crate) use output::Output;
 pub(crate) use table::Table;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Moves running virtual machines between hosts by reference: a handoff copies no memory.
@@ -80,6 +82,10 @@ enum Command {
     /// Declare memory of a guest that must not move.
     #[command(subcommand)]
     Pin(pin::Command),
+    /// Print what a shell needs to complete this command line.
+    Completions(completions::Args),
+    /// Write manual pages, one for each command.
+    Man(man::Args),
     /// Run one guest. Agents start it; it is not meant for people.
     #[command(hide = true)]
     Worker(worker::Args),
@@ -108,15 +114,35 @@ fn run(command: Command, output: Output) -> anyhow::Result<ExitCode> {
         Command::Decouple(args) => decouple::run(&args, output),
         Command::Recouple(args) => recouple::run(&args, output),
         Command::Pin(command) => pin::run(command, output),
+        Command::Completions(args) => completions::run(&args, output),
+        Command::Man(args) => man::run(&args, output),
         Command::Worker(args) => worker::run(args),
         Command::Keeper(args) => crate::lab::keeper::run(&args).map(|()| ExitCode::SUCCESS),
     }
 }
 
+/// The command line without the commands that are not meant for people.
+fn shown_commands() -> clap::Command {
+    fn shown(command: clap::Command) -> clap::Command {
+        if !command.get_subcommands().any(clap::Command::is_hide_set) {
+            return command.mut_subcommands(shown);
+        }
+        // clap takes no subcommand away: what is needed of the rest makes a new one. It wants names that live for ever.
+        let name: &'static str = command.get_name().to_owned().leak();
+        let bare = clap::Command::new(name)
+            .version(env!("CARGO_PKG_VERSION"))
+            .about(command.get_about().cloned().unwrap_or_default())
+            .after_help(command.get_after_help().cloned().unwrap_or_default())
+            .args(command.get_arguments().cloned());
+        let subcommands = command.get_subcommands().filter(|sub| !sub.is_hide_set()).cloned();
+        bare.subcommands(subcommands.map(shown))
+    }
+    shown(Cli::command())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
