@@ -117,6 +117,22 @@ pub enum Error {
         /// How it broke.
         source: io::Error,
     },
+    /// A certificate, a key or an authority is no good.
+    #[error("{path} cannot be used: {why}", path = path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The other side of a connection is not who it should be.
+    #[error("{peer} is not trusted: {why}")]
+    Untrusted {
+        /// Who was called, or calls.
+        peer: String,
+        /// Why not.
+        why: String,
+    },
     /// The pool refused.
     #[error(transparent)]
     Pool(#[from] nil_pool::Error),

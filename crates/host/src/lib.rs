@@ -22,6 +22,7 @@ mod process;
 mod report;
 mod run_dir;
 mod survey;
+mod tls;
 mod wire;
 mod worker;
 
@@ -38,4 +39,8 @@ pub use report::{
 };
 pub use run_dir::{HostDir, RunDir};
 pub use survey::Survey;
+pub use tls::{
+    Authority, CertificateOrder, ClientTls, Identity, IssuedCertificate, NetworkName, Peer, Role, ServerTls,
+    SubjectName, TlsFiles, identity_of,
+};
 pub use worker::{BuiltinImages, WorkerOptions, run_worker};

@@ -1,7 +1,7 @@
-//! Names of hosts and guests.
+//! Names of hosts, of guests and of who holds a certificate.
 //!
 //! A name becomes a file name in the run directory and an argument of a process, so it is checked once, here, and a
-//! [`HostName`] or [`GuestName`] that exists is safe for both: 1 to 31 ASCII letters, digits, `-`, `_` and `.`,
+//! [`HostName`], [`GuestName`] or [`SubjectName`] that exists is safe for both: 1 to 31 ASCII letters, digits, `-`, `_` and `.`,
 //! beginning with a letter or digit.
 
 use serde::{Deserialize, Serialize};
@@ -83,6 +83,20 @@ macro_rules! name {
 
 name!(HostName, "host");
 name!(GuestName, "guest");
+name!(SubjectName, "certificate's holder");
+
+// The rules are the same for all names.
+impl From<SubjectName> for HostName {
+    fn from(name: SubjectName) -> Self {
+        Self(name.0)
+    }
+}
+
+impl From<HostName> for SubjectName {
+    fn from(name: HostName) -> Self {
+        Self(name.0)
+    }
+}
 
 #[cfg(test)]
 mod tests {
