@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use nil_pool::format::layout::Layout;
 use nil_pool::{
-    Access, CapacityRequest, Class, Coherence, CreateOptions, GuestKind, GuestRequest, HostIdentity, LegRequest,
+    Access, CapacityRequest, Class, Coherence, CreateOptions, GuestId, GuestKind, GuestRequest, HostIdentity, JobId, LegRequest,
     MemoryHome, Pool, StripeRequest, Tag, reap_orphan_legs,
 };
 use std::fs::File;
@@ -56,6 +56,7 @@ fn image() -> Image {
         features: 0,
     };
     member.create_guest(&vm).expect("a guest");
+    member.keep_report(JobId::random(), GuestId::random(), b"{}").expect("kept");
     let layout = pool.header().layout;
     let mut metadata = vec![0; usize::try_from(layout.data).expect("small")];
     File::open(&path).and_then(|file| file.read_exact_at(&mut metadata, 0)).expect("the tables");
@@ -71,13 +72,15 @@ fn image() -> Image {
 }
 
 /// Where the input's next bytes go: a table and an entry near its start, where there is something.
-fn places(layout: &Layout) -> [(u64, u64); 11] {
+fn places(layout: &Layout) -> [(u64, u64); 12] {
     let guests = layout.guests.offset;
+    let reports = layout.reports.expect("a new pool has reports");
     [
         (0, 300),
         ((2 << 20) - 4096, 300),
         (layout.hosts.offset, 512),
         (layout.journals.offset, 256),
+        (reports.at(1), 80),
         (layout.capacity_words.offset, 64),
         (layout.tags.offset, 4096),
         (layout.guest_words.offset, 64),
@@ -101,7 +104,7 @@ fuzz_target!(|data: &[u8]| {
     }
     seal_records(&file, image, data);
     let Ok(pool) = Pool::open(&image.path, Access::ReadWrite) else { return };
-    let _ = (pool.usage(), pool.hosts(), pool.capacities(), pool.guests());
+    let _ = (pool.usage(), pool.hosts(), pool.capacities(), pool.guests(), pool.reports());
     if let Some(info) = pool.find_guest("g") {
         if let Ok(control) = pool.guest(info.slot, info.id) {
             let _ = (control.map_memory().is_ok(), control.map_state().is_ok(), control.ownership().load());
@@ -111,6 +114,8 @@ fuzz_target!(|data: &[u8]| {
     let _ = pool.check(false);
     let _ = pool.check(true);
     if let Ok(member) = pool.join(&HostIdentity::tool()) {
+        let _ = member.keep_report(JobId::random(), GuestId::random(), b"again");
+        pool.hosts().iter().for_each(|host| drop(member.cordon(host.slot)));
         let _ = (reap_orphan_legs(&[&member]), member.release_capacity(Tag::from_bytes(STRIPED)));
     }
 });
@@ -141,6 +146,7 @@ fn seal_records(file: &File, image: &Image, data: &[u8]) {
         (journals, 64),
         (journals + 64, 64),
         (guests, 4096),
+        (layout.reports.expect("a new pool has reports").at(1) + 8, 8184),
         (capacities, 960),
         (capacities + 1024, 960),
         (capacities + 2048, 960),

@@ -1,4 +1,4 @@
-//! The decoders of host, capacity, guest, journal and pin records and of all words: no bytes make them panic, and what they
+//! The decoders of host, capacity, guest, journal, pin and report records and of all words: no bytes make them panic, and what they
 //! accept they write back as the same thing.
 #![no_main]
 
@@ -8,6 +8,7 @@ use nil_pool::format::guest::GuestRecord;
 use nil_pool::format::host::HostRecord;
 use nil_pool::format::journal::Entry;
 use nil_pool::format::pin::{PinRecord, PinWord};
+use nil_pool::format::report::ReportRecord;
 use nil_pool::format::slot_word::{Reference, SlotState};
 use nil_pool::{Arm, Class, Coherence, Composition, GRANULE, Leg, Ownership, Placed, PoolId, Stripe, Tag};
 
@@ -78,7 +79,7 @@ fn changed_stripe(data: &[u8]) -> [u8; RECORD_BYTES] {
 
 fuzz_target!(|data: &[u8]| {
     let Some((which, data)) = data.split_first() else { return };
-    match which % 6 {
+    match which % 7 {
         0 => {
             if let Ok(host) = HostRecord::decode(&record(data)) {
                 assert_eq!(HostRecord::decode(&host.encode()), Ok(host));
@@ -101,6 +102,11 @@ fuzz_target!(|data: &[u8]| {
         4 => {
             if let Ok(pin) = PinRecord::decode(&record(data)) {
                 assert_eq!(PinRecord::decode(&pin.encode().expect("its texts fit")), Ok(pin));
+            }
+        }
+        5 => {
+            if let Ok(report) = ReportRecord::decode(&record(data)) {
+                assert_eq!(ReportRecord::decode(&report.encode()), Ok(report));
             }
         }
         _ => data.chunks_exact(8).for_each(|word| words(u64::from_le_bytes(word.try_into().expect("eight bytes")))),

@@ -30,7 +30,8 @@ fn main() -> Result<()> {
 fn measure(path: &Path, bytes: u64, rounds: usize) -> Result<()> {
     let options = CreateOptions { size: Some(bytes + (64 << 20)), ..CreateOptions::default() };
     let pool = Pool::create(path, &options)?;
-    let host = pool.join(&HostIdentity { id: HostId::random(), name: "a".to_owned(), kind: HostKind::Agent })?;
+    let host =
+        pool.join(&HostIdentity { id: HostId::random(), name: "a".to_owned(), kind: HostKind::Agent, address: None })?;
     let control = host.create_guest(&GuestRequest {
         name: "g".to_owned(),
         kind: GuestKind::Vm,

@@ -212,7 +212,7 @@ fn heat_that_is_written_down_is_found_in_the_placement_map_and_moves_nothing() {
     let size = Some(64 << 20);
     let options = CreateOptions { size, ..CreateOptions::default() };
     let pool = Pool::create(&directory.path().join("pool"), &options).unwrap();
-    let agent = HostIdentity { id: HostId::random(), name: "a".to_owned(), kind: HostKind::Agent };
+    let agent = HostIdentity { id: HostId::random(), name: "a".to_owned(), kind: HostKind::Agent, address: None };
     let host = pool.join(&agent).unwrap();
     let request = GuestRequest {
         name: "g".to_owned(),

@@ -48,7 +48,7 @@ impl Guest {
         let directory = tempfile::tempdir_in("/dev/shm").expect("a directory");
         let size = Some((GRANULES * GRANULE) as u64 + (64 << 20));
         let pool = Pool::create(&directory.path().join("pool"), &CreateOptions { size, ..CreateOptions::default() });
-        let agent = HostIdentity { id: HostId::random(), name: "a".to_owned(), kind: HostKind::Agent };
+        let agent = HostIdentity { id: HostId::random(), name: "a".to_owned(), kind: HostKind::Agent, address: None };
         let host = pool.expect("a pool").join(&agent).expect("a membership");
         let request = GuestRequest {
             name: "g".to_owned(),

@@ -32,7 +32,7 @@ impl Ground {
         let directory = tempfile::tempdir_in("/dev/shm").expect("a directory");
         let options = CreateOptions { size: Some(BYTES as u64 + (64 << 20)), ..CreateOptions::default() };
         let pool = Pool::create(&directory.path().join("pool"), &options).expect("a pool");
-        let agent = HostIdentity { id: HostId::random(), name: "a".to_owned(), kind: HostKind::Agent };
+        let agent = HostIdentity { id: HostId::random(), name: "a".to_owned(), kind: HostKind::Agent, address: None };
         let host = pool.join(&agent).expect("membership");
         let request = GuestRequest {
             name: "g".to_owned(),

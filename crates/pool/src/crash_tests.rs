@@ -27,7 +27,7 @@ fn place() -> Place {
 }
 
 fn identity(name: &str) -> HostIdentity {
-    HostIdentity { id: HostId::random(), name: name.to_owned(), kind: HostKind::Agent }
+    HostIdentity { id: HostId::random(), name: name.to_owned(), kind: HostKind::Agent, address: None }
 }
 
 fn shared(tag: Tag, granules: u64) -> CapacityRequest {

@@ -6,7 +6,7 @@
 use crate::backing::Backing;
 use crate::bytes::Bytes;
 use crate::error::{Error, Result};
-use crate::format::header::{Coherence, HEADER_BYTES, Header, MAGIC, VERSION};
+use crate::format::header::{COMPAT_REPORTS, Coherence, HEADER_BYTES, Header, MAGIC, VERSION};
 use crate::format::host::HostKind;
 use crate::format::layout::{HEADER_A, HEADER_B, Layout};
 use crate::format::text::encode_label;
@@ -62,7 +62,7 @@ fn format(mut backing: Backing, options: &CreateOptions) -> Result<Pool> {
         id: PoolId::random(),
         version: VERSION,
         coherence: Coherence::Hardware,
-        compat: 0,
+        compat: COMPAT_REPORTS,
         ro_compat: 0,
         incompat: 0,
         size,

@@ -423,6 +423,20 @@ pub enum Error {
         /// Its name.
         pin: PinId,
     },
+    /// A report that does not fit into an entry.
+    #[error("a report of {bytes} bytes; at most 8124 fit into the pool")]
+    ReportTooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// There is no ring of reports, or no entry of it can be had.
+    #[error(
+        "{path} has no room for reports; a pool that an older nil made has none at all: `nil pool create` makes one"
+    )]
+    NoReports {
+        /// Where the pool is.
+        path: PathBuf,
+    },
     /// A guest's epochs or a slot's generations are used up.
     #[error("{what} has been used too often to be used again")]
     UsedUp {

@@ -84,6 +84,11 @@ uuid_name! {
     GuestId
 }
 
+uuid_name! {
+    /// Names a job of an agent, such as a migration.
+    JobId
+}
+
 /// A distance in bytes from the start of the pool.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -9,6 +9,7 @@
 //! - [`Pool`]: create, open, look.
 //! - [`Membership`]: a host's right to change the pool.
 //! - [`GuestControl`], [`StateArea`]: what a worker needs of one guest.
+//! - [`Report`]: what agents keep in the pool about jobs that have ended.
 //! - [`PlacementMap`], [`PinTable`]: which part of a guest's memory is where, and which cannot move.
 
 mod arm;
@@ -41,6 +42,8 @@ mod pins;
 pub mod placement;
 mod pool;
 mod recovery;
+#[doc(hidden)]
+pub mod reports;
 mod sections;
 #[doc(hidden)]
 pub mod slots;
@@ -65,15 +68,17 @@ pub use control::{GuestConfig, GuestControl};
 pub use create::CreateOptions;
 pub use error::{Error, Result};
 pub use format::GRANULE;
+pub use format::address::{BadAddress, HostAddress};
 pub use format::capacity::{Class, Extent};
 pub use format::guest::{GuestKind, Region};
 pub use format::header::{BadCoherence, Coherence, Header};
 pub use format::host::HostKind;
 pub use format::pin::PinId;
 pub use format::placement::{BadPlacement, Place, Placed};
+pub use format::report::MAX_REPORT;
 pub use format::stripe::{BadStripe, Composition, Leg, Stripe, Whole};
 pub use guests::GuestRequest;
-pub use ids::{BadUuid, CapacitySlot, GuestId, GuestSlot, HostId, PoolId, PoolOffset, Tag};
+pub use ids::{BadUuid, CapacitySlot, GuestId, GuestSlot, HostId, JobId, PoolId, PoolOffset, Tag};
 pub use legs::reap_orphan_legs;
 pub use listing::{CapacityInfo, GuestInfo, HostInfo};
 pub use liveness::Liveness;
@@ -85,6 +90,7 @@ pub use pins::{Pin, PinRequest, PinTable};
 pub use placement::{PlacementMap, PlacementSummary};
 pub use pool::{Pool, Usage};
 pub use recovery::Recovered;
+pub use reports::Report;
 pub use sections::{AreaFull, DecodeError, Section, SectionWriter, Sections, decode, decode_any_epoch};
 pub use state::{Area, MACHINE_AREA, StateArea, VCPU_AREA};
 pub use stripe::{AbsentPools, LegRequest, StripeRequest};

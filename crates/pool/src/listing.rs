@@ -2,10 +2,11 @@
 
 use crate::arm::Arm;
 use crate::format::BadRecord;
+use crate::format::address::HostAddress;
 use crate::format::capacity::{Class, Extent};
 use crate::format::guest::{GuestKind, Region};
 use crate::format::header::Coherence;
-use crate::format::host::HostKind;
+use crate::format::host::{HostFlags, HostKind};
 use crate::format::slot_word::SlotState;
 use crate::format::stripe::Composition;
 use crate::ids::{CapacitySlot, GuestId, GuestSlot, HostId, Tag};
@@ -35,6 +36,10 @@ pub struct HostInfo {
     pub pid: u32,
     /// Nanoseconds since 1970 when it joined.
     pub joined: u64,
+    /// Where its agent answers other machines.
+    pub address: Option<HostAddress>,
+    /// Whether no guests are to come to it.
+    pub cordoned: bool,
     /// Whether it lives.
     pub liveness: Liveness,
     /// What is wrong with the entry.
@@ -136,6 +141,8 @@ impl Pool {
             lease: tables.host_lease(slot).load(Ordering::Relaxed),
             pid: 0,
             joined: 0,
+            address: None,
+            cordoned: false,
             liveness: self.liveness(slot),
             damage: None,
         };
@@ -146,12 +153,15 @@ impl Pool {
             Seen::Used(SlotState::Making { .. }, _) => return None,
             Seen::Used(_, Err(source)) => info.damage = Some(bad_record(source)),
             Seen::Used(state, Ok(record)) => {
+                let flags = HostFlags::decode(tables.host_flags(slot).load(Ordering::Acquire), record.id);
                 info.incarnation = state.current().unwrap_or(record.incarnation);
                 info.id = record.id;
                 info.name = record.name;
                 info.kind = record.kind;
                 info.pid = record.pid;
                 info.joined = record.joined;
+                info.address = record.address;
+                info.cordoned = flags.cordoned();
             }
         }
         Some(info)

@@ -10,7 +10,8 @@
 
 use crate::create::now;
 use crate::error::{Error, Result};
-use crate::format::host::{HostKind, HostRecord};
+use crate::format::address::HostAddress;
+use crate::format::host::{HostFlags, HostKind, HostRecord};
 use crate::format::journal::{Entry, Intent};
 use crate::format::slot_word::{Reference, SlotState};
 use crate::format::text::encode_name;
@@ -39,6 +40,8 @@ pub struct HostIdentity {
     pub name: String,
     /// What it is.
     pub kind: HostKind,
+    /// Where its agent answers other machines.
+    pub address: Option<HostAddress>,
 }
 
 impl HostIdentity {
@@ -47,7 +50,7 @@ impl HostIdentity {
     pub fn tool() -> Self {
         let id = HostId::random();
         let name = format!("tool-{}-{}", std::process::id(), &id.to_string()[..8]);
-        Self { id, name, kind: HostKind::Tool }
+        Self { id, name, kind: HostKind::Tool, address: None }
     }
 }
 
@@ -176,6 +179,7 @@ impl Pool {
             started: self.inner.here.started,
             joined: now(),
             pid: self.inner.here.pid,
+            address: identity.address.clone(),
         };
         self.tables().write_host(slot, &record);
         let mut journal = Journal { slot, incarnation: made.generation, sequence: 0 };
@@ -325,6 +329,43 @@ impl Membership {
             Liveness::Dead => Ok(Actor::new(&self.pool, slot).recover()),
             Liveness::Alive | Liveness::Unknown => Err(Error::HostNotDead { host: slot }),
         }
+    }
+
+    /// Has no more guests come to a host, until [`Membership::uncordon`]. Those that it has stay. Any member may do this
+    /// for any host, dead ones too; it stays so when the host returns to its entry.
+    ///
+    /// # Errors
+    /// [`Error::NoHost`], [`Error::Damaged`].
+    pub fn cordon(&self, host: HostSlot) -> Result<()> {
+        self.change_flags(host, HostFlags::with_cordon)
+    }
+
+    /// Lets guests come to a host again.
+    ///
+    /// # Errors
+    /// As for [`Membership::cordon`].
+    pub fn uncordon(&self, host: HostSlot) -> Result<()> {
+        self.change_flags(host, HostFlags::without_cordon)
+    }
+
+    fn change_flags(&self, host: HostSlot, change: impl Fn(HostFlags) -> HostFlags) -> Result<()> {
+        self.require_unfenced()?;
+        let tables = self.pool.tables();
+        if host.index() >= tables.layout().hosts.count as usize {
+            return Err(Error::NoHost { host });
+        }
+        let id = match tables.host(host) {
+            Seen::Used(_, Ok(record)) => record.id,
+            Seen::Used(_, Err(source)) => return Err(Error::Damaged { what: format!("host record {host}"), source }),
+            Seen::Free | Seen::BadWord(_) => return Err(Error::NoHost { host }),
+        };
+        let word = tables.host_flags(host);
+        let mut before = word.load(Ordering::Acquire);
+        // Should another host come to the entry meanwhile, the word says nothing about it.
+        while let Err(found) = exchange(word, before, change(HostFlags::decode(before, id)).encode()) {
+            before = found;
+        }
+        Ok(())
     }
 
     /// Ends the membership.

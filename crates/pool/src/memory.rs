@@ -199,7 +199,8 @@ mod tests {
         let directory = tempfile::tempdir_in("/dev/shm").expect("a directory on tmpfs");
         let options = CreateOptions { size: Some(32 * GRANULE), ..CreateOptions::default() };
         let pool = Pool::create(&directory.path().join("pool"), &options).expect("a new pool");
-        let identity = HostIdentity { id: HostId::random(), name: "a".to_owned(), kind: HostKind::Agent };
+        let identity =
+            HostIdentity { id: HostId::random(), name: "a".to_owned(), kind: HostKind::Agent, address: None };
         let host = pool.join(&identity).expect("membership");
         let before = pool.usage();
         let (name, home) = ("g".to_owned(), MemoryHome::Dram);

@@ -6,6 +6,7 @@
 //! | release capacity | `Unmaking` by the host | finish; or put back, if a guest uses it                       |
 //! | create guest     | not `Live`             | undo its capacities, then the guest                           |
 //! | destroy guest    | `Unmaking` by the host | finish if its ownership word is vacant, else put back         |
+//! | anything         | report entry `Making`  | free it                                                       |
 //! | anything         | anything else          | nothing: it was not begun, or came to its end                 |
 //!
 //! Every step is a compare-and-swap on a word that names the exact generation, so recovery may be interrupted, repeated,
@@ -115,7 +116,20 @@ impl<'a> Actor<'a> {
                 self.settle_destruction(guest, [memory, state], &mut recovered);
             }
         }
+        recovered.undone += self.free_reports();
         recovered
+    }
+
+    /// Frees the entries of reports that the host was writing; gives how many they were.
+    fn free_reports(&self) -> u32 {
+        let Some(entries) = self.pool.tables().report_slots() else { return 0 };
+        let free = |entry: &usize| match entries.load(*entry) {
+            Ok(state @ SlotState::Making { host, generation }) if host == self.host => {
+                entries.transition(*entry, state, SlotState::Free { generation })
+            }
+            Ok(_) | Err(_) => false,
+        };
+        u32::try_from((0..entries.count()).filter(free).count()).unwrap_or(u32::MAX)
     }
 
     /// Undoes a capacity that is `Making` by the host; leaves any other alone.

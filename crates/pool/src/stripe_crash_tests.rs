@@ -27,7 +27,7 @@ struct Scene {
 }
 
 fn member(pool: &Pool, name: &str) -> Membership {
-    let identity = HostIdentity { id: HostId::random(), name: name.to_owned(), kind: HostKind::Agent };
+    let identity = HostIdentity { id: HostId::random(), name: name.to_owned(), kind: HostKind::Agent, address: None };
     pool.join(&identity).expect("membership")
 }
 

@@ -5,6 +5,7 @@ use crate::format::guest::{self, GuestRecord};
 use crate::format::host::{self, HostRecord};
 use crate::format::journal::{self, Entry};
 use crate::format::layout::{HOST_ENTRY, Layout, Table};
+use crate::format::report::{self, ReportRecord};
 use crate::format::slot_word::{Reference, SlotState};
 use crate::format::{BadRecord, GRANULE};
 use crate::ids::Tag;
@@ -82,6 +83,10 @@ impl Tables {
         self.host_word(slot, host::LEASE)
     }
 
+    pub(crate) fn host_flags(&self, slot: HostSlot) -> &AtomicU64 {
+        self.host_word(slot, host::FLAGS)
+    }
+
     pub(crate) fn host(&self, slot: HostSlot) -> Seen<HostRecord> {
         see(self.host_state_word(slot), || {
             HostRecord::decode(&self.mapping.read(self.layout.hosts.at(slot.index()) + host::RECORD))
@@ -102,6 +107,27 @@ impl Tables {
         let bank = (entry.sequence & 1) * journal::ENTRY_BYTES as u64;
         self.mapping.write(self.layout.journals.at(slot.index()) + bank, &entry.encode());
         crate::sync::fence(Ordering::Release);
+    }
+
+    // Reports.
+
+    /// The words of the ring's entries, if there is a ring.
+    pub(crate) fn report_slots(&self) -> Option<Slots<'_>> {
+        let ring = self.layout.reports?;
+        let words = usize::try_from(ring.bytes() / 8).ok()?;
+        Some(Slots::strided(self.mapping.words(ring.offset, words), ring.entry as usize / 8))
+    }
+
+    /// An entry of the ring; nothing where there is no such entry.
+    pub(crate) fn report(&self, entry: usize) -> Seen<ReportRecord> {
+        let Some((ring, slots)) = self.layout.reports.zip(self.report_slots()) else { return Seen::Free };
+        see(slots.word(entry), || ReportRecord::decode(&self.mapping.read(ring.at(entry) + report::RECORD)))
+    }
+
+    pub(crate) fn write_report(&self, entry: usize, record: &ReportRecord) {
+        if let Some(ring) = self.layout.reports {
+            self.mapping.write(ring.at(entry) + report::RECORD, &record.encode());
+        }
     }
 
     // Capacities.

@@ -15,7 +15,7 @@ const STEP: usize = 2 << 20;
 fn member(directory: &TempDir) -> Membership {
     let options = CreateOptions { size: Some(64 << 20), ..CreateOptions::default() };
     let pool = Pool::create(&directory.path().join("pool"), &options).expect("a new pool");
-    let identity = HostIdentity { id: HostId::random(), name: "a".to_owned(), kind: HostKind::Agent };
+    let identity = HostIdentity { id: HostId::random(), name: "a".to_owned(), kind: HostKind::Agent, address: None };
     pool.join(&identity).expect("membership")
 }
 

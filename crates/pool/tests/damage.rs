@@ -4,8 +4,8 @@
 use nil_pool::format::header::{BadHeader, Header};
 use nil_pool::format::layout::{HEADER_B, Layout};
 use nil_pool::{
-    Access, CapacityRequest, CheckReport, Class, Coherence, CreateOptions, Error, GRANULE, GuestKind, GuestRequest,
-    HostId, HostIdentity, HostKind, MemoryHome, Pool, Severity, Tag,
+    Access, CapacityRequest, CheckReport, Class, Coherence, CreateOptions, Error, GRANULE, GuestId, GuestKind,
+    GuestRequest, HostId, HostIdentity, HostKind, JobId, MemoryHome, Pool, Severity, Tag,
 };
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -27,7 +27,7 @@ fn options(force: bool) -> CreateOptions {
 /// A pool with a tool's capacity and an agent's guest; the agent of this process is still alive.
 fn furnished(path: &Path) -> Layout {
     let pool = Pool::create(path, &options(false)).expect("a new pool");
-    let host = HostIdentity { id: HostId::random(), name: "a".to_owned(), kind: HostKind::Agent };
+    let host = HostIdentity { id: HostId::random(), name: "a".to_owned(), kind: HostKind::Agent, address: None };
     let host = pool.join(&host).expect("membership");
     let tag = Some(Tag::random());
     let request = CapacityRequest {
@@ -240,7 +240,7 @@ fn a_pool_is_formatted_anew_only_by_force_and_never_under_a_live_host() {
     assert!(matches!(Pool::create(&path, &options(false)), Err(Error::AlreadyPool { id, .. }) if id == first.id()));
     let second = Pool::create(&path, &options(true)).expect("a new pool");
     assert_ne!(first.id(), second.id());
-    let host = HostIdentity { id: HostId::random(), name: "a".to_owned(), kind: HostKind::Agent };
+    let host = HostIdentity { id: HostId::random(), name: "a".to_owned(), kind: HostKind::Agent, address: None };
     let member = second.join(&host).expect("membership");
     assert!(matches!(Pool::create(&path, &options(true)), Err(Error::InUse { .. })));
     member.leave().expect("left");
@@ -350,4 +350,88 @@ fn words_of_guests_that_contradict_are_found() {
     assert_named(&path, "its ownership word");
     overwrite(&path, layout.guests.at(0), &0x0100_9FFF_0000_0001_u64.to_le_bytes());
     assert_named(&path, "there is no host h9");
+}
+
+/// A pool of the first versions, which knew nothing of reports: the bit and the descriptor are zero.
+#[test]
+fn a_pool_without_a_ring_of_reports_is_used_as_ever_and_keeps_none() {
+    let (_directory, path) = place();
+    furnished(&path);
+    with_header(&path, |header| {
+        header[32] = 0;
+        header[296..312].fill(0);
+    });
+    let pool = Pool::open(&path, Access::ReadWrite).expect("the pool");
+    assert!(pool.check(true).is_clean() && !pool.keeps_reports());
+    let host = pool.join(&HostIdentity::tool()).expect("membership");
+    let refusal = host.keep_report(JobId::random(), GuestId::random(), b"{}").expect_err("no room");
+    assert!(matches!(refusal, Error::NoReports { .. }), "{refusal}");
+    assert_eq!((pool.reports(), pool.report(JobId::random())), (Vec::new(), None));
+    host.add_capacity(&CapacityRequest {
+        tag: None,
+        class: Class::Private,
+        coherence: Coherence::Hardware,
+        bytes: GRANULE,
+        access: Vec::new(),
+        label: String::new(),
+    })
+    .expect("capacity");
+    assert!(pool.check(false).is_clean());
+}
+
+#[test]
+fn a_ring_of_reports_that_would_lie_in_another_table_is_ignored_and_noted() {
+    let (_directory, path) = place();
+    let layout = furnished(&path);
+    for offset in [0, layout.hosts.offset, layout.guests.offset, u64::MAX - 4095] {
+        with_header(&path, |header| header[296..304].copy_from_slice(&offset.to_le_bytes()));
+        let pool = Pool::open(&path, Access::ReadWrite).expect("the pool");
+        let report = pool.check(true);
+        assert!(report.is_clean(), "{report:#?}");
+        assert!(report.findings.iter().any(|found| found.what.contains("and not where")), "{report:#?}");
+        assert!(!pool.keeps_reports() && pool.reports().is_empty());
+    }
+}
+
+#[test]
+fn damaged_reports_are_left_out_noted_and_make_room() {
+    let (_directory, path) = place();
+    let layout = furnished(&path);
+    let ring = layout.reports.expect("a new pool has reports");
+    let pool = Pool::open(&path, Access::ReadWrite).expect("the pool");
+    let host = pool.join(&HostIdentity::tool()).expect("membership");
+    let [kept, torn, misplaced] = [(); 3].map(|()| {
+        let job = JobId::random();
+        host.keep_report(job, GuestId::random(), b"{}").expect("kept");
+        job
+    });
+    overwrite(&path, ring.at(2) + 70, b"!");
+    // A number that no report can have there, and a word that is none.
+    overwrite(&path, ring.at(3), &(0x2FFF_0000_0000_0000_u64 | 4).to_le_bytes());
+    overwrite(&path, ring.at(9), &[0x77; 8]);
+    assert_eq!(pool.report(torn).or(pool.report(misplaced)), None);
+    assert_eq!(pool.reports().iter().map(|report| report.job).collect::<Vec<_>>(), [kept]);
+    let found = check(&path, false);
+    assert!(found.is_clean());
+    let notes = |report: &CheckReport| report.findings.iter().filter(|f| f.place.starts_with("report ")).count();
+    assert_eq!(notes(&found), 3, "{found:#?}");
+    assert!(check(&path, true).findings.iter().any(|found| found.repaired));
+    assert_eq!(notes(&check(&path, false)), 0);
+    for _ in 0..ring.count {
+        host.keep_report(JobId::random(), GuestId::random(), b"{}").expect("kept");
+    }
+    assert_eq!(pool.reports().len(), ring.count as usize);
+}
+
+#[test]
+fn an_address_that_is_none_is_damage() {
+    let (_directory, path) = place();
+    let layout = furnished(&path);
+    let record = layout.hosts.at(0) + 64;
+    let mut bytes = bytes_at::<192>(&path, record);
+    bytes[128..134].copy_from_slice(b"a:port");
+    let sum = crc32c::crc32c(&bytes[..188]);
+    bytes[188..].copy_from_slice(&sum.to_le_bytes());
+    overwrite(&path, record, &bytes);
+    assert_named(&path, "'address' has an impossible value");
 }

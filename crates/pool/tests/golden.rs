@@ -3,15 +3,16 @@
 
 use nil_pool::format::capacity::CapacityRecord;
 use nil_pool::format::guest::GuestRecord;
-use nil_pool::format::header::Header;
+use nil_pool::format::header::{COMPAT_REPORTS, Header};
 use nil_pool::format::host::HostRecord;
 use nil_pool::format::journal::{Entry, Intent};
 use nil_pool::format::layout::Layout;
+use nil_pool::format::report::ReportRecord;
 use nil_pool::format::slot_word::Reference;
 use nil_pool::{
     Class, Coherence, Composition, CreateOptions, Epoch, Extent, GRANULE, GuestId, GuestKind, GuestRequest, HostId,
-    HostIdentity, HostKind, HostSlot, Leg, MemoryHome, PinRequest, Place, Placed, Pool, PoolId, Region, SectionWriter,
-    Stripe, Tag, Whole,
+    HostIdentity, HostKind, HostSlot, JobId, Leg, MemoryHome, PinRequest, Place, Placed, Pool, PoolId, Region,
+    SectionWriter, Stripe, Tag, Whole,
 };
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -42,7 +43,7 @@ fn header() -> Header {
         id: PoolId::from_bytes(uuid(1)),
         version: 1,
         coherence: Coherence::Hardware,
-        compat: 0,
+        compat: COMPAT_REPORTS,
         ro_compat: 0,
         incompat: 0,
         size: 16 << 20,
@@ -59,6 +60,29 @@ fn the_header_is_the_specified_one() {
     assert_eq!(Header::decode(&header().encode()), Ok(header()));
 }
 
+/// The header as the first versions wrote it: nothing is said of reports.
+#[test]
+fn a_header_without_reports_is_still_one() {
+    let mut layout = header().layout;
+    layout.reports = None;
+    let earlier = Header { compat: 0, layout, ..header() };
+    assert_specified("header without reports", &earlier.encode());
+    assert_eq!(Header::decode(&earlier.encode()), Ok(earlier));
+}
+
+#[test]
+fn a_report_is_the_specified_one() {
+    let report = ReportRecord {
+        sequence: 5,
+        job: JobId::from_bytes(uuid(11)),
+        guest: GuestId::from_bytes(uuid(5)),
+        written: 1_800_000_000_000_000_005,
+        bytes: br#"{"outcome":"landed"}"#.to_vec(),
+    };
+    assert_specified("report", &report.encode());
+    assert_eq!(ReportRecord::decode(&report.encode()), Ok(report));
+}
+
 #[test]
 fn a_host_record_is_the_specified_one() {
     let host = HostRecord {
@@ -70,6 +94,7 @@ fn a_host_record_is_the_specified_one() {
         started: 0x0012_3456,
         joined: 1_800_000_000_000_000_001,
         pid: 4711,
+        address: Some("[fd00::7]:7700".parse().expect("an address")),
     };
     assert_specified("host", &host.encode());
     assert_eq!(HostRecord::decode(&host.encode()), Ok(host));
@@ -178,7 +203,8 @@ fn placement_map_and_pin_are_the_specified_ones() {
     let path = directory.path().join("pool");
     let options = CreateOptions { size: Some(16 << 20), ..CreateOptions::default() };
     let pool = Pool::create(&path, &options).expect("a new pool");
-    let identity = HostIdentity { id: HostId::from_bytes(uuid(2)), name: "a".to_owned(), kind: HostKind::Agent };
+    let identity =
+        HostIdentity { id: HostId::from_bytes(uuid(2)), name: "a".to_owned(), kind: HostKind::Agent, address: None };
     let member = pool.join(&identity).expect("membership");
     let home = MemoryHome::Dram;
     let name = "g".to_owned();

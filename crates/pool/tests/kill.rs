@@ -38,7 +38,7 @@ fn churn_until_killed() {
     println!("ready");
     std::io::stdout().flush().expect("a parent");
     loop {
-        let identity = HostIdentity { id, name: format!("host-{id}"), kind: HostKind::Agent };
+        let identity = HostIdentity { id, name: format!("host-{id}"), kind: HostKind::Agent, address: None };
         let member = pool.join(&identity).expect("membership");
         for _ in 0..dice.throw(200) {
             change(&member, &mut dice);

@@ -9,6 +9,7 @@ use loom::thread;
 use nil_pool::format::slot_word::{Reference, SlotState};
 use nil_pool::owner_map::{OwnerMap, RESERVED};
 use nil_pool::placement::PlacementWords;
+use nil_pool::reports;
 use nil_pool::slots::{Contest, Slots};
 use nil_pool::tag_index::TagIndex;
 use nil_pool::{Epoch, HostSlot, Ownership, OwnershipWord, Place, Placed, Tag};
@@ -214,5 +215,42 @@ fn who_sees_a_granule_away_sees_it_counted() {
         }
         movers.into_iter().for_each(|mover| mover.join().expect("the thread ends"));
         assert_eq!(map.0.load(Ordering::Acquire), 1);
+    });
+}
+
+#[test]
+fn two_reports_at_once_never_get_the_same_entry_or_number() {
+    bounded(3, || {
+        let entries = Arc::new(words(&[0, SlotState::Live { generation: 1 }.encode()]));
+        let claims = both({
+            let entries = Arc::clone(&entries);
+            move |writer| reports::claim(Slots::dense(&entries), host(writer), |_| false)
+        });
+        let [Some(first), Some(second)] = claims else { panic!("there is room for both: {claims:?}") };
+        assert!(first.slot != second.slot && first.generation != second.generation, "{claims:?}");
+    });
+}
+
+#[test]
+fn a_report_that_is_overwritten_while_it_is_read_is_never_taken_for_whole() {
+    bounded(3, || {
+        // One entry: its word and two words of contents, whose values are the report's number.
+        let ring = Arc::new(words(&[SlotState::Live { generation: 1 }.encode(), 1, 1]));
+        let theirs = Arc::clone(&ring);
+        let writer = thread::spawn(move || {
+            let entries = Slots::strided(&theirs, 3);
+            let claimed = reports::claim(entries, host(0), |_| false).expect("an entry");
+            theirs[1].store(claimed.generation, Ordering::Relaxed);
+            theirs[2].store(claimed.generation, Ordering::Relaxed);
+            assert!(entries.commit(claimed, host(0)));
+        });
+        let before = ring[0].load(Ordering::Acquire);
+        let contents = [&ring[1], &ring[2]].map(|word| word.load(Ordering::Relaxed));
+        fence(Ordering::Acquire);
+        let after = ring[0].load(Ordering::Relaxed);
+        if let (true, Ok(SlotState::Live { generation })) = (before == after, SlotState::decode(before)) {
+            assert_eq!(contents, [generation; 2]);
+        }
+        writer.join().expect("the writer ends");
     });
 }

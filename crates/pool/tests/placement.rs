@@ -91,7 +91,7 @@ impl Lab {
 }
 
 fn join(pool: &Pool, name: &str) -> Membership {
-    let identity = HostIdentity { id: HostId::random(), name: name.to_owned(), kind: HostKind::Agent };
+    let identity = HostIdentity { id: HostId::random(), name: name.to_owned(), kind: HostKind::Agent, address: None };
     pool.join(&identity).expect("membership")
 }
 

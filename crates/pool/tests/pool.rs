@@ -3,7 +3,8 @@
 
 use nil_pool::{
     Access, Area, CapacityRequest, Class, Coherence, CreateOptions, Epoch, Error, GRANULE, GuestControl, GuestKind,
-    GuestRequest, HostId, HostIdentity, HostKind, Membership, MemoryHome, Ownership, Pool, Side, Stamp, Tag, decode,
+    GuestRequest, HostId, HostIdentity, HostKind, HostSlot, Membership, MemoryHome, Ownership, Pool, Side, Stamp, Tag,
+    decode,
 };
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -21,7 +22,7 @@ fn pool_at(path: &Path) -> Pool {
 }
 
 fn agent(name: &str) -> HostIdentity {
-    HostIdentity { id: HostId::random(), name: name.to_owned(), kind: HostKind::Agent }
+    HostIdentity { id: HostId::random(), name: name.to_owned(), kind: HostKind::Agent, address: None }
 }
 
 fn private(bytes: u64) -> CapacityRequest {
@@ -242,4 +243,32 @@ fn a_pool_opened_for_reading_is_not_changed() {
     let pool = Pool::open(&path, Access::ReadOnly).expect("the pool");
     assert!(matches!(pool.join(&agent("a")), Err(Error::OpenedReadOnly)));
     assert!(matches!(pool.map_capacity(Tag::random()), Err(Error::OpenedReadOnly)));
+}
+
+#[test]
+fn a_host_tells_its_address_and_is_cordoned_until_it_is_told_otherwise() {
+    let (_directory, path) = place();
+    let pool = pool_at(&path);
+    let identity = HostIdentity { address: Some("10.0.0.7:7700".parse().expect("an address")), ..agent("a") };
+    let host = pool.join(&identity).expect("membership");
+    let tool = pool.join(&HostIdentity::tool()).expect("membership");
+    let seen = |pool: &Pool| pool.find_host("a").map(|host| (host.address, host.cordoned));
+    assert_eq!(seen(&pool), Some((identity.address.clone(), false)));
+    tool.cordon(host.slot()).expect("cordoned by another");
+    assert_eq!(seen(&pool), Some((identity.address.clone(), true)));
+    assert_eq!(pool.find_host(&tool.identity().name).map(|host| (host.address, host.cordoned)), Some((None, false)));
+    let slot = host.slot();
+    host.leave().expect("left");
+    assert!(matches!(tool.cordon(slot), Err(Error::NoHost { .. })));
+
+    let other = pool.join(&agent("b")).expect("membership");
+    assert_eq!(other.slot(), slot, "the entry is another's");
+    assert!(!pool.find_host("b").expect("the host").cordoned, "what was said of the host before it is not said of it");
+    other.leave().expect("left");
+    let host = pool.join(&identity).expect("membership");
+    assert_eq!(seen(&pool), Some((identity.address.clone(), true)), "it returned to the entry");
+    host.uncordon(host.slot()).expect("uncordoned by itself");
+    assert_eq!(seen(&pool), Some((identity.address, false)));
+    assert!(matches!(host.cordon(HostSlot::new(4000).expect("a slot")), Err(Error::NoHost { .. })));
+    assert!(pool.check(false).is_clean());
 }

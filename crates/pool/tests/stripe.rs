@@ -19,7 +19,7 @@ fn directory() -> TempDir {
 }
 
 fn agent(name: &str) -> HostIdentity {
-    HostIdentity { id: HostId::random(), name: name.to_owned(), kind: HostKind::Agent }
+    HostIdentity { id: HostId::random(), name: name.to_owned(), kind: HostKind::Agent, address: None }
 }
 
 /// Memberships in so many new pools.

@@ -97,7 +97,7 @@ fn join_one(path: &Path, id: HostId, host: &HostName, joined: &[Arc<Membership>]
     if joined.iter().any(|membership| membership.pool().id() == pool.id()) {
         return Ok(None);
     }
-    let identity = HostIdentity { id, name: host.to_string(), kind: HostKind::Agent };
+    let identity = HostIdentity { id, name: host.to_string(), kind: HostKind::Agent, address: None };
     Ok(Some(pool.join(&identity)?))
 }
 

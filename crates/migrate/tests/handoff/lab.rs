@@ -144,7 +144,8 @@ impl Lab {
         drop(Pool::create(&path, &options).expect("a pool"));
         let join = |name: &str| {
             let pool = Pool::open(&path, Access::ReadWrite).expect("the pool opens");
-            let identity = HostIdentity { id: HostId::random(), name: name.to_owned(), kind: HostKind::Agent };
+            let identity =
+                HostIdentity { id: HostId::random(), name: name.to_owned(), kind: HostKind::Agent, address: None };
             pool.join(&identity).expect("there is room for a host")
         };
         let (first, second) = (join("one"), join("two"));

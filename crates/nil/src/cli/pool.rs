@@ -232,6 +232,9 @@ struct HostLine {
     incarnation: u64,
     lease: u64,
     pid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<nil_pool::HostAddress>,
+    cordoned: bool,
     liveness: Liveness,
     #[serde(skip_serializing_if = "Option::is_none")]
     damage: Option<String>,
@@ -267,8 +270,8 @@ impl Inspection {
 
 impl From<HostInfo> for HostLine {
     fn from(host: HostInfo) -> Self {
-        let HostInfo { slot, name, id, kind, incarnation, lease, pid, liveness, damage, .. } = host;
-        Self { slot: slot.to_string(), name, id, kind, incarnation, lease, pid, liveness, damage }
+        let HostInfo { slot, name, id, kind, incarnation, lease, pid, address, cordoned, liveness, damage, .. } = host;
+        Self { slot: slot.to_string(), name, id, kind, incarnation, lease, pid, address, cordoned, liveness, damage }
     }
 }
 
@@ -286,15 +289,17 @@ impl fmt::Display for Inspection {
         let or =
             |text: &str, damage: &Option<String>| damage.as_ref().map_or(text.to_owned(), |d| format!("damaged: {d}"));
         if !self.host_list.is_empty() {
-            let mut table = Table::new(["HOST", "NAME", "KIND", "PID", "LEASE", "STATE"]);
+            let mut table = Table::new(["HOST", "NAME", "KIND", "PID", "LEASE", "ADDRESS", "STATE"]);
             for host in &self.host_list {
+                let cordoned = if host.cordoned { ", cordoned" } else { "" };
                 table.row([
                     host.slot.clone(),
                     host.name.clone(),
                     format!("{:?}", host.kind).to_lowercase(),
                     host.pid.to_string(),
                     host.lease.to_string(),
-                    or(&format!("{:?}", host.liveness).to_lowercase(), &host.damage),
+                    host.address.as_ref().map_or("-".to_owned(), ToString::to_string),
+                    or(&(format!("{:?}", host.liveness).to_lowercase() + cordoned), &host.damage),
                 ]);
             }
             write!(f, "\n{table}")?;

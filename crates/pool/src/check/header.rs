@@ -2,7 +2,7 @@
 
 use super::{Checker, Wrong};
 use crate::create::write_header;
-use crate::format::header::{HEADER_BYTES, Header};
+use crate::format::header::{COMPAT_REPORTS, HEADER_BYTES, Header};
 use crate::format::layout::{HEADER_A, HEADER_B};
 
 impl Checker<'_> {
@@ -19,6 +19,10 @@ impl Checker<'_> {
                 write_header(mapping, at, &good.encode());
                 true
             });
+        }
+        if good.compat & COMPAT_REPORTS != 0 && good.layout.reports.is_none() {
+            let what = "it says that there are reports, and not where; the pool keeps none";
+            self.report(Wrong::note("header", what));
         }
         if good.unknown_compat() != 0 {
             let what = format!("the pool has features that this nil ignores (compat {:#x})", good.unknown_compat());

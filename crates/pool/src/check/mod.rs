@@ -9,6 +9,7 @@ mod header;
 mod hosts;
 mod owners;
 mod placement;
+mod reports;
 mod stripes;
 mod tags;
 
@@ -145,6 +146,7 @@ impl Checker<'_> {
     fn run(&mut self) {
         self.check_headers();
         self.check_hosts();
+        self.check_reports();
         self.check_capacities();
         self.check_owners();
         self.check_tags();

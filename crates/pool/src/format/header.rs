@@ -4,9 +4,9 @@
 //!   0  magic       "nilpool\x1a"           96  tables[8]   offset u64, count u32, entry u32
 //!   8  version     u32 (1)                224  data        u64
 //!  12  coherence   u32 (0 hardware)       232  label       64 bytes
-//!  16  uuid        16 bytes               296  zero
-//!  32  compat      u64                   4092  crc         u32
-//!  40  ro_compat   u64
+//!  16  uuid        16 bytes               296  reports     offset u64, count u32, entry u32
+//!  32  compat      u64                   312  zero
+//!  40  ro_compat   u64                   4092  crc         u32
 //!  48  incompat    u64
 //!  56  size        u64
 //!  64  granule     u64 (2 MiB)
@@ -34,8 +34,10 @@ pub const HEADER_BYTES: usize = 4096;
 
 /// `incompat` bit 0: no cache coherence between hosts; claims need another protocol than compare-and-swap.
 pub const INCOMPAT_SOFTWARE_COHERENCE: u64 = 1;
+/// `compat` bit 0: there is a ring of reports. Who does not know it leaves it alone.
+pub const COMPAT_REPORTS: u64 = 1;
 /// The bits that this crate knows.
-const KNOWN_COMPAT: u64 = 0;
+const KNOWN_COMPAT: u64 = COMPAT_REPORTS;
 const KNOWN_RO_COMPAT: u64 = 0;
 const KNOWN_INCOMPAT: u64 = 0;
 
@@ -65,7 +67,8 @@ struct RawHeader {
     tables: [RawTable; 8],
     data: U64,
     label: [u8; NAME_BYTES],
-    zero: [u8; 3796],
+    reports: RawTable,
+    zero: [u8; 3780],
     crc: U32,
 }
 
@@ -73,6 +76,7 @@ const _: () = {
     assert!(size_of::<RawHeader>() == HEADER_BYTES);
     assert!(std::mem::offset_of!(RawHeader, tables) == 96);
     assert!(std::mem::offset_of!(RawHeader, label) == 232);
+    assert!(std::mem::offset_of!(RawHeader, reports) == 296);
     assert!(std::mem::offset_of!(RawHeader, crc) == 4092);
 };
 
@@ -203,7 +207,10 @@ impl Header {
         raw.created = self.created.into();
         raw.generation = self.generation.into();
         for (raw, (_, table)) in raw.tables.iter_mut().zip(self.layout.named()) {
-            *raw = RawTable { offset: table.offset.into(), count: table.count.into(), entry: table.entry.into() };
+            *raw = RawTable::of(table);
+        }
+        if let Some(ring) = self.layout.reports {
+            raw.reports = RawTable::of(ring);
         }
         raw.data = self.layout.data.into();
         raw.label = text::encode_label("label", &self.label).expect("labels are checked where they come in");
@@ -234,6 +241,9 @@ impl Header {
         }
         let layout = raw.layout();
         layout.validate(raw.size.get())?;
+        // A feature that may be ignored is ignored where it makes no sense; an older nil that repairs a header drops it.
+        let has_reports = raw.compat.get() & COMPAT_REPORTS != 0;
+        let layout = if has_reports { layout.with_reports(raw.reports.table(), raw.size.get()) } else { layout };
         Ok(Self {
             id: PoolId::from_bytes(raw.uuid),
             version: raw.version.get(),
@@ -262,6 +272,16 @@ impl Header {
     }
 }
 
+impl RawTable {
+    fn of(table: Table) -> Self {
+        Self { offset: table.offset.into(), count: table.count.into(), entry: table.entry.into() }
+    }
+
+    fn table(&self) -> Table {
+        Table { offset: self.offset.get(), count: self.count.get(), entry: self.entry.get() }
+    }
+}
+
 impl RawHeader {
     fn check_features(&self) -> Result<(), BadHeader> {
         let incompat = self.incompat.get();
@@ -279,8 +299,9 @@ impl RawHeader {
 
     fn layout(&self) -> Layout {
         let [hosts, journals, capacity_words, tags, guest_words, owners, guests, capacities] =
-            self.tables.map(|raw| Table { offset: raw.offset.get(), count: raw.count.get(), entry: raw.entry.get() });
+            self.tables.map(|raw| raw.table());
         let data = self.data.get();
-        Layout { hosts, journals, capacity_words, tags, guest_words, owners, guests, capacities, data }
+        let reports = None;
+        Layout { hosts, journals, capacity_words, tags, guest_words, owners, guests, capacities, reports, data }
     }
 }

@@ -4,14 +4,16 @@
 //!   0  claim    u64   which process holds the slot: kernel 20 bits, start 22 bits, pid 22 bits; 0 = none
 //!   8  state    u64   slot word; its generation is the host's incarnation
 //!  16  lease    u64   counted up by the host
-//!  24  zero
+//!  24  flags    u64   which host it is about, 32 bits (CRC-32C of its UUID); bit 0: cordoned
+//!  32  zero
 //!  64  record, 192 bytes:
 //!        0 id 16 · 16 name 64 · 80 kernel 16 · 96 incarnation u64 · 104 started u64 · 112 joined u64
-//!      120 pid u32 · 124 kind u32 (1 agent, 2 tool) · 128 zero 60 · 188 crc u32
+//!      120 pid u32 · 124 kind u32 (1 agent, 2 tool) · 128 address 56 · 184 zero 4 · 188 crc u32
 //! ```
 
+use super::address::{ADDRESS_BYTES, HostAddress};
 use super::text::{self, NAME_BYTES};
-use super::{BadRecord, check_seal, seal};
+use super::{BadRecord, check_seal, checksum, seal};
 use crate::ids::HostId;
 use serde::{Deserialize, Serialize};
 use zerocopy::little_endian::{U32, U64};
@@ -23,6 +25,8 @@ pub const CLAIM: u64 = 0;
 pub const STATE: u64 = 8;
 /// Offset of the lease counter.
 pub const LEASE: u64 = 16;
+/// Offset of the flags, which may change while the host is live.
+pub const FLAGS: u64 = 24;
 /// Offset of the record.
 pub const RECORD: u64 = 64;
 /// Bytes of the record.
@@ -57,6 +61,51 @@ pub struct HostRecord {
     pub joined: u64,
     /// Its process.
     pub pid: u32,
+    /// Where its agent answers other machines.
+    pub address: Option<HostAddress>,
+}
+
+/// What may change about a host while it is live, and concerns no one life of it.
+///
+/// The word names the host by the checksum of its UUID in the upper half. About any other host that has the entry later
+/// it says nothing, so that nobody need clear it; and what it says stays true when the host returns to the entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HostFlags(u64);
+
+impl HostFlags {
+    const CORDONED: u64 = 1;
+    const BITS: u64 = u32::MAX as u64;
+
+    /// What a word says about a host: nothing, if it is about another one.
+    #[must_use]
+    pub fn decode(word: u64, host: HostId) -> Self {
+        let about = u64::from(checksum(&host.to_bytes())) << 32;
+        Self(if word & !Self::BITS == about { word } else { about })
+    }
+
+    /// The on-pool word.
+    #[must_use]
+    pub fn encode(self) -> u64 {
+        self.0
+    }
+
+    /// Whether no guests are to come to the host.
+    #[must_use]
+    pub fn cordoned(self) -> bool {
+        self.0 & Self::CORDONED != 0
+    }
+
+    /// The same, cordoned; bits that are not known stay.
+    #[must_use]
+    pub fn with_cordon(self) -> Self {
+        Self(self.0 | Self::CORDONED)
+    }
+
+    /// The same, not cordoned.
+    #[must_use]
+    pub fn without_cordon(self) -> Self {
+        Self(self.0 & !Self::CORDONED)
+    }
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -70,7 +119,8 @@ struct Raw {
     joined: U64,
     pid: U32,
     kind: U32,
-    zero: [u8; 60],
+    address: [u8; ADDRESS_BYTES],
+    zero: [u8; 4],
     crc: U32,
 }
 
@@ -78,6 +128,7 @@ const _: () = {
     assert!(size_of::<Raw>() == RECORD_BYTES);
     assert!(std::mem::offset_of!(Raw, kernel) == 80);
     assert!(std::mem::offset_of!(Raw, pid) == 120);
+    assert!(std::mem::offset_of!(Raw, address) == 128);
     assert!(std::mem::offset_of!(Raw, crc) == 188);
 };
 
@@ -101,7 +152,8 @@ impl HostRecord {
                 HostKind::Tool => 2,
             }
             .into(),
-            zero: [0; 60],
+            address: HostAddress::encode(self.address.as_ref()),
+            zero: [0; 4],
             crc: 0.into(),
         };
         seal(zerocopy::transmute!(raw))
@@ -129,6 +181,7 @@ impl HostRecord {
             started: raw.started.get(),
             joined: raw.joined.get(),
             pid: raw.pid.get(),
+            address: HostAddress::decode(&raw.address)?,
         })
     }
 }

@@ -2,7 +2,7 @@
 //! it, so another implementation may choose other counts.
 //!
 //! ```text
-//! granule 0    header A · host table · journals · … · header B (last 4 KiB)
+//! granule 0    header A · host table · journals · reports · … · header B (last 4 KiB)
 //! granule 1…   capacity words · tag index · guest words · owner map · guest records · capacity records
 //! data         2 MiB granules up to the end
 //! ```
@@ -32,14 +32,20 @@ pub const CAPACITY_RECORD: u32 = 1024;
 /// Bytes of a guest record: a page of racing words, a page of immutable configuration.
 pub const GUEST_RECORD: u32 = 8192;
 
+/// Bytes of an entry of the ring of reports.
+pub const REPORT_ENTRY: u32 = 8192;
+
 /// Most hosts that a pool can have (12 bits, one value reserved).
 pub const MAX_HOSTS: u32 = 4095;
 /// Most capacities (16 bits, one value reserved).
 pub const MAX_CAPACITIES: u32 = 65_535;
 /// Most guests.
 pub const MAX_GUESTS: u32 = 65_535;
+/// Most reports.
+pub const MAX_REPORTS: u32 = 65_535;
 
 const HOSTS: u32 = 128;
+const REPORTS: u32 = 128;
 
 /// One table: `count` entries of `entry` bytes from `offset`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,6 +95,8 @@ pub struct Layout {
     pub guests: Table,
     /// Capacity records.
     pub capacities: Table,
+    /// The ring of reports; a pool need not have one.
+    pub reports: Option<Table>,
     /// Where the data granules begin.
     pub data: u64,
 }
@@ -129,6 +137,7 @@ impl Layout {
         };
         let hosts = place(HOSTS, HOST_ENTRY);
         let journals = place(HOSTS, JOURNAL_ENTRY);
+        let reports = Some(place(REPORTS, REPORT_ENTRY));
 
         next = GRANULE;
         let mut place = |count: u32, entry: u32| {
@@ -143,7 +152,8 @@ impl Layout {
         let guests = place(guests, GUEST_RECORD);
         let capacities = place(capacities, CAPACITY_RECORD);
         let data = next.next_multiple_of(GRANULE);
-        let layout = Self { hosts, journals, capacity_words, tags, guest_words, owners, guests, capacities, data };
+        let layout =
+            Self { hosts, journals, capacity_words, tags, guest_words, owners, guests, capacities, reports, data };
         layout.validate(size)?;
         Ok(layout)
     }
@@ -176,14 +186,23 @@ impl Layout {
             ("guest", self.guests, GUEST_RECORD, self.guests.count == self.guest_words.count),
             ("capacity", self.capacities, CAPACITY_RECORD, self.capacities.count == self.capacity_words.count),
         ];
-        match shapes.iter().find(|(_, table, entry, count)| table.entry != *entry || !count) {
+        let reports = self.reports.map(|ring| ("report", ring, REPORT_ENTRY, (1..=MAX_REPORTS).contains(&ring.count)));
+        match shapes.iter().chain(&reports).find(|(_, table, entry, count)| table.entry != *entry || !count) {
             Some((name, ..)) => Err(BadLayout::Shape(name)),
             None => Ok(()),
         }
     }
 
+    /// The same with a ring of reports there, if it can be there; else with none.
+    #[must_use]
+    pub fn with_reports(self, ring: Table, size: u64) -> Self {
+        let with = Self { reports: Some(ring), ..self };
+        if with.validate(size).is_ok() { with } else { Self { reports: None, ..self } }
+    }
+
     fn validate_places(&self) -> Result<(), BadLayout> {
-        let mut tables = self.named();
+        let mut tables = self.named().to_vec();
+        tables.extend(self.reports.map(|ring| ("report", ring)));
         tables.sort_by_key(|(_, table)| table.offset);
         let mut end = PAGE;
         for (name, table) in tables {
@@ -197,7 +216,7 @@ impl Layout {
         Ok(())
     }
 
-    /// Every table with its name, in the order of the header's descriptors.
+    /// Every table that a pool must have, with its name, in the order of the header's descriptors.
     #[must_use]
     pub fn named(&self) -> [(&'static str, Table); 8] {
         [
@@ -253,6 +272,27 @@ mod tests {
         let mut layout = Layout::for_size(size).expect("a small pool");
         layout.journals.offset = HEADER_B;
         assert_eq!(layout.validate(size), Err(BadLayout::Place("journal")));
+    }
+
+    #[test]
+    fn a_ring_of_reports_that_cannot_be_there_is_none() {
+        let size = 16 << 20;
+        let layout = Layout::for_size(size).expect("a small pool");
+        let ring = layout.reports.expect("a new pool has one");
+        assert_eq!(layout.with_reports(ring, size), layout);
+        for wrong in [
+            Table { offset: layout.hosts.offset, ..ring },
+            Table { offset: ring.offset + 8, ..ring },
+            Table { offset: HEADER_B - 4096, count: 1, ..ring },
+            Table { offset: layout.data, count: 1, ..ring },
+            Table { offset: u64::MAX - 4095, ..ring },
+            Table { count: 0, ..ring },
+            Table { count: u32::MAX, ..ring },
+            Table { entry: 4096, ..ring },
+            Table { offset: 0, count: 0, entry: 0 },
+        ] {
+            assert_eq!(layout.with_reports(wrong, size).reports, None, "{wrong:?}");
+        }
     }
 
     proptest! {

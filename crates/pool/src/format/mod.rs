@@ -3,6 +3,7 @@
 //! Everything here is pure: it encodes into bytes and decodes private copies of bytes. A decoder never trusts a length,
 //! an index or a count before it has checked it, and never panics; all of them are fuzzed.
 
+pub mod address;
 pub mod capacity;
 pub mod guest;
 pub mod header;
@@ -11,6 +12,7 @@ pub mod journal;
 pub mod layout;
 pub mod pin;
 pub mod placement;
+pub mod report;
 pub mod slot_word;
 pub mod stripe;
 pub mod text;

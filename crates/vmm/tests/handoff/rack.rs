@@ -34,7 +34,8 @@ impl Rack {
         let options = CreateOptions { size: Some(64 << 20), ..CreateOptions::default() };
         let pool = Pool::create(&path, &options).expect("a pool");
         let join = |name: &str| {
-            let identity = HostIdentity { id: HostId::random(), name: name.into(), kind: HostKind::Agent };
+            let identity =
+                HostIdentity { id: HostId::random(), name: name.into(), kind: HostKind::Agent, address: None };
             pool.join(&identity).expect("a free host slot")
         };
         Self { hosts: [join("a"), join("b")], _directory: directory }

@@ -42,7 +42,7 @@ impl Ground {
         let path = directory.path().join("pool");
         let options = CreateOptions { size: Some(bytes as u64 + (64 << 20)), ..CreateOptions::default() };
         let pool = Pool::create(&path, &options).expect("a pool");
-        let agent = HostIdentity { id: HostId::random(), name: "a".to_owned(), kind: HostKind::Agent };
+        let agent = HostIdentity { id: HostId::random(), name: "a".to_owned(), kind: HostKind::Agent, address: None };
         let host = pool.join(&agent).expect("membership");
         let request = GuestRequest {
             name: "g".to_owned(),
