@@ -12,6 +12,7 @@
 
 mod agent;
 mod client;
+mod config;
 mod error;
 mod joined;
 mod layout;
@@ -28,6 +29,10 @@ mod worker;
 
 pub use agent::{Agent, AgentOptions, Farewell, GuestsAtStop, NotStopped};
 pub use client::{Client, ConsoleStream};
+pub use config::{
+    HostConfig, Listen, LogConfig, LogLevel, LogTarget, PeerAddress, PeerConfig, PlainListen, SandboxMode, TlsListen,
+    WorkerConfig,
+};
 pub use error::{Error, Result};
 pub use name::{BadName, GuestName, HostName};
 pub use order::{

@@ -83,6 +83,11 @@ impl NetworkName {
     pub(super) fn server_name(&self) -> &ServerName<'static> {
         &self.0
     }
+
+    /// Whether it is an IPv6 address, which is written in brackets where a port follows.
+    pub(crate) fn is_v6(&self) -> bool {
+        matches!(self.0, ServerName::IpAddress(IpAddr::V6(_)))
+    }
 }
 
 impl From<std::net::IpAddr> for NetworkName {
