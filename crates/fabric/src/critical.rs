@@ -359,7 +359,8 @@ impl<'a> Hub<'a> {
     fn parts_without(&self, switch: Option<SwitchId>, link: Option<LinkId>) -> Vec<Part> {
         let shard_of = self.shards(switch, link);
         let shards = shard_of.values().max().map_or(0, |last| last + 1);
-        let left: Vec<Attachment> = self.list().filter(|one| Some(one.switch) != switch && Some(one.link) != link).collect();
+        let left: Vec<Attachment> =
+            self.list().filter(|one| Some(one.switch) != switch && Some(one.link) != link).collect();
         let mut has = vec![(false, false); shards];
         for one in &left {
             let (hosts, devices) = &mut has[shard_of[&one.switch]];

@@ -148,9 +148,10 @@ mod tests {
     use super::*;
 
     fn walk(vertices: usize, pairs: &[(u32, u32)]) -> DepthFirst {
-        let both = pairs.iter().zip(0..).flat_map(|(&(a, b), id)| {
-            [(a as usize, Edge { to: b, id }), (b as usize, Edge { to: a, id })]
-        });
+        let both = pairs
+            .iter()
+            .zip(0..)
+            .flat_map(|(&(a, b), id)| [(a as usize, Edge { to: b, id }), (b as usize, Edge { to: a, id })]);
         DepthFirst::walk(vertices, &Rows::group(vertices, both))
     }
 

@@ -4,7 +4,6 @@
 //! TOML, cxl list, live pools, generated ──▶ Fabric ──▶ namespaces(), critical()      what hangs together, and by what
 //!                                              │
 //!                                              └────▶ Planner ──▶ path(), alternatives()      one guest from A to Z
-//!                                                             ──▶ drain(), rebalance()        many guests, in waves
 //! ```
 //!
 //! Two hosts are *neighbours by reference* when both reach one memory device over links whose memory can be shared: a
@@ -19,22 +18,36 @@
 
 #![forbid(unsafe_code)]
 
+mod alternatives;
+mod cost;
 mod critical;
 mod depth_first;
 mod error;
+mod generate;
 mod model;
 mod name;
 mod namespaces;
+mod path;
+mod planner;
+mod pools;
 mod quantity;
+mod routes;
 mod rows;
 mod schema;
+mod search;
 mod sharing;
 #[cfg(test)]
 mod testing;
 
+pub use cost::{Cost, CostModel, Relocation};
 pub use critical::{Critical, Element, Part};
 pub use error::{Error, Result};
+pub use generate::Shape;
 pub use model::{Builder, Device, DeviceId, Fabric, Host, HostId, Link, LinkId, Node, Switch, SwitchId};
 pub use name::{Name, PoolUuid};
 pub use namespaces::{Namespace, Namespaces};
+pub use path::{Begin, End, Leg, Path, PathRequest, Step};
+pub use planner::Planner;
+pub use pools::{LiveHost, LivePool};
 pub use quantity::{Bytes, Duration, Rate};
+pub use routes::Route;

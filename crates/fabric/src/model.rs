@@ -234,7 +234,11 @@ fn unknown<'a>(thing: &'static str, name: &str, known: impl ExactSizeIterator<It
     let count = known.len();
     let names: Vec<&str> = known.take(SHOWN).map(Name::as_str).collect();
     let more = if count > SHOWN { format!(" and {} more", count - SHOWN) } else { String::new() };
-    let known = if names.is_empty() { "; there is none at all".to_owned() } else { format!("; known: {}{more}", names.join(", ")) };
+    let known = if names.is_empty() {
+        "; there is none at all".to_owned()
+    } else {
+        format!("; known: {}{more}", names.join(", "))
+    };
     Error::Unknown { thing, name: name.chars().take(80).collect(), known }
 }
 
@@ -348,9 +352,5 @@ impl Builder {
 }
 
 fn room(taken: usize, things: &'static str) -> Result<usize> {
-    if taken < MOST {
-        Ok(taken)
-    } else {
-        Err(Error::TooMany { things, found: taken as u64 + 1, most: MOST as u64 })
-    }
+    if taken < MOST { Ok(taken) } else { Err(Error::TooMany { things, found: taken as u64 + 1, most: MOST as u64 }) }
 }

@@ -1,6 +1,6 @@
 //! Migration namespaces: which hosts reach each other by reference, in however many handoffs.
 
-use crate::model::{DeviceId, Fabric, HostId};
+use crate::model::{DeviceId, Fabric, HostId, Node};
 use crate::sharing::Sharing;
 use std::collections::VecDeque;
 
@@ -118,8 +118,12 @@ impl<'a> Flood<'a> {
         self.hosts[first.index()] = true;
         while let Some((reached, distance)) = queue.pop_front() {
             match reached {
-                Reached::Host(host) => self.descend(host, |device| queue.push_back((Reached::Device(device), distance + 1))),
-                Reached::Device(device) => self.ascend(device, |host| queue.push_back((Reached::Host(host), distance + 1))),
+                Reached::Host(host) => {
+                    self.descend(host, |device| queue.push_back((Reached::Device(device), distance + 1)));
+                }
+                Reached::Device(device) => {
+                    self.ascend(device, |host| queue.push_back((Reached::Host(host), distance + 1)));
+                }
             }
             visit(reached, distance);
         }
@@ -127,10 +131,10 @@ impl<'a> Flood<'a> {
 
     fn descend(&mut self, host: HostId, mut found: impl FnMut(DeviceId)) {
         for port in self.sharing.host_ports.row(host.index()) {
-            if let crate::model::Node::Device(device) = port.to {
-                if !std::mem::replace(&mut self.devices[device.index()], true) {
-                    found(device);
-                }
+            if let Node::Device(device) = port.to
+                && !std::mem::replace(&mut self.devices[device.index()], true)
+            {
+                found(device);
             }
         }
         for cluster in self.sharing.host_clusters.row(host.index()).iter().map(|cluster| *cluster as usize) {
@@ -146,10 +150,10 @@ impl<'a> Flood<'a> {
 
     fn ascend(&mut self, device: DeviceId, mut found: impl FnMut(HostId)) {
         for port in self.sharing.device_ports.row(device.index()) {
-            if let crate::model::Node::Host(host) = port.to {
-                if !std::mem::replace(&mut self.hosts[host.index()], true) {
-                    found(host);
-                }
+            if let Node::Host(host) = port.to
+                && !std::mem::replace(&mut self.hosts[host.index()], true)
+            {
+                found(host);
             }
         }
         for cluster in self.sharing.device_clusters.row(device.index()).iter().map(|cluster| *cluster as usize) {

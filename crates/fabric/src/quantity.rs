@@ -219,9 +219,13 @@ mod tests {
         assert_eq!(Bytes(3 << 29).to_string(), "1.5 GiB");
         assert_eq!(Bytes((1 << 30) + 1).to_string(), "1 GiB");
         assert_eq!(Rate(64 << 30).to_string(), "64 GiB/s");
-        for (micros, text) in
-            [(150, "150 µs"), (1_540, "1.5 ms"), (4_300_000, "4.3 s"), (61_000_000, "1 min 1 s"), (3_700_000_000, "1 h 1 min")]
-        {
+        for (micros, text) in [
+            (150, "150 µs"),
+            (1_540, "1.5 ms"),
+            (4_300_000, "4.3 s"),
+            (61_000_000, "1 min 1 s"),
+            (3_700_000_000, "1 h 1 min"),
+        ] {
             assert_eq!(Duration(micros).to_string(), text);
         }
     }

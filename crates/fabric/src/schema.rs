@@ -269,7 +269,11 @@ shared = false
     #[test]
     fn what_is_wrong_is_named_with_its_line() {
         let cases = [
-            (SMALL.replace("cpus = 8\ndram = \"64G\"\n\n", "cpus = 8\ndram = \"64G\"\ncolour = 1\n\n"), "line 6", "colour"),
+            (
+                SMALL.replace("cpus = 8\ndram = \"64G\"\n\n", "cpus = 8\ndram = \"64G\"\ncolour = 1\n\n"),
+                "line 6",
+                "colour",
+            ),
             (SMALL.replace("\"A\"\ncpus = 8", "\"A\"\ncpus = -8"), "line 4", "-8"),
             (SMALL.replace("\"1T\"", "-1"), "line 17", "less than nothing"),
             (SMALL.replace("\"1T\"", "\"4096P\""), "line 17", "1 EiB"),

@@ -70,10 +70,14 @@ impl Sharing {
         let of = |ports: &Rows<Port>, count: usize| {
             let mut found = Vec::new();
             for row in 0..count {
-                let mut near: Vec<u32> = ports.row(row).iter().filter_map(|port| match port.to {
-                    Node::Switch(switch) => Some(cluster_of[switch.index()]),
-                    Node::Host(_) | Node::Device(_) => None,
-                }).collect();
+                let mut near: Vec<u32> = ports
+                    .row(row)
+                    .iter()
+                    .filter_map(|port| match port.to {
+                        Node::Switch(switch) => Some(cluster_of[switch.index()]),
+                        Node::Host(_) | Node::Device(_) => None,
+                    })
+                    .collect();
                 near.sort_unstable();
                 near.dedup();
                 found.extend(near.into_iter().map(|cluster| (row, cluster)));

@@ -63,7 +63,9 @@ fn add(builder: &mut Builder, name: &str, hosts: &impl Fn(&mut Host), devices: &
             devices(&mut device);
             Node::Device(builder.device(device).expect("a good device"))
         }
-        _ => Node::Switch(builder.switch(Switch { name: name.parse().expect("a good name"), rack: None }).expect("new")),
+        _ => {
+            Node::Switch(builder.switch(Switch { name: name.parse().expect("a good name"), rack: None }).expect("new"))
+        }
     }
 }
 
@@ -119,10 +121,13 @@ pub(crate) mod by_hand {
                 seen.extend(link.ends.into_iter().filter(|end| !seen.contains(end)).collect::<Vec<_>>());
             }
         }
-        let mut devices: Vec<DeviceId> = seen.into_iter().filter_map(|node| match node {
-            Node::Device(device) => Some(device),
-            Node::Host(_) | Node::Switch(_) => None,
-        }).collect();
+        let mut devices: Vec<DeviceId> = seen
+            .into_iter()
+            .filter_map(|node| match node {
+                Node::Device(device) => Some(device),
+                Node::Host(_) | Node::Switch(_) => None,
+            })
+            .collect();
         devices.sort_unstable();
         devices
     }
@@ -140,9 +145,8 @@ pub(crate) mod by_hand {
                 }
             }
         }
-        let spaces = (0..reach.len()).map(|number| {
-            fabric.host_ids().filter(|host| space[host.index()] == number).collect::<Vec<_>>()
-        });
+        let spaces = (0..reach.len())
+            .map(|number| fabric.host_ids().filter(|host| space[host.index()] == number).collect::<Vec<_>>());
         spaces.filter(|hosts| !hosts.is_empty()).collect()
     }
 

@@ -1,0 +1,273 @@
+//! The search for a guest's cheapest way.
+//!
+//! A guest is *on a device*, held by some host, or *at a host*, having come over some device. From a device it is handed
+//! to any host that reaches it; at a host its memory is relocated to another device. So the search alternates between
+//! hosts and devices, as the path does, and takes each device once: who holds the guest cheapest holds it best.
+//!
+//! A host may be come to over several devices, at different costs, and what relocation from there costs depends on the
+//! device. But who came later *and* over a route that is no wider can do nothing that who came before could not do as
+//! well. So a host is gone on from only when it is come to over a wider route than ever before.
+//!
+//! With one target, a flood from it says how many relocations and handoffs are left at least, which guides the search
+//! (A*): most of the fabric is never looked at.
+
+use crate::model::{DeviceId, HostId};
+use crate::namespaces::{Flood, Reached};
+use crate::path::{Begin, End};
+use crate::planner::Planner;
+use crate::quantity::{Bytes, Duration, Rate};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::ops::ControlFlow;
+
+/// What a guest may do where.
+pub(crate) trait Rules {
+    /// Whether it may be handed on at this host.
+    fn may_hop(&self, host: HostId) -> bool;
+    /// Whether its memory may go from one device to another there.
+    fn may_relocate(&self, host: HostId) -> bool;
+    /// Whether it may be come to lie on this device.
+    fn may_lie(&self, device: DeviceId) -> bool;
+    /// Whether its memory may be brought there.
+    fn has_room(&self, device: DeviceId) -> bool;
+    /// Whether it may stay at this host.
+    fn may_end(&self, host: HostId) -> bool;
+}
+
+/// A place on a path.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) enum Place {
+    Host(HostId),
+    Device(DeviceId),
+}
+
+/// Where a search begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Start {
+    At { host: HostId, begin: Begin },
+    On { device: DeviceId, holder: HostId },
+}
+
+/// A search to be made.
+pub(crate) struct Search<'a, R> {
+    pub(crate) planner: &'a Planner<'a>,
+    pub(crate) rules: &'a R,
+    pub(crate) memory: Bytes,
+    pub(crate) end: End,
+    /// How far it is to the target at least; none when there are several.
+    pub(crate) bound: Option<&'a Bound>,
+}
+
+/// How many relocations and handoffs are left to a target.
+pub(crate) struct Bound {
+    hosts: Vec<u32>,
+    devices: Vec<u32>,
+    relocation: Duration,
+    handoff: Duration,
+}
+
+const FAR: u32 = u32::MAX;
+
+impl Bound {
+    pub(crate) fn to(planner: &Planner<'_>, target: HostId, memory: Bytes) -> Self {
+        let (hosts, devices) = (planner.fabric().hosts().len(), planner.fabric().devices().len());
+        let mut bound = Self {
+            hosts: vec![FAR; hosts],
+            devices: vec![FAR; devices],
+            relocation: planner.model().least_relocation(memory, planner.widest()),
+            handoff: planner.model().least_handoff(memory),
+        };
+        Flood::new(planner.sharing(), hosts, devices).from(target, |reached, distance| match reached {
+            Reached::Host(host) => bound.hosts[host.index()] = distance / 2,
+            Reached::Device(device) => bound.devices[device.index()] = distance / 2,
+        });
+        bound
+    }
+
+    fn times(relocations: u32, relocation: Duration, handoffs: u32, handoff: Duration) -> Duration {
+        let product = |count: u32, each: Duration| Duration(u64::from(count).saturating_mul(each.0));
+        product(relocations, relocation) + product(handoffs, handoff)
+    }
+
+    fn left_on(&self, device: DeviceId) -> Option<Duration> {
+        let left = self.devices[device.index()];
+        (left != FAR).then(|| Self::times(left, self.relocation, left + 1, self.handoff))
+    }
+
+    fn left_at(&self, host: HostId) -> Option<Duration> {
+        let left = self.hosts[host.index()];
+        (left != FAR).then(|| Self::times(left, self.relocation, left, self.handoff))
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum At {
+    /// It has arrived over this device.
+    Goal(HostId, DeviceId),
+    Device(DeviceId, HostId),
+    Hop(HostId, DeviceId),
+    Start(HostId),
+}
+
+#[derive(Clone, Copy)]
+struct Label {
+    at: At,
+    cost: Duration,
+    before: u32,
+}
+
+/// What a search has come to so far.
+pub(crate) struct Trail {
+    labels: Vec<Label>,
+    open: BinaryHeap<Reverse<(Duration, At, u32)>>,
+    taken: Vec<bool>,
+    cheapest: Vec<Duration>,
+    widest: Vec<Option<Rate>>,
+}
+
+const NONE: u32 = u32::MAX;
+
+impl Trail {
+    /// The places on the way to a label.
+    fn places(&self, mut label: u32) -> Vec<Place> {
+        let mut places = Vec::new();
+        while label != NONE {
+            let Label { at, before, .. } = self.labels[label as usize];
+            places.push(match at {
+                At::Goal(host, _) | At::Hop(host, _) | At::Start(host) => Place::Host(host),
+                At::Device(device, _) => Place::Device(device),
+            });
+            label = before;
+        }
+        places.reverse();
+        places
+    }
+
+    fn push(&mut self, at: At, cost: Duration, guess: Duration, before: u32) {
+        let number = u32::try_from(self.labels.len()).expect("fewer labels than pairs of hosts and devices");
+        self.labels.push(Label { at, cost, before });
+        self.open.push(Reverse((cost + guess, at, number)));
+    }
+}
+
+impl<R: Rules> Search<'_, R> {
+    /// Finds ways from `start`, the cheapest first, each with its places and cost, until `found` has had enough.
+    ///
+    /// `banned` are places to which the very first step must not go.
+    pub(crate) fn run(
+        &self,
+        start: Start,
+        banned: &[Place],
+        mut found: impl FnMut(HostId, &dyn Fn() -> Vec<Place>, Duration) -> ControlFlow<()>,
+    ) {
+        let fabric = self.planner.fabric();
+        let mut trail = Trail {
+            labels: Vec::new(),
+            open: BinaryHeap::new(),
+            taken: vec![false; fabric.devices().len()],
+            cheapest: vec![Duration::FOREVER; fabric.devices().len()],
+            widest: vec![None; fabric.hosts().len()],
+        };
+        let begin = match start {
+            Start::At { host, begin } => {
+                trail.push(At::Start(host), Duration(0), Duration(0), NONE);
+                Some((host, begin))
+            }
+            Start::On { device, holder } => {
+                trail.push(At::Device(device, holder), Duration(0), Duration(0), NONE);
+                None
+            }
+        };
+        while let Some(Reverse((_, at, number))) = trail.open.pop() {
+            let banned = if number == 0 { banned } else { &[] };
+            match at {
+                At::Goal(host, _) => {
+                    let cost = trail.labels[number as usize].cost;
+                    if found(host, &|| trail.places(number), cost).is_break() {
+                        return;
+                    }
+                }
+                At::Device(device, holder) => {
+                    if !std::mem::replace(&mut trail.taken[device.index()], true) {
+                        self.hand_on(&mut trail, number, device, holder, banned);
+                    }
+                }
+                At::Start(host) => {
+                    let (_, begin) = begin.expect("a start at a host has where it begins");
+                    self.go_on(&mut trail, number, host, begin, banned);
+                }
+                At::Hop(host, device) => {
+                    let width = self.planner.route(host, device).map(|route| route.bandwidth);
+                    if width > trail.widest[host.index()] {
+                        trail.widest[host.index()] = width;
+                        self.go_on(&mut trail, number, host, Begin::Device(device), banned);
+                    }
+                }
+            }
+        }
+    }
+
+    /// From a device to the hosts that reach it.
+    fn hand_on(&self, trail: &mut Trail, number: u32, device: DeviceId, holder: HostId, banned: &[Place]) {
+        let cost = trail.labels[number as usize].cost;
+        for host in self.planner.sharing().reaching(device) {
+            if host == holder || banned.contains(&Place::Host(host)) {
+                continue;
+            }
+            let (ends, hops) = (self.rules.may_end(host), self.rules.may_hop(host));
+            if !ends && !hops {
+                continue;
+            }
+            let Some(route) = self.planner.route(host, device) else { continue };
+            let stretch = self.planner.stretch(host);
+            let arrived = cost + self.planner.model().take(self.memory, route, stretch).total();
+            if ends {
+                let last = match self.end {
+                    End::Device => Duration(0),
+                    End::Dram => self.planner.model().recouple(self.memory, route, stretch).total(),
+                };
+                trail.push(At::Goal(host, device), arrived + last, Duration(0), number);
+            }
+            let wider = Some(route.bandwidth) > trail.widest[host.index()];
+            if hops && wider && self.planner.leads_on(host) {
+                let Some(guess) = self.bound.map_or(Some(Duration(0)), |bound| bound.left_at(host)) else { continue };
+                trail.push(At::Hop(host, device), arrived, guess, number);
+            }
+        }
+    }
+
+    /// From a host to the devices that it reaches.
+    fn go_on(&self, trail: &mut Trail, number: u32, host: HostId, begin: Begin, banned: &[Place]) {
+        let cost = trail.labels[number as usize].cost;
+        for device in self.planner.sharing().reached_by(host) {
+            if trail.taken[device.index()] || !self.rules.may_lie(device) || banned.contains(&Place::Device(device)) {
+                continue;
+            }
+            let Some(guess) = self.bound.map_or(Some(Duration(0)), |bound| bound.left_on(device)) else { continue };
+            let Some(brought) = self.bring(host, begin, device) else { continue };
+            let cost = cost + brought;
+            if cost < trail.cheapest[device.index()] {
+                trail.cheapest[device.index()] = cost;
+                trail.push(At::Device(device, host), cost, guess, number);
+            }
+        }
+    }
+
+    /// What it costs to have the memory on a device and to begin the handoff there; none if that cannot be.
+    fn bring(&self, host: HostId, begin: Begin, device: DeviceId) -> Option<Duration> {
+        let route = self.planner.route(host, device)?;
+        let (model, stretch) = (self.planner.model(), self.planner.stretch(host));
+        let copy = match begin {
+            Begin::AnyDevice => Duration(0),
+            Begin::Device(from) if from == device => Duration(0),
+            _ if !self.rules.has_room(device) => return None,
+            Begin::Dram => model.decouple(self.memory, route, stretch).total(),
+            Begin::Device(_) if !self.rules.may_relocate(host) => return None,
+            Begin::Device(from) => {
+                let from = self.planner.route(host, from)?;
+                model.relocate(self.memory, from, route, stretch).total()
+            }
+        };
+        Some(copy + model.hand(route).total())
+    }
+}
