@@ -44,6 +44,9 @@ pub struct PoolReport {
     pub slot: u16,
     /// Bytes that can still be allocated.
     pub free_bytes: u64,
+    /// Bytes that there are to allocate; 0 when an older agent does not tell.
+    #[serde(default)]
+    pub total_bytes: u64,
 }
 
 /// What a guest is doing.

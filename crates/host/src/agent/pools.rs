@@ -70,11 +70,13 @@ impl Pools {
     pub(super) fn reports(&self) -> Vec<PoolReport> {
         let report = |membership: &Arc<Membership>| {
             let pool = membership.pool();
+            let usage = pool.usage();
             PoolReport {
                 id: pool.id(),
                 path: pool.path().to_path_buf(),
                 slot: slot_number(membership.slot()),
-                free_bytes: pool.usage().free,
+                free_bytes: usage.free,
+                total_bytes: usage.total.saturating_sub(usage.tables),
             }
         };
         self.all().iter().map(report).collect()

@@ -25,6 +25,7 @@ mod range;
 mod recouple;
 mod striping;
 mod table;
+mod top;
 mod vm;
 mod worker;
 
@@ -73,6 +74,8 @@ enum Command {
     Vm(vm::Command),
     /// List guests and hosts.
     Ps(ps::Args),
+    /// Watch hosts, pools, guests and what moves.
+    Top(top::Args),
     /// Move a running guest to another host.
     Migrate(migrate::Args),
     /// Move a running guest's memory from its host's DRAM into the pool.
@@ -110,6 +113,7 @@ fn run(command: Command, output: Output) -> anyhow::Result<ExitCode> {
         Command::Host(command) => host::run(command, output),
         Command::Vm(command) => vm::run(command, output),
         Command::Ps(args) => ps::run(&args, output),
+        Command::Top(args) => top::run(&args, output),
         Command::Migrate(args) => migrate::run(&args, output),
         Command::Decouple(args) => decouple::run(&args, output),
         Command::Recouple(args) => recouple::run(&args, output),

@@ -72,7 +72,7 @@ fn whereabouts(memory: &MemoryReport) -> String {
 }
 
 /// A number of seconds in its two largest units.
-fn age(seconds: u64) -> String {
+pub(super) fn age(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
     match seconds {
         0..60 => format!("{seconds}s"),
