@@ -10,7 +10,8 @@
 use super::Host;
 use super::former::Former;
 use super::jobs::Errand;
-use super::relocating::{Relocated, Relocation, is_all_local};
+use super::pinning::HOLDER;
+use super::relocating::{Relocated, Relocation, has_nothing_pooled};
 use crate::error::{Error, Result};
 use crate::message::{Lane, Phase};
 use crate::name::GuestName;
@@ -53,20 +54,24 @@ impl Host {
     /// Does what is due for one guest; what takes long, on a thread of its own.
     fn attend_to(self: &Arc<Self>, name: &GuestName, control: &GuestControl, in_vain: &InVain) -> Result<()> {
         let tag = control.config()?.memory;
-        if !self.is_asked_for(control, tag) {
-            self.lift_holds_where(name, control, is_asked)?;
-        } else if lock(in_vain).contains_key(&tag) {
+        let asked = self.is_asked_for(control, tag);
+        // Mapped once: for many guests that is most of what this costs.
+        let state = control.map_state()?;
+        if asked && lock(in_vain).contains_key(&tag) {
             return Ok(());
+        }
+        if !asked && state.pins().list().iter().any(|pin| pin.owner == HOLDER && is_asked(pin)) {
+            self.lift_holds_where(name, control, is_asked)?;
         }
         if !control.is_placed() {
             return Ok(());
         }
-        if is_all_local(control)? {
+        if has_nothing_pooled(&state) {
             // Whoever occupies it now gives the capacity back; and if nobody does, nobody else would.
             self.tidy_idle(name, control);
             return Ok(());
         }
-        if !self.is_asked_for(control, tag) {
+        if !asked {
             return Ok(());
         }
         let (name, control, in_vain) = (name.clone(), control.clone(), Arc::clone(in_vain));
@@ -82,7 +87,7 @@ impl Host {
     /// Whether somebody wants the capacity of a guest's memory to be released.
     fn is_asked_for(&self, control: &GuestControl, tag: Tag) -> bool {
         let Ok(membership) = self.pools.get(control.pool().id()) else { return false };
-        membership.pool().capacities().iter().any(|capacity| capacity.tag == tag && capacity.release_asked)
+        membership.pool().find_capacity(tag).is_some_and(|capacity| capacity.release_asked)
     }
 
     /// Takes all memory of a guest out of the pool, because the capacity is wanted back.

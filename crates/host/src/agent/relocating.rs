@@ -13,7 +13,7 @@ use crate::order::Striping;
 use crate::report::Progress;
 use crate::wire::Connection;
 use nil_mover::{Budget, Direction, MoveOutcome, MovePlan, MoveProgress, MoveRange, MoveReport};
-use nil_pool::GuestControl;
+use nil_pool::{GuestControl, StateArea};
 use std::sync::{MutexGuard, PoisonError};
 
 /// Hears of every step.
@@ -198,6 +198,11 @@ impl Host {
 
 /// Whether nothing of a guest's memory is in the pool.
 pub(super) fn is_all_local(control: &GuestControl) -> Result<bool> {
-    let summary = control.map_state()?.placement().summary();
-    Ok(summary.pooled + summary.mixed + summary.damaged == 0)
+    Ok(has_nothing_pooled(&control.map_state()?))
+}
+
+/// The same, by the guest's state area.
+pub(super) fn has_nothing_pooled(state: &StateArea) -> bool {
+    let summary = state.placement().summary();
+    summary.pooled + summary.mixed + summary.damaged == 0
 }
