@@ -1,15 +1,18 @@
 //! `nil bench`: what nil can do, measured on this machine.
 
+mod agent;
 mod capacity;
 mod handoff;
 mod kills;
 mod moving;
 mod peers;
 mod pool;
+mod rack;
 mod report;
 
 use crate::cli::Output;
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -28,6 +31,10 @@ pub(crate) enum Command {
     Move(moving::Args),
     /// Whether a guest survives kills of its hosts, at random instants of its migrations, whenever it can.
     Kills(kills::Args),
+    /// Whether a rack of hosts ever loses a guest, runs one twice, or leaves anything behind, however it is treated.
+    Rack(rack::Args),
+    /// What an agent costs while its guests rest, and what such a guest costs.
+    Agent(agent::Args),
     /// How fast several processes at once add and release capacity in one pool.
     Capacity(capacity::Args),
     /// How long a large pool takes to be made, attached and checked.
@@ -43,8 +50,16 @@ pub(crate) fn run(command: &Command, output: Output) -> anyhow::Result<ExitCode>
         Command::Handoff(args) => handoff::run(args, output),
         Command::Move(args) => moving::run(args, output),
         Command::Kills(args) => kills::run(args, output),
+        Command::Rack(args) => rack::run(args, output),
+        Command::Agent(args) => agent::run(args, output),
         Command::Capacity(args) => capacity::run(args, output),
         Command::Pool(args) => pool::run(args, output),
         Command::CapacityWorker(args) => capacity::worker(args),
     }
+}
+
+/// A seed that differs from run to run; the report tells it.
+fn seed_of_the_moment() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::from(now.subsec_nanos()) ^ now.as_secs()
 }

@@ -4,7 +4,6 @@
 //! look at every page and register, and a report. It exits with 0 only if nothing differed.
 
 mod dram;
-mod histogram;
 mod report;
 mod timeline;
 

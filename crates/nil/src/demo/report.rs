@@ -1,8 +1,9 @@
 //! The demo's report: for a person as a page of text, for a program as one JSON document.
 
-use super::{histogram, timeline};
+use super::timeline;
 use crate::lab::canary::CanaryReport;
 use crate::lab::figures::Microseconds;
+use crate::lab::histogram;
 use crate::lab::surroundings;
 use crate::lab::tally::Tally;
 use crate::lab::verdict::Verdict;

@@ -16,6 +16,9 @@ pub(crate) struct FileView {
 // SAFETY: the mapping belongs to no thread: any may look at it, and whichever drops the view unmaps it.
 #[allow(unsafe_code)]
 unsafe impl Send for FileView {}
+// SAFETY: as above; what it gives out is a pointer, and whoever reads through that says why it may.
+#[allow(unsafe_code)]
+unsafe impl Sync for FileView {}
 
 impl FileView {
     /// Maps the first `length` bytes of a file, which must have as many.

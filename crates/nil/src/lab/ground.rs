@@ -30,11 +30,12 @@ pub(crate) enum Pages {
     Small,
 }
 
-/// Where the pool lies.
+/// Where the pool lies, or several of them beside each other.
 #[derive(Debug)]
 pub(crate) struct Ground {
     kind: Kind,
-    pool: PathBuf,
+    first: PathBuf,
+    others: Vec<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -59,7 +60,7 @@ impl Ground {
         let mount_point = directory.join("mnt");
         fs::create_dir(&mount_point).with_context(|| format!("cannot create {}", mount_point.display()))?;
         match mount_privately(&mount_point, demand.pool, pages) {
-            Ok(()) => Ok(Self { pool: mount_point.join(POOL), kind: Kind::Private { mount_point, pages } }),
+            Ok(()) => Ok(Self::at(mount_point.join(POOL), Kind::Private { mount_point, pages })),
             Err(error) => Self::open(directory, demand, Why::NotPermitted(error)),
         }
     }
@@ -76,12 +77,28 @@ impl Ground {
         demand.check_file_system(&place)?;
         let name = directory.file_name().unwrap_or(POOL.as_ref());
         let pool = place.join(name).with_extension(POOL);
-        Ok(Self { pool, kind: Kind::Open { kept: matches!(why, Why::Kept), why } })
+        Ok(Self::at(pool, Kind::Open { kept: matches!(why, Why::Kept), why }))
+    }
+
+    fn at(pool: PathBuf, kind: Kind) -> Self {
+        Self { kind, first: pool, others: Vec::new() }
+    }
+
+    /// Makes it the ground of so many pools, which share its room.
+    pub(crate) fn shared_by(mut self, pools: usize) -> Self {
+        let beside = |number: usize| self.first.with_extension(format!("{number}.{POOL}"));
+        self.others = (1..pools).map(beside).collect();
+        self
     }
 
     /// Where the pool's file is to be made.
     pub(crate) fn pool(&self) -> &Path {
-        &self.pool
+        &self.first
+    }
+
+    /// Where the files of all pools are to be made; one at least.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(&self.first).chain(&self.others).map(PathBuf::as_path)
     }
 
     /// Whether the pool stays when the rack goes.
@@ -96,10 +113,10 @@ impl Ground {
                 "a private tmpfs with 2 MiB pages where the kernel has them".into()
             }
             Kind::Private { pages: Pages::Small, .. } => "a private tmpfs with 4 KiB pages".into(),
-            Kind::Open { why: Why::Kept, .. } => format!("{} with 4 KiB pages (kept)", self.pool.display()),
+            Kind::Open { why: Why::Kept, .. } => format!("{} with 4 KiB pages (kept)", self.first.display()),
             Kind::Open { why: Why::NotPermitted(error), .. } => format!(
                 "{} with 4 KiB pages: a tmpfs of its own with 2 MiB pages could not be mounted ({error})",
-                self.pool.display()
+                self.first.display()
             ),
         }
     }
@@ -113,7 +130,9 @@ impl Drop for Ground {
                 let _ = unmount(mount_point, UnmountFlags::DETACH);
             }
             Kind::Open { kept: false, .. } => {
-                let _ = fs::remove_file(&self.pool);
+                for pool in self.pools() {
+                    let _ = fs::remove_file(pool);
+                }
             }
             Kind::Open { kept: true, .. } => {}
         }

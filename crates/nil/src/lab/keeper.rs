@@ -16,11 +16,13 @@ use anyhow::Context;
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, wait};
 use rustix::thread::disable_transparent_huge_pages;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::fmt;
 use std::fs;
 use std::io::{BufRead, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -35,18 +37,43 @@ pub(crate) struct Args {
     /// The rack's directory: run directory, logs, mount point. Removed at the end.
     #[arg(long)]
     directory: PathBuf,
-    /// The pool that the hosts join.
-    #[arg(long)]
-    pool: PathBuf,
-    /// Leave the pool's file in place.
+    /// A pool for hosts to join; may be repeated.
+    #[arg(long = "pool")]
+    pools: Vec<PathBuf>,
+    /// Leave the pools' files in place.
     #[arg(long)]
     keep_pool: bool,
     /// Have hosts and workers do without transparent huge pages.
     #[arg(long)]
     small_pages: bool,
-    /// A host to run; may be repeated.
+    /// A host to run, and which of the pools it joins, counted from 0: `A=0,2`; may be repeated.
     #[arg(long = "host")]
-    hosts: Vec<String>,
+    hosts: Vec<HostPlan>,
+}
+
+/// A host that is to run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct HostPlan {
+    pub(crate) name: String,
+    /// Which of the ground's pools it joins.
+    pub(crate) pools: Vec<usize>,
+}
+
+impl fmt::Display for HostPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pools: Vec<String> = self.pools.iter().map(usize::to_string).collect();
+        write!(f, "{}={}", self.name, pools.join(","))
+    }
+}
+
+impl FromStr for HostPlan {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let (name, pools) = text.split_once('=').context("a host to run is written like A=0,2")?;
+        let pools = pools.split(',').map(str::parse).collect::<Result<_, _>>()?;
+        Ok(Self { name: name.to_owned(), pools })
+    }
 }
 
 /// The keeper, as seen by the process that started it. Dropping it ends the keeper, and with it all that it keeps.
@@ -57,11 +84,14 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     /// Starts a keeper, which starts the hosts.
-    pub(crate) fn start(directory: &Path, ground: &Ground, pages: Pages, hosts: &[&str]) -> anyhow::Result<Self> {
+    pub(crate) fn start(directory: &Path, ground: &Ground, pages: Pages, hosts: &[HostPlan]) -> anyhow::Result<Self> {
         let log = fs::File::create(directory.join("keeper.log")).context("cannot write into the rack's directory")?;
         let mut command = Command::new(own_binary());
-        command.arg(SUBCOMMAND).arg("--directory").arg(directory).arg("--pool").arg(ground.pool());
-        command.args(hosts.iter().flat_map(|host| ["--host", host]));
+        command.arg(SUBCOMMAND).arg("--directory").arg(directory);
+        for pool in ground.pools() {
+            command.arg("--pool").arg(pool);
+        }
+        command.args(hosts.iter().flat_map(|host| ["--host".to_owned(), host.to_string()]));
         if ground.is_kept() {
             command.arg("--keep-pool");
         }
@@ -113,11 +143,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     obeyed
 }
 
-fn start_host(args: &Args, name: &str) -> anyhow::Result<()> {
+fn start_host(args: &Args, host: &HostPlan) -> anyhow::Result<()> {
+    let HostPlan { name, pools } = host;
     let log = fs::OpenOptions::new().create(true).append(true).open(host_log(&args.directory, name))?;
-    Command::new(own_binary())
-        .args(["host", "run", "--name", name, "--pool"])
-        .arg(&args.pool)
+    let mut command = Command::new(own_binary());
+    command.args(["host", "run", "--name", name]);
+    for index in pools {
+        let pool =
+            args.pools.get(*index).with_context(|| format!("host {name} is to join a pool that there is not"))?;
+        command.arg("--pool").arg(pool);
+    }
+    command
         .env("NIL_RUN_DIR", run_directory(&args.directory))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
@@ -166,8 +202,8 @@ fn obey(args: &Args) -> anyhow::Result<()> {
     });
     while let Order::StartAgain(host) = told.recv()? {
         reap_the_dead();
-        if args.hosts.contains(&host) {
-            start_host(args, &host)?;
+        if let Some(host) = args.hosts.iter().find(|known| known.name == host) {
+            start_host(args, host)?;
         }
     }
     Ok(())
@@ -211,10 +247,11 @@ fn parent(stat: &str) -> Option<i32> {
 
 /// Removes what the rack has put into the file system. Most of it is gone already if its builder ended in order.
 fn clear_up(args: &Args) {
-    if !args.keep_pool {
-        let _ = fs::remove_file(&args.pool);
+    for pool in args.pools.iter().filter(|_| !args.keep_pool) {
+        let _ = fs::remove_file(pool);
     }
-    if let Some(mount_point) = args.pool.parent().filter(|parent| parent.starts_with(&args.directory)) {
+    let ground = args.pools.first().and_then(|pool| pool.parent());
+    if let Some(mount_point) = ground.filter(|parent| parent.starts_with(&args.directory)) {
         let _ = rustix::mount::unmount(mount_point, rustix::mount::UnmountFlags::DETACH);
     }
     let _ = fs::remove_dir_all(&args.directory);
@@ -228,6 +265,14 @@ mod tests {
     fn the_parent_is_found_behind_a_hostile_name() {
         assert_eq!(parent("7 (a) R (b) S 41 7 7 0 -1"), Some(41));
         assert_eq!(parent("7 (cut"), None);
+    }
+
+    #[test]
+    fn a_host_is_told_with_its_pools() {
+        let plan = HostPlan { name: "A".into(), pools: vec![0, 2] };
+        assert_eq!(plan.to_string(), "A=0,2");
+        assert_eq!("A=0,2".parse::<HostPlan>().expect("well-formed"), plan);
+        assert!("A".parse::<HostPlan>().is_err() && "A=x".parse::<HostPlan>().is_err());
     }
 
     #[test]

@@ -14,6 +14,9 @@
 //! Traveller             a guest whose memory goes between DRAM and pool with it
 //!   ├ overhead          what nil itself takes for it
 //!   └ yardstick         what a plain memcpy of as many bytes takes
+//! Fleet                 several hosts, several pools
+//!   ├ prey, vitals      the processes of it: to be killed, to be weighed
+//!   └ resident          a guest that rests most of the time, so that many fit
 //! canary                whether the machine itself stood still meanwhile
 //! ```
 //!
@@ -21,27 +24,35 @@
 
 pub(crate) mod backing;
 pub(crate) mod canary;
+pub(crate) mod counters;
+pub(crate) mod dice;
 pub(crate) mod figures;
 mod file_view;
+pub(crate) mod fleet;
 pub(crate) mod frequency;
 pub(crate) mod gaps;
 pub(crate) mod ground;
+pub(crate) mod histogram;
 pub(crate) mod interrupt;
 pub(crate) mod keeper;
 mod memory;
 pub(crate) mod observe;
 pub(crate) mod overhead;
 pub(crate) mod phases;
+pub(crate) mod prey;
 pub(crate) mod progress;
 pub(crate) mod pulse;
 mod rack;
 pub(crate) mod recorder;
+pub(crate) mod resident;
 pub(crate) mod shuttle;
+pub(crate) mod soundness;
 pub(crate) mod surroundings;
 pub(crate) mod tally;
 pub(crate) mod traveller;
 pub(crate) mod verdict;
 pub(crate) mod view;
+pub(crate) mod vitals;
 pub(crate) mod yardstick;
 
 pub(crate) use rack::{PoolFate, Rack, RackPlan, Reach, Side};

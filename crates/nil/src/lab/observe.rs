@@ -15,7 +15,7 @@ use super::verdict::Verdict;
 use super::view::{Look, View};
 use anyhow::{bail, ensure};
 use nil_guest_abi::blackout::{Blackout, Standstill};
-use nil_guest_abi::{Command, ControlBlock, GuestState};
+use nil_guest_abi::{Command, CommandWord, ControlBlock, GuestState};
 use nil_migrate::tsc;
 use nil_pool::{GuestControl, Stamp};
 use std::path::Path;
@@ -209,9 +209,14 @@ impl Observer {
         Ok(found?)
     }
 
+    /// Gives the guest a command; the word that it is to acknowledge.
+    pub(crate) fn give(&self, command: Command) -> anyhow::Result<CommandWord> {
+        self.view.give(command)
+    }
+
     /// Has the guest verify everything it owns, and waits for its verdict.
     pub(crate) fn verify_all(&self) -> anyhow::Result<Verdict> {
-        let word = self.view.give(Command::VerifyAll)?;
+        let word = self.give(Command::VerifyAll)?;
         interrupt::wait_for("the guest has not verified its memory", self.patience(), || {
             let block = self.block()?;
             Ok((block.all_acknowledged(word) || block.guest_state() == Some(GuestState::Panicked)).then_some(()))

@@ -5,7 +5,7 @@
 
 use super::ground::{Ground, Pages};
 use super::interrupt;
-use super::keeper::{self, Keeper};
+use super::keeper::{self, HostPlan, Keeper};
 use super::memory::Demand;
 use anyhow::{Context, bail};
 use nil_host::{Client, HostDir, HostName, RunDir};
@@ -14,7 +14,7 @@ use nil_pool::{Access, CreateOptions, GRANULE, Pool};
 use std::fmt::Write;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -114,7 +114,8 @@ impl Rack {
         drop(Pool::create(ground.pool(), &options)?);
         let run_dir = RunDir::at(keeper::run_directory(directory.path()));
         let hosts = [host_dir(&run_dir, HOSTS[0])?, host_dir(&run_dir, HOSTS[1])?];
-        let keeper = Keeper::start(directory.path(), &ground, plan.pages, &HOSTS)?;
+        let host = |name: &str| HostPlan { name: name.to_owned(), pools: vec![0] };
+        let keeper = Keeper::start(directory.path(), &ground, plan.pages, &HOSTS.map(host))?;
         let pool = Pool::open(ground.pool(), Access::ReadWrite)?;
         let mut rack = Self { pool, hosts, keeper, ground, directory };
         match rack.await_hosts() {
@@ -167,16 +168,7 @@ impl Rack {
             let workers = fs::read_dir(host.workers()).into_iter().flatten().flatten();
             paths.extend(workers.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "log")));
         }
-        let mut text = String::new();
-        for path in paths {
-            let log = fs::read_to_string(&path).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
-            for line in &lines[lines.len().saturating_sub(LOG_LINES)..] {
-                // Writing into a String cannot fail.
-                let _ = write!(text, "\n  {}: {line}", path.file_stem().unwrap_or_default().to_string_lossy());
-            }
-        }
-        text
+        last_lines(&paths)
     }
 
     fn await_hosts(&mut self) -> anyhow::Result<()> {
@@ -222,12 +214,26 @@ impl Side {
     }
 }
 
-fn host_dir(run_dir: &RunDir, name: &str) -> anyhow::Result<HostDir> {
+/// The last lines of each log, to be shown beneath an error; empty if they say nothing.
+pub(super) fn last_lines(logs: &[PathBuf]) -> String {
+    let mut text = String::new();
+    for path in logs {
+        let log = fs::read_to_string(path).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        for line in &lines[lines.len().saturating_sub(LOG_LINES)..] {
+            // Writing into a String cannot fail.
+            let _ = write!(text, "\n  {}: {line}", path.file_stem().unwrap_or_default().to_string_lossy());
+        }
+    }
+    text
+}
+
+pub(super) fn host_dir(run_dir: &RunDir, name: &str) -> anyhow::Result<HostDir> {
     Ok(run_dir.host(&name.parse::<HostName>()?))
 }
 
 /// Refuses when there is no KVM for us, and says what to do about it.
-fn check_kvm(device: &Path) -> anyhow::Result<()> {
+pub(super) fn check_kvm(device: &Path) -> anyhow::Result<()> {
     let name = device.display();
     match fs::OpenOptions::new().read(true).write(true).open(device) {
         Ok(_) => Ok(()),

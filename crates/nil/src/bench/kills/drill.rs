@@ -2,8 +2,7 @@
 //! next round begins, and tell how long an errand takes.
 
 use super::journey::Errand;
-use super::prey;
-use super::subject::{Answer, Subject};
+use super::subject::{Answer, Subject, workers};
 use super::trail::Spread;
 use crate::lab::{Rack, interrupt};
 use anyhow::{Context, bail, ensure};
@@ -82,7 +81,7 @@ pub(super) fn failure(answer: &Answer) -> Option<String> {
 
 /// Waits until the worker that the guest has left has ended.
 fn await_one_worker(rack: &Rack) -> anyhow::Result<()> {
-    let alone = || Ok((prey::workers(rack).len() == 1).then_some(()));
+    let alone = || Ok((workers(rack).len() == 1).then_some(()));
     interrupt::wait_for("the worker that the guest has left has not ended", PATIENCE_WITH_OLD_WORKER, alone)
-        .with_context(|| format!("workers are {:?}", prey::workers(rack)))
+        .with_context(|| format!("workers are {:?}", workers(rack)))
 }

@@ -2,8 +2,8 @@
 
 use super::journey::{Journey, Step};
 use super::plan::{Moment, Plan};
-use super::prey::{Known, Prey};
 use super::trail::{GuestWords, Trail, Words};
+use crate::lab::prey::{Known, Prey};
 use crate::lab::{Rack, Side, interrupt};
 use anyhow::bail;
 use nil_mover::Direction;
@@ -68,7 +68,7 @@ impl<'a> Hunt<'a> {
         let mut prey = Vec::new();
         let mut missing = Vec::new();
         for side in plan.victim.workers(&journey) {
-            match Prey::worker(rack, side, &Known::nobody()) {
+            match Prey::worker(rack.host(side), &Known::nobody()) {
                 Some(worker) if side == journey.from => prey.push(worker),
                 None if side != journey.from => missing.push(side),
                 Some(worker) => bail!("the target has a worker already, process {}", worker.pid()),
@@ -76,7 +76,7 @@ impl<'a> Hunt<'a> {
             }
         }
         for side in plan.victim.agents(&journey) {
-            prey.push(Prey::agent(rack, side)?);
+            prey.push(Prey::agent(rack.host(side))?);
         }
         Ok(Self { rack, guest, journey, plan, typical, known: Known::now(), prey, missing, stalled: None })
     }
@@ -128,7 +128,7 @@ impl<'a> Hunt<'a> {
 
     fn find_missing(&mut self) {
         let Self { rack, known, prey, missing, .. } = self;
-        missing.retain(|&side| match Prey::worker(rack, side, known) {
+        missing.retain(|&side| match Prey::worker(rack.host(side), known) {
             Some(worker) => {
                 prey.push(worker);
                 false
@@ -138,7 +138,7 @@ impl<'a> Hunt<'a> {
     }
 
     fn stall_target(&mut self) {
-        self.stalled = Prey::worker(self.rack, self.journey.from.other(), &self.known);
+        self.stalled = Prey::worker(self.rack.host(self.journey.from.other()), &self.known);
         if let Some(target) = &self.stalled {
             target.stop();
         }

@@ -7,9 +7,9 @@
 //!
 //! | module     | holds                                                             |
 //! |------------|-------------------------------------------------------------------|
-//! | `plan`     | what is done, whom and when to kill, drawn by `dice` from the seed |
+//! | `plan`     | what is done, whom and when to kill, drawn from the seed             |
 //! | `journey`  | how far an errand is, as the words in the pool tell               |
-//! | `hunt`     | the wait for the instant and the kill, of a `prey`                |
+//! | `hunt`     | the wait for the instant and the kill                             |
 //! | `trail`    | what the words in the pool said meanwhile                         |
 //! | `agents`   | the restart of killed agents                                      |
 //! | `settling` | how the guest has ended up, and whether what it has fits to that  |
@@ -19,13 +19,11 @@
 //! | `stand`    | a rack with a guest on it, and what must hold between rounds      |
 
 mod agents;
-mod dice;
 mod drill;
 mod hunt;
 mod journey;
 mod judge;
 mod plan;
-mod prey;
 mod report;
 mod round;
 mod settling;
@@ -33,6 +31,7 @@ mod stand;
 mod subject;
 mod trail;
 
+use super::seed_of_the_moment;
 use crate::cli::Output;
 use crate::lab::interrupt::{self, Interrupted};
 use crate::lab::progress::Progress;
@@ -48,7 +47,7 @@ use serde::Serialize;
 use stand::{Played, Stand, Typical};
 use std::fmt;
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// After that many violations there is nothing more to be learnt.
 const ENOUGH: usize = 10;
@@ -237,10 +236,4 @@ impl fmt::Display for Schedule {
         writeln!(f, "seed {}", self.seed)?;
         (1..).zip(&self.rounds).try_for_each(|(number, round): (u64, &String)| writeln!(f, "round {number}: {round}"))
     }
-}
-
-/// A seed that differs from run to run; the report tells it.
-fn seed_of_the_moment() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::from(now.subsec_nanos()) ^ now.as_secs()
 }

@@ -2,9 +2,9 @@
 //!
 //! All of it is drawn before anything is measured, so that the same seed draws the same plans on any machine.
 
-use super::dice::Dice;
 use super::journey::{Errand, Journey, Step};
 use crate::lab::Side;
+use crate::lab::dice::Dice;
 use nil_host::MemoryIn;
 use nil_mover::{Direction, Pace};
 use serde::Serialize;

@@ -211,9 +211,9 @@ impl fmt::Display for Report {
 
 #[cfg(test)]
 mod tests {
-    use super::super::dice::Dice;
     use super::super::plan::Scope;
     use super::*;
+    use crate::lab::dice::Dice;
     use nil_pool::{Epoch, HostSlot};
 
     fn plan() -> Plan {

@@ -10,11 +10,12 @@
 //! | no other capacity but that of its state          | the same                                      |
 
 use super::judge::End;
-use super::prey;
-use super::subject::{Counters, Subject, side_of, view_of};
+use super::subject::{Subject, side_of, workers};
+use crate::lab::counters::{Counters, view_of};
+use crate::lab::soundness::{Fate, misplaced};
 use crate::lab::{Rack, Side};
 use nil_host::{GuestReport, GuestState};
-use nil_pool::{HostSlot, Ownership, Place};
+use nil_pool::Ownership;
 use std::time::Duration;
 
 /// Between two looks at a guest that is to go on meanwhile.
@@ -23,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(3);
 /// How the guest has ended up, if that is clear; or what is unclear. `before` is what it had counted before the round.
 pub(super) fn end(rack: &Rack, subject: &Subject, before: &Counters) -> anyhow::Result<Result<End, String>> {
     let word = subject.control().ownership().load()?;
-    let workers = prey::workers(rack);
+    let workers = workers(rack);
     match word {
         Ownership::Owned { host, epoch } => {
             let side = side_of(rack, host)?;
@@ -70,39 +71,16 @@ fn goes_on(report: &GuestReport, before: &Counters) -> anyhow::Result<bool> {
 
 /// What does not fit yet to how the guest has ended up; `free` is what the pool has free without any guest.
 pub(super) fn misfit(rack: &Rack, subject: &Subject, end: End, free: u64) -> anyhow::Result<Option<String>> {
-    let owner = match end {
-        End::Runs { host, .. } | End::Lost { host, .. } => side_of(rack, host)?,
+    let fate = match end {
+        End::Runs { .. } => Fate::Runs,
+        End::Lost { .. } => Fate::Lost,
     };
-    Ok(misplaced(subject, end)
+    let (End::Runs { host, epoch } | End::Lost { host, epoch }) = end;
+    let owner = side_of(rack, host)?;
+    Ok(misplaced(subject.words().map(), (host, epoch), fate)
         .or(being_moved(rack, subject, end, owner))
         .or(leaked(rack, subject, end, free)?)
         .or(left_behind(rack, end, owner)?))
-}
-
-/// A granule that is nowhere, or in a place where it cannot be; a count that is wrong.
-fn misplaced(subject: &Subject, end: End) -> Option<String> {
-    let map = subject.words().map();
-    for granule in 0..map.granules() {
-        let fits = |host: HostSlot, epoch| match end {
-            End::Runs { host: owner, epoch: now } | End::Lost { host: owner, epoch: now } => {
-                host == owner && epoch <= now
-            }
-        };
-        let place = match map.get(granule) {
-            Ok(placed) => placed.place,
-            Err(bad) => return Some(bad.to_string()),
-        };
-        let is_possible = match place {
-            Place::Local { host, epoch } => fits(host, epoch),
-            Place::Mixed { host, epoch } => fits(host, epoch) && matches!(end, End::Lost { .. }),
-            Place::Pooled => true,
-        };
-        if !is_possible {
-            return Some(format!("granule {granule} of the guest's memory is {place}"));
-        }
-    }
-    let (away, counted) = (map.away(), map.summary().away());
-    (away != counted).then(|| format!("{counted} granules are away from the pool, and `away` says {away}"))
 }
 
 fn being_moved(rack: &Rack, subject: &Subject, end: End, owner: Side) -> Option<String> {

@@ -1,6 +1,5 @@
 //! A rack with a guest on it, round after round, and what must hold between two rounds.
 
-use super::dice::Dice;
 use super::drill;
 use super::journey::Errand;
 use super::judge::End;
@@ -9,13 +8,13 @@ use super::report::Loss;
 use super::round::{Finding, Round};
 use super::subject::{Subject, side_of};
 use super::trail::Spread;
+use crate::lab::dice::Dice;
 use crate::lab::frequency::Frequency;
-use crate::lab::verdict::Verdict;
+use crate::lab::soundness::{require_clean, require_sound};
 use crate::lab::{GuestPlan, Rack, RackPlan, Side};
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use nil_host::MemoryIn;
 use nil_mover::Pace;
-use nil_pool::Severity;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -186,11 +185,7 @@ impl Stand {
 
     fn check_pool(&mut self) -> anyhow::Result<()> {
         self.tally.pool_checks += 1;
-        let report = self.rack.pool().check(false);
-        let wrong = report.findings.iter().filter(|finding| finding.severity != Severity::Note && !finding.repaired);
-        let wrong: Vec<String> = wrong.map(|finding| format!("{}: {}", finding.place, finding.what)).collect();
-        ensure!(report.is_clean(), "the pool is not sound: {}", wrong.join("; "));
-        Ok(())
+        require_sound(self.rack.pool())
     }
 
     /// The story of the last round.
@@ -209,9 +204,4 @@ pub(super) fn draw(seed: u64, number: u64, scope: Scope) -> (Side, Plan) {
     let mut dice = Dice::of_round(seed, number);
     let birthplace = dice.pick([(1, Side::A), (1, Side::B)]);
     (birthplace, Plan::draw(&mut dice, scope))
-}
-
-fn require_clean(verdict: &Verdict) -> anyhow::Result<()> {
-    ensure!(verdict.is_clean(), "the guest found an error: {}", verdict.first_error.as_deref().unwrap_or_default());
-    Ok(())
 }

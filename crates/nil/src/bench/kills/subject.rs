@@ -3,29 +3,27 @@
 //! It is watched through the process that runs it: at no other place all of its memory is to be seen, wherever that lies.
 
 use super::journey::{Errand, Journey};
-use super::prey;
 use super::trail::{GuestWords, Spread};
+use crate::lab::counters::{Counters, await_running, view_of};
 use crate::lab::frequency::Frequency;
 use crate::lab::observe::Observer;
+use crate::lab::prey;
 use crate::lab::verdict::Verdict;
 use crate::lab::view::View;
 use crate::lab::{GuestPlan, Rack, Side, interrupt};
-use anyhow::{Context, bail, ensure};
-use nil_guest_abi::{GuestState, Options, Program};
+use anyhow::{Context, bail};
+use nil_guest_abi::{Options, Program};
 use nil_host::{
     Client, Error, GuestName, GuestReport, HostDir, ImageSource, MemoryIn, MemoryMoved, Migrate, MigrationReport,
     MoveMemory, RunVm,
 };
 use nil_mover::{Budget, Pace};
 use nil_pool::{GuestControl, HostSlot, Ownership};
-use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long a guest may stand frozen before its source takes it back.
 const DEADLINE: Duration = Duration::from_millis(500);
-/// How long a guest may take to fill its memory, and to run: the machine may have much else to do.
-const PATIENCE_WITH_BOOT: Duration = Duration::from_secs(60);
 /// How long what a stopped guest had may take to be free again.
 const PATIENCE_WITH_STOP: Duration = Duration::from_secs(20);
 /// How long the name of a guest that has gone may stay taken.
@@ -55,10 +53,6 @@ pub(super) enum Answer {
 
 /// An order that was given, on a thread of its own: its answer, and how long that took.
 pub(super) type Order = JoinHandle<(nil_host::Result<Answer>, Duration)>;
-
-/// What only ever grows in a guest, per vCPU.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Counters(Vec<[u64; 5]>);
 
 impl Subject {
     /// Boots a guest and waits until it has filled its memory and runs.
@@ -185,12 +179,12 @@ impl Subject {
             let usage = rack.pool().usage();
             let sockets =
                 [Side::A, Side::B].map(|side| rack.host(side).worker_sockets().map_or(0, |names| names.len()));
-            let is_gone = usage.guests == 0 && usage.free == free && prey::workers(rack).is_empty();
+            let is_gone = usage.guests == 0 && usage.free == free && workers(rack).is_empty();
             Ok((is_gone && sockets == [0, 0]).then_some(()))
         };
         interrupt::wait_for("a stopped guest has left something", PATIENCE_WITH_STOP, gone).with_context(|| {
             let usage = rack.pool().usage();
-            format!("{} guests, {} bytes free of {free}, workers {:?}", usage.guests, usage.free, prey::workers(rack))
+            format!("{} guests, {} bytes free of {free}, workers {:?}", usage.guests, usage.free, workers(rack))
         })
     }
 }
@@ -210,21 +204,6 @@ fn run_when_free(rack: &Rack, side: Side, order: &RunVm) -> anyhow::Result<Guest
     }
 }
 
-/// Waits until the guest has filled its memory and runs.
-fn await_running(observer: &Observer) -> anyhow::Result<()> {
-    interrupt::wait_for("the guest has not filled its memory", PATIENCE_WITH_BOOT, || {
-        match observer.block()?.guest_state() {
-            Some(GuestState::Running) => Ok(Some(())),
-            Some(GuestState::Refused | GuestState::Panicked) => bail!("the guest does not boot"),
-            Some(GuestState::Booting | GuestState::Filling | GuestState::Stopped) | None => Ok(None),
-        }
-    })?;
-    let before = Counters::read(&*observer.block()?)?;
-    interrupt::wait_for("the guest does not run", PATIENCE_WITH_BOOT, || {
-        Ok(Counters::read(&*observer.block()?)?.have_moved_since(&before).then_some(()))
-    })
-}
-
 /// Waits until the agent says which process runs the guest, and looks into that.
 fn await_home(rack: &Rack, side: Side, control: &GuestControl) -> anyhow::Result<View> {
     let arrived = "the agent has not said which process runs the guest, and where it has the guest's memory";
@@ -235,38 +214,9 @@ fn await_home(rack: &Rack, side: Side, control: &GuestControl) -> anyhow::Result
     })
 }
 
-/// A look into the process that runs a guest; `None` when it is not known, or has ended.
-pub(super) fn view_of(guest: &GuestReport) -> Option<View> {
-    View::of_process(guest.worker_pid?, guest.memory_address?).ok()
-}
-
-impl Counters {
-    pub(super) fn read(block: &nil_guest_abi::ControlBlock) -> anyhow::Result<Self> {
-        let read = |vcpu: &nil_guest_abi::VcpuBlock| {
-            [&vcpu.counter, &vcpu.last_tsc, &vcpu.tickets, &vcpu.private_tickets, &vcpu.pages_written]
-                .map(|counter| counter.load(Ordering::Acquire))
-        };
-        let counters: Vec<_> = block.vcpus().map(read).collect();
-        ensure!(!counters.is_empty(), "the guest says that it has no vCPU");
-        Ok(Self(counters))
-    }
-
-    /// Whether every vCPU has gone on since.
-    pub(super) fn have_moved_since(&self, earlier: &Self) -> bool {
-        self.0.len() == earlier.0.len() && self.0.iter().zip(&earlier.0).all(|(now, then)| now[0] > then[0])
-    }
-
-    /// Fails when anything has gone backwards since.
-    pub(super) fn check_since(&self, earlier: &Self) -> anyhow::Result<()> {
-        let forwards = self.0.iter().flatten().zip(earlier.0.iter().flatten()).all(|(now, then)| now >= then);
-        ensure!(
-            forwards && self.0.len() == earlier.0.len(),
-            "the guest's counters went backwards, from {:?} to {:?}",
-            earlier.0,
-            self.0
-        );
-        Ok(())
-    }
+/// The living workers of the rack.
+pub(super) fn workers(rack: &Rack) -> Vec<i32> {
+    prey::workers(&rack.host(Side::A).run_dir()).into_iter().map(|worker| worker.pid).collect()
 }
 
 /// The side with that slot in the pool.
@@ -285,24 +235,4 @@ fn slot_of(rack: &Rack, side: Side) -> anyhow::Result<HostSlot> {
     let listed = || Ok(rack.pool().find_host(name.as_str()).map(|host| host.slot));
     interrupt::wait_for("the pool does not list one of its hosts", PATIENCE_WITH_LISTING, listed)
         .with_context(|| format!("host {name}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_vcpu_that_stands_still_is_enough_for_a_guest_not_to_go_on() {
-        let earlier = Counters(vec![[1, 5, 5, 5, 5], [1, 5, 5, 5, 5]]);
-        let half = Counters(vec![[2, 6, 5, 5, 5], [1, 5, 5, 5, 5]]);
-        assert!(!half.have_moved_since(&earlier));
-        half.check_since(&earlier).expect("nothing went backwards");
-    }
-
-    #[test]
-    fn any_counter_that_goes_backwards_is_found() {
-        let earlier = Counters(vec![[1, 5, 5, 5, 5]]);
-        let later = Counters(vec![[2, 6, 6, 4, 6]]);
-        assert!(later.check_since(&earlier).is_err());
-    }
 }

@@ -1,10 +1,11 @@
 //! Finding the processes of a rack, and killing exactly one of them.
 //!
-//! A worker is known by its own command line, which names the rack's run directory; nobody else's does. It is held by a
-//! pidfd from then on, so that the kill cannot hit whatever was given its pid since.
+//! A worker is known by its own command line, which names the rack's run directory, and an agent by its environment; nobody
+//! else's does. It is held by a pidfd from then on, so that the kill cannot hit whatever was given its pid since.
 
-use crate::lab::{Rack, Side};
 use anyhow::Context;
+use nil_host::{Client, HostDir, RunDir};
+use nil_pool::GuestId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::HashSet;
@@ -14,14 +15,14 @@ use std::path::Path;
 
 /// A process that is about to be killed.
 #[derive(Debug)]
-pub(super) struct Prey {
+pub(crate) struct Prey {
     pid: i32,
     pidfd: OwnedFd,
 }
 
 /// The pids that there were at some moment, which need not be looked at again.
 #[derive(Debug, Default)]
-pub(super) struct Known(HashSet<i32>);
+pub(crate) struct Known(HashSet<i32>);
 
 impl Prey {
     /// Takes hold of a process; `None` when it has ended.
@@ -30,42 +31,43 @@ impl Prey {
         Some(Self { pid, pidfd })
     }
 
-    /// The worker of a host of the rack that is not among the `known`; `None` while there is none.
-    pub(super) fn worker(rack: &Rack, side: Side, known: &Known) -> Option<Self> {
-        let is_it = |pid| is_worker(pid, rack, Some(side));
+    /// The worker of a host that is not among the `known`; `None` while there is none.
+    pub(crate) fn worker(host: &HostDir, known: &Known) -> Option<Self> {
+        let run_dir = host.run_dir();
+        let is_it = |pid| Worker::of(pid, &run_dir).is_some_and(|worker| worker.host == host.name().as_str());
         let found = pids().find(|pid| !known.0.contains(pid) && is_it(*pid))?;
         // Looked at again now that it is held: if it is still the worker, the pidfd is the worker's.
         Self::hold(found).filter(|prey| is_it(prey.pid))
     }
 
     /// The agent of a host.
-    pub(super) fn agent(rack: &Rack, side: Side) -> anyhow::Result<Self> {
-        let host = rack.call(side)?.describe()?;
-        let pid = host.agent_pid.and_then(|pid| i32::try_from(pid).ok()).context("the agent does not tell its pid")?;
-        Self::hold(pid).filter(|prey| is_agent(prey.pid, side, rack)).context("the agent has ended")
+    pub(crate) fn agent(host: &HostDir) -> anyhow::Result<Self> {
+        let pid = Client::connect(host)?.describe()?.agent_pid;
+        let pid = pid.and_then(|pid| i32::try_from(pid).ok()).context("the agent does not tell its pid")?;
+        Self::hold(pid).filter(|prey| is_agent(prey.pid, host)).context("the agent has ended")
     }
 
-    pub(super) fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         self.pid
     }
 
     /// Kills it; whether it lived.
-    pub(super) fn kill(&self) -> bool {
+    pub(crate) fn kill(&self) -> bool {
         !self.is_dead() && pidfd_send_signal(&self.pidfd, Signal::KILL).is_ok()
     }
 
     /// Makes it stand still. If it has ended, there is nothing to be done.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         let _ = pidfd_send_signal(&self.pidfd, Signal::STOP);
     }
 
     /// Lets it go on.
-    pub(super) fn go_on(&self) {
+    pub(crate) fn go_on(&self) {
         let _ = pidfd_send_signal(&self.pidfd, Signal::CONT);
     }
 
     /// Whether the last of its threads has ended.
-    pub(super) fn is_dead(&self) -> bool {
+    pub(crate) fn is_dead(&self) -> bool {
         let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
         poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
@@ -73,18 +75,40 @@ impl Prey {
 
 impl Known {
     /// All processes of this moment.
-    pub(super) fn now() -> Self {
+    pub(crate) fn now() -> Self {
         Self(pids().collect())
     }
 
-    pub(super) fn nobody() -> Self {
+    pub(crate) fn nobody() -> Self {
         Self::default()
     }
 }
 
-/// The living workers of a rack.
-pub(super) fn workers(rack: &Rack) -> Vec<i32> {
-    pids().filter(|&pid| is_worker(pid, rack, None)).collect()
+/// A living worker.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Worker {
+    pub(crate) pid: i32,
+    /// The host that it works for.
+    pub(crate) host: String,
+    /// The guest that it runs, or is to run.
+    pub(crate) guest: GuestId,
+}
+
+impl Worker {
+    /// The worker that a process is, if it is one of that run directory. The dead have no command line.
+    fn of(pid: i32, run_dir: &RunDir) -> Option<Self> {
+        let arguments = command_line(pid);
+        let text = |option| value(&arguments, option).map(String::from_utf8_lossy);
+        let is_ours = arguments.get(1).is_some_and(|command| command == b"worker")
+            && Path::new(&*text(b"--run-dir")?) == run_dir.path();
+        is_ours.then_some(())?;
+        Some(Self { pid, host: text(b"--host")?.into_owned(), guest: text(b"--guest-id")?.parse().ok()? })
+    }
+}
+
+/// The living workers of all hosts of a run directory.
+pub(crate) fn workers(run_dir: &RunDir) -> Vec<Worker> {
+    pids().filter_map(|pid| Worker::of(pid, run_dir)).collect()
 }
 
 fn pids() -> impl Iterator<Item = i32> {
@@ -92,23 +116,14 @@ fn pids() -> impl Iterator<Item = i32> {
     processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// Whether this is a worker of the rack, and of that host. The dead have no command line.
-fn is_worker(pid: i32, rack: &Rack, side: Option<Side>) -> bool {
+/// Whether this is the agent of that host.
+fn is_agent(pid: i32, host: &HostDir) -> bool {
     let arguments = command_line(pid);
-    let (run_dir, host) = match (value(&arguments, b"--run-dir"), value(&arguments, b"--host")) {
-        (Some(run_dir), Some(host)) => (run_dir, host),
-        _ => return false,
-    };
-    arguments.get(1).is_some_and(|command| command == b"worker")
-        && Path::new(&*String::from_utf8_lossy(run_dir)) == rack.host(Side::A).run_dir().path()
-        && side.is_none_or(|side| host == rack.host(side).name().as_str().as_bytes())
-}
-
-fn is_agent(pid: i32, side: Side, rack: &Rack) -> bool {
-    let arguments = command_line(pid);
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let run_dir = [b"NIL_RUN_DIR=", host.run_dir().path().as_os_str().as_encoded_bytes()].concat();
     arguments.get(1).is_some_and(|command| command == b"host")
-        && value(&arguments, b"--name") == Some(rack.host(side).name().as_str().as_bytes())
-        && value(&arguments, b"--pool").is_some_and(|pool| pool == rack.pool_path().as_os_str().as_encoded_bytes())
+        && value(&arguments, b"--name") == Some(host.name().as_str().as_bytes())
+        && environment.split(|&byte| byte == 0).any(|variable| variable == run_dir)
 }
 
 fn command_line(pid: i32) -> Vec<Vec<u8>> {

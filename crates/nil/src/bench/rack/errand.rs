@@ -1,0 +1,164 @@
+//! One order, drawn from the seed: a guest goes to another host, and may be called back at any instant.
+
+use crate::lab::dice::Dice;
+use crate::lab::fleet::Fleet;
+use crate::lab::resident::{Owner, Resident};
+use nil_host::{Error, Migrate, MigrationOutcome, MigrationReport, Settling};
+use nil_mover::{Budget, Pace};
+use serde::Serialize;
+use std::fmt;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// How long a guest may stand frozen before its source takes it back. Longer than anywhere else: several guests and other
+/// work share the processors, and a target that is only late is no reason to fail.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// One order in so many is called off.
+const CALLED_OFF: u64 = 6;
+
+/// What an order asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Errand {
+    /// Which of the hosts that share a pool with the guest's, apart from its own; taken modulo their number.
+    target: u64,
+    settling: Settling,
+    pace: Pace,
+    /// After which share of the time that such an order takes it is called off, in thousandths.
+    call_off: Option<u64>,
+}
+
+/// How an order ended.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Outcome {
+    /// The guest runs at the target.
+    Moved,
+    /// It runs at its source: the target did not come in time.
+    TakenBack,
+    /// It runs at its source: the order was called off.
+    CalledOff,
+    /// It runs at its source: its memory could not be moved.
+    Stalled,
+    /// An agent said that it cannot be done.
+    Refused,
+    /// The agent that was to do it did not answer, or not any more.
+    AgentGone,
+}
+
+/// What came of an order.
+#[derive(Clone, Debug)]
+pub(super) struct Done {
+    pub(super) outcome: Outcome,
+    /// Why, unless the guest moved.
+    pub(super) why: Option<String>,
+    pub(super) took: Duration,
+    pub(super) to: usize,
+    pub(super) report: Option<Box<MigrationReport>>,
+}
+
+impl Errand {
+    pub(super) fn draw(dice: &mut Dice) -> Self {
+        Self {
+            target: dice.next(),
+            settling: dice.pick([(1, Settling::Recouple), (1, Settling::StayInPool)]),
+            pace: dice.pick([(1, Pace::Fast), (1, Pace::default())]),
+            call_off: dice.once_in(CALLED_OFF).then(|| dice.below(1_500)),
+        }
+    }
+
+    /// Gives the order and waits for its end. `typical` is how long one takes that nobody calls off.
+    pub(super) fn run(&self, fleet: &Fleet, guest: &Resident, from: Owner, typical: Duration) -> Done {
+        let members = fleet.members(guest.pool());
+        let others: Vec<usize> = members.into_iter().filter(|&host| host != from.host).collect();
+        let count = u64::try_from(others.len()).unwrap_or(1).max(1);
+        let to = usize::try_from(self.target % count).ok().and_then(|at| others.get(at).copied()).unwrap_or(from.host);
+        let order = Migrate {
+            deadline_us: u64::try_from(DEADLINE.as_micros()).unwrap_or(Migrate::DEADLINE_US),
+            settling: self.settling,
+            budget: Budget { pace: self.pace, bandwidth: None },
+            ..Migrate::new(guest.name().clone(), fleet.hosts()[to].name().clone())
+        };
+        let begun = Instant::now();
+        let answer = std::thread::scope(|scope| {
+            let (over, ended) = channel::<()>();
+            if let Some(thousandths) = self.call_off {
+                let wait = typical * u32::try_from(thousandths).unwrap_or(1_000) / 1_000;
+                scope.spawn(move || {
+                    if ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+                        // Whether it came too late, or the agent has gone, is seen by what becomes of the order.
+                        let _ = fleet.call(from.host).and_then(|mut host| host.cancel_migration(guest.name()));
+                    }
+                });
+            }
+            let answer = fleet.call(from.host).and_then(|mut host| host.migrate(&order, |_| {}));
+            drop(over);
+            answer
+        });
+        Done::of(answer, begun.elapsed(), to)
+    }
+}
+
+impl Done {
+    fn of(answer: nil_host::Result<MigrationReport>, took: Duration, to: usize) -> Self {
+        let (outcome, why, report) = match answer {
+            Ok(report) => {
+                let (outcome, why) = match &report.outcome {
+                    MigrationOutcome::Moved => (Outcome::Moved, None),
+                    MigrationOutcome::TakenBack { why } => (Outcome::TakenBack, Some(why.clone())),
+                    MigrationOutcome::Cancelled { why } => (Outcome::CalledOff, Some(why.clone())),
+                    MigrationOutcome::Stalled { why } => (Outcome::Stalled, Some(why.clone())),
+                };
+                (outcome, why, Some(Box::new(report)))
+            }
+            Err(
+                error @ (Error::HostGone { .. } | Error::Hangup { .. } | Error::Broken { .. } | Error::NoAnswer { .. }),
+            ) => (Outcome::AgentGone, Some(error.story()), None),
+            Err(error) => (Outcome::Refused, Some(error.story()), None),
+        };
+        Self { outcome, why, took, to, report }
+    }
+}
+
+impl Outcome {
+    /// Whether the order was carried out, one way or the other, by the agents.
+    pub(super) fn is_answer(self) -> bool {
+        match self {
+            Self::Moved | Self::TakenBack | Self::CalledOff | Self::Stalled => true,
+            Self::Refused | Self::AgentGone => false,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Moved => "moved",
+            Self::TakenBack => "taken back",
+            Self::CalledOff => "called off",
+            Self::Stalled => "stalled",
+            Self::Refused => "refused",
+            Self::AgentGone => "agent gone",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_draws_the_same_errands_and_some_of_them_are_called_off() {
+        let draw = |round| Errand::draw(&mut Dice::of_round(7, round));
+        assert_eq!(draw(3), draw(3));
+        let called_off = (0..600).filter(|&round| draw(round).call_off.is_some()).count();
+        assert!((50..150).contains(&called_off), "{called_off} of 600");
+    }
+
+    #[test]
+    fn an_agent_that_dies_is_told_from_one_that_refuses() {
+        let hangup = Error::Hangup { peer: "the agent".into() };
+        assert_eq!(Done::of(Err(hangup), Duration::ZERO, 0).outcome, Outcome::AgentGone);
+        let refusal = Done::of(Err(Error::Refused("it is busy".into())), Duration::ZERO, 0);
+        assert_eq!((refusal.outcome, refusal.why.as_deref()), (Outcome::Refused, Some("it is busy")));
+    }
+}

@@ -1,0 +1,196 @@
+//! What must hold whenever nothing is under way.
+//!
+//! | of each guest                                       | of the rack                                        |
+//! |-----------------------------------------------------|----------------------------------------------------|
+//! | one owner, one worker, of that owner, known to it    | no other worker, no other socket                   |
+//! | no granule half moved, or on a host it is not on     | no capacity but the guests' states and memories    |
+//! | all of its memory and registers are what it wrote    | what is free is what is not theirs                 |
+//! | it goes on, and no counter ever goes back            | no agent holds more files or threads than its guests need |
+//! | no vCPU of it ever ran twice (it would notice)       | `Pool::check` finds nothing                        |
+
+use super::vigil::Vigil;
+use crate::lab::fleet::Fleet;
+use crate::lab::interrupt;
+use crate::lab::prey;
+use crate::lab::resident::Resident;
+use crate::lab::soundness::{Fate, misplaced, require_sound};
+use anyhow::{anyhow, bail};
+use nil_host::{GuestReport, GuestState};
+use nil_pool::Tag;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// How long the rack may take to come to rest: moves that nobody waits for come to their end, workers end.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The sleep between two looks.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Judges a rack, again and again.
+#[derive(Debug)]
+pub(super) struct Judge {
+    /// Free bytes of each pool without any guest.
+    free: Vec<u64>,
+    pub(super) pool_checks: u64,
+    pub(super) verifications: u64,
+    pub(super) quiet_points: u64,
+}
+
+/// The reports of the guests' own hosts.
+type FirstHand = BTreeMap<String, (usize, GuestReport)>;
+
+impl Judge {
+    /// To be called while there is no guest.
+    pub(super) fn appoint(fleet: &Fleet) -> Self {
+        let free = fleet.pools().iter().map(|pool| pool.usage().free).collect();
+        Self { free, pool_checks: 0, verifications: 0, quiet_points: 0 }
+    }
+
+    /// Waits until the rack is at rest, and fails if it does not come to rest, or if anything is not as it must be.
+    pub(super) fn judge(&mut self, fleet: &Fleet, guests: &mut [Resident], vigil: &Vigil) -> anyhow::Result<()> {
+        self.quiet_points += 1;
+        let begun = Instant::now();
+        let reports = loop {
+            interrupt::check()?;
+            match self.look(fleet, guests, vigil) {
+                Ok(reports) => break reports,
+                Err(_) if begun.elapsed() < PATIENCE => std::thread::sleep(LOOK),
+                Err(misfit) => return Err(misfit.context(format!("the rack has not come to rest within {PATIENCE:?}"))),
+            }
+        };
+        let mut words = Vec::new();
+        for guest in guests.iter_mut() {
+            if let Some((_, report)) = reports.get(guest.name().as_str()) {
+                guest.look_at(report)?;
+            }
+            words.push(guest.begin_to_verify()?);
+        }
+        for (guest, word) in guests.iter_mut().zip(words) {
+            guest.await_verified(word)?;
+            self.verifications += 1;
+        }
+        self.check_pools(fleet)
+    }
+
+    /// Fails when something is left of the guests, all of which have been stopped.
+    pub(super) fn conclude(&mut self, fleet: &Fleet, vigil: &Vigil) -> anyhow::Result<()> {
+        interrupt::wait_for("guests that were stopped have left something", PATIENCE, || {
+            Ok(self.look(fleet, &[], vigil).is_ok().then_some(()))
+        })
+        .or_else(|error| self.look(fleet, &[], vigil).map(|_| ()).map_err(|misfit| misfit.context(error)))?;
+        self.check_pools(fleet)
+    }
+
+    fn check_pools(&mut self, fleet: &Fleet) -> anyhow::Result<()> {
+        for pool in fleet.pools() {
+            self.pool_checks += 1;
+            require_sound(pool)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at everything once; the error is what does not fit, or not yet.
+    fn look(&self, fleet: &Fleet, guests: &[Resident], vigil: &Vigil) -> anyhow::Result<FirstHand> {
+        let reports = first_hand(fleet)?;
+        let mut homes: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
+        let mut workers = prey::workers(fleet.run_dir());
+        for guest in guests {
+            let name = guest.name().as_str();
+            let owner = guest.owner(fleet)?;
+            let host = fleet.hosts()[owner.host].name();
+            let report = reports.get(name).filter(|(teller, _)| *teller == owner.host);
+            let Some((_, report)) = report else { bail!("guest {name} is {host}'s, which does not know it") };
+            if report.state != GuestState::Running || report.moving.is_some() {
+                bail!("guest {name}: host {host} says it is {}: {:?}", report.state, report.detail);
+            }
+            let (own, others): (Vec<_>, _) =
+                workers.into_iter().partition(|worker| worker.guest == guest.control().id());
+            workers = others;
+            match &own[..] {
+                [worker] if worker.host == host.as_str() && report.worker_pid == Some(worker.pid) => {}
+                _ => bail!("guest {name} is {host}'s, in process {:?}; its workers are {own:?}", report.worker_pid),
+            }
+            if let Some(odd) = misplaced(guest.map(), (owner.slot, owner.epoch), Fate::Runs) {
+                bail!("guest {name}: {odd}");
+            }
+            homes.entry(owner.host).or_default().insert(name.to_owned());
+        }
+        if let Some(stray) = workers.first() {
+            bail!("process {} is a worker of host {} for a guest that does not need it", stray.pid, stray.host);
+        }
+        for host in 0..fleet.hosts().len() {
+            let at_home = homes.remove(&host).unwrap_or_default();
+            let sockets: BTreeSet<String> =
+                fleet.hosts()[host].worker_sockets()?.iter().map(ToString::to_string).collect();
+            if sockets != at_home {
+                bail!("host {} has the guests {at_home:?} and sockets of {sockets:?}", fleet.hosts()[host].name());
+            }
+            if let Some(excess) = vigil.excess(fleet, host, at_home.len())? {
+                bail!(excess);
+            }
+        }
+        for pool in 0..fleet.pools().len() {
+            self.account_for(fleet, pool, guests)?;
+        }
+        Ok(reports)
+    }
+
+    /// Fails when a pool has a capacity that nobody needs, lacks one, or has other than its free bytes free.
+    fn account_for(&self, fleet: &Fleet, pool: usize, guests: &[Resident]) -> anyhow::Result<()> {
+        let residents: Vec<_> = guests.iter().filter(|guest| guest.pool() == pool).collect();
+        let capacities = fleet.pools()[pool].capacities();
+        let mut memories: BTreeMap<Tag, &Resident> = BTreeMap::new();
+        for guest in &residents {
+            memories.insert(guest.control().config()?.memory, guest);
+        }
+        let mut states = 0;
+        for capacity in &capacities {
+            if capacity.changed_by.is_some() || capacity.damage.is_some() {
+                bail!("pool {pool}: the capacity `{}` is being changed, or damaged", capacity.label);
+            }
+            match memories.remove(&capacity.tag) {
+                None => states += 1,
+                Some(guest) if guest.map().summary().pooled == 0 => {
+                    bail!("guest {}: all of its memory is local, and it has room in pool {pool} still", guest.name());
+                }
+                Some(_) => {}
+            }
+        }
+        if let Some(guest) = memories.values().find(|guest| guest.map().summary().pooled > 0) {
+            bail!("guest {}: its memory is in pool {pool}, and has no room there", guest.name());
+        }
+        if states != residents.len() {
+            let labels: Vec<&str> = capacities.iter().map(|capacity| capacity.label.as_str()).collect();
+            bail!("pool {pool} has {} guests, and {states} capacities for state: {labels:?}", residents.len());
+        }
+        let used: u64 = capacities.iter().map(|capacity| capacity.bytes).sum();
+        let (free, expected) = (fleet.pools()[pool].usage().free, self.free[pool].saturating_sub(used));
+        if free != expected {
+            bail!("pool {pool} has {free} bytes free, and should have {expected}");
+        }
+        let usage = fleet.pools()[pool].usage();
+        if u64::from(usage.guests) != residents.len() as u64 {
+            bail!("pool {pool} has {} guests, and should have {}", usage.guests, residents.len());
+        }
+        Ok(())
+    }
+}
+
+/// What every host says of its own guests.
+fn first_hand(fleet: &Fleet) -> anyhow::Result<FirstHand> {
+    let mut reports = FirstHand::new();
+    for (index, host) in fleet.hosts().iter().enumerate() {
+        let mut client = fleet.call(index)?;
+        if let Some(unattended) = client.describe()?.unattended.first() {
+            return Err(anyhow!("guest {unattended}: host {} has not adopted its worker", host.name()));
+        }
+        for report in client.ps()? {
+            if report.host.as_deref() == Some(host.name().as_str()) {
+                let name = report.name.clone();
+                if reports.insert(name.clone(), (index, report)).is_some() {
+                    return Err(anyhow!("guest {name}: two hosts say that they have it"));
+                }
+            }
+        }
+    }
+    Ok(reports)
+}

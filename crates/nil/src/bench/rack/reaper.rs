@@ -1,0 +1,94 @@
+//! Kills agents at random instants, and has them started again.
+
+use super::chronicle::Chronicle;
+use super::vigil::Vigil;
+use crate::lab::dice::Dice;
+use crate::lab::fleet::Fleet;
+use crate::lab::interrupt;
+use crate::lab::prey::Prey;
+use anyhow::Context;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long after it was due a kill comes at most, so that it falls into any step of what is going on.
+const SPREAD: Duration = Duration::from_millis(60);
+/// How long a killed agent stays away at most.
+const LONGEST_ABSENCE: Duration = Duration::from_millis(1_500);
+/// How long it may take to be dead, and to answer again.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+/// After which time an agent that does not answer is started once more: a child of the dead one that is still being born
+/// holds its lock for a moment.
+const START_AGAIN: Duration = Duration::from_secs(3);
+
+/// Whom to kill, and when.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Kill {
+    host: usize,
+    delay: Duration,
+    absence: Duration,
+}
+
+/// When an agent was away: an order that failed in that time failed for a reason. One is away at a time.
+#[derive(Debug, Default)]
+pub(super) struct Deaths {
+    /// Grows by one when an agent is about to be killed, and by one when it is up again.
+    turns: AtomicU64,
+}
+
+impl Kill {
+    pub(super) fn draw(dice: &mut Dice, hosts: usize) -> Self {
+        let micros = |dice: &mut Dice, most: Duration| {
+            Duration::from_micros(dice.below(u64::try_from(most.as_micros()).unwrap_or(u64::MAX)))
+        };
+        let host = dice.below(u64::try_from(hosts).unwrap_or(u64::MAX));
+        Self {
+            host: usize::try_from(host).unwrap_or(0),
+            delay: micros(dice, SPREAD),
+            absence: micros(dice, LONGEST_ABSENCE),
+        }
+    }
+
+    /// Kills the agent, and has it started again.
+    pub(super) fn carry_out(
+        self,
+        fleet: &Fleet,
+        deaths: &Deaths,
+        vigil: &Vigil,
+        chronicle: &Chronicle,
+    ) -> anyhow::Result<()> {
+        let name = fleet.hosts()[self.host].name();
+        std::thread::sleep(self.delay);
+        let prey = Prey::agent(&fleet.hosts()[self.host]).with_context(|| format!("agent {name}"))?;
+        vigil.see(prey.pid());
+        deaths.turns.fetch_add(1, Ordering::AcqRel);
+        prey.kill();
+        chronicle.note(format!("agent {name}: killed, process {}", prey.pid()));
+        interrupt::wait_for("the killed agent is not dead", PATIENCE, || Ok(prey.is_dead().then_some(())))?;
+        std::thread::sleep(self.absence);
+        let begun = Instant::now();
+        let mut asked: Option<Instant> = None;
+        interrupt::wait_for("a restarted agent does not answer", PATIENCE, || {
+            if asked.is_none_or(|asked| asked.elapsed() > START_AGAIN) {
+                asked = Some(Instant::now());
+                fleet.start_again(self.host)?;
+            }
+            Ok(fleet.is_up(self.host).then_some(()))
+        })
+        .with_context(|| format!("agent {name}"))?;
+        deaths.turns.fetch_add(1, Ordering::AcqRel);
+        chronicle.note(format!("agent {name}: up again after {} ms", begun.elapsed().as_millis()));
+        Ok(())
+    }
+}
+
+impl Deaths {
+    /// How things stand; to be compared with how they stood.
+    pub(super) fn now(&self) -> u64 {
+        self.turns.load(Ordering::Acquire)
+    }
+
+    /// Whether all agents have lived all the time since then.
+    pub(super) fn none_since(&self, then: u64) -> bool {
+        then.is_multiple_of(2) && self.now() == then
+    }
+}

@@ -1,0 +1,213 @@
+//! Many orders at once, from one quiet point to the next.
+
+use super::chronicle::Chronicle;
+use super::errand::{Done, Errand, Outcome};
+use super::reaper::{Deaths, Kill};
+use super::vigil::Vigil;
+use crate::lab::dice::Dice;
+use crate::lab::figures::Samples;
+use crate::lab::fleet::Fleet;
+use crate::lab::interrupt;
+use crate::lab::progress::Progress;
+use crate::lab::resident::Resident;
+use anyhow::bail;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Orders under way at the same time.
+const LANES: usize = 4;
+/// How often a lane looks for a guest again when every one is busy, or between two agents' lives.
+const LOOK: Duration = Duration::from_millis(5);
+/// How long an order is expected to take before any has been seen.
+const FIRST_GUESS: Duration = Duration::from_millis(100);
+/// How many failures are told.
+const TOLD: usize = 20;
+
+/// What has been done, and what came of it.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) orders: u64,
+    pub(super) kills: u64,
+    pub(super) outcomes: BTreeMap<Outcome, u64>,
+    /// Orders that failed although every agent had lived all the time.
+    pub(super) undisturbed_failures: Vec<String>,
+    pub(super) undisturbed: u64,
+    pub(super) blackouts: Option<Samples>,
+    /// Time of orders that moved their guest.
+    pub(super) times: Option<Samples>,
+    pub(super) copied_bytes: u64,
+    /// Time that orders were under way at all.
+    pub(super) busy: Duration,
+    typical: Option<Duration>,
+}
+
+pub(super) fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
+    tally.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Tally {
+    /// Orders that the agents carried out, one way or the other.
+    pub(super) fn answered(&self) -> u64 {
+        self.outcomes.iter().filter(|(outcome, _)| outcome.is_answer()).map(|(_, count)| count).sum()
+    }
+
+    /// All others.
+    pub(super) fn failed(&self) -> u64 {
+        self.orders - self.answered()
+    }
+
+    fn add(&mut self, done: &Done, story: String, disturbed: bool) {
+        self.orders += 1;
+        *self.outcomes.entry(done.outcome).or_default() += 1;
+        if !done.outcome.is_answer() && !disturbed {
+            self.undisturbed += 1;
+            if self.undisturbed_failures.len() < TOLD {
+                self.undisturbed_failures.push(story);
+            }
+        }
+        let Some(report) = done.report.as_ref().filter(|_| done.outcome == Outcome::Moved) else { return };
+        if let Some(handoff) = &report.handoff {
+            self.blackouts.get_or_insert_with(Samples::new).record(handoff.blackout_ns);
+        }
+        let took = u64::try_from(done.took.as_nanos()).unwrap_or(u64::MAX);
+        self.times.get_or_insert_with(Samples::new).record(took);
+        self.copied_bytes = self.copied_bytes.saturating_add(report.copied_bytes);
+        let typical = self.typical.get_or_insert(done.took);
+        *typical = (*typical * 7 + done.took) / 8;
+    }
+}
+
+/// What one stretch is made of.
+pub(super) struct Stretch<'a> {
+    pub(super) fleet: &'a Fleet,
+    pub(super) guests: &'a [Resident],
+    pub(super) seed: u64,
+    /// Orders to give.
+    pub(super) orders: u64,
+    /// Agents to kill meanwhile.
+    pub(super) kills: u64,
+    pub(super) vigil: &'a Vigil,
+    pub(super) chronicle: &'a Chronicle,
+    pub(super) tally: &'a Mutex<Tally>,
+}
+
+impl Stretch<'_> {
+    /// Gives the orders and kills the agents; returns when all orders are over and all agents are up.
+    pub(super) fn play(&self, progress: &Progress) -> anyhow::Result<()> {
+        let begun = std::time::Instant::now();
+        let (first, killed) = {
+            let tally = lock(self.tally);
+            (tally.orders, tally.kills)
+        };
+        let (given, deaths, failed) = (AtomicU64::new(0), Deaths::default(), AtomicBool::new(false));
+        let busy: Mutex<BTreeSet<usize>> = Mutex::default();
+        let result = std::thread::scope(|scope| {
+            let lane = || -> anyhow::Result<()> {
+                loop {
+                    let number = given.fetch_add(1, Ordering::AcqRel);
+                    if number >= self.orders || failed.load(Ordering::Acquire) {
+                        return Ok(());
+                    }
+                    self.order(first + number, &busy, &deaths, progress)
+                        .inspect_err(|_| failed.store(true, Ordering::Release))?;
+                }
+            };
+            let lanes: Vec<_> = (0..LANES).map(|_| scope.spawn(lane)).collect();
+            let kills = scope.spawn(|| self.kill(killed, &given, &deaths, &failed));
+            let mut all = kills.join().unwrap_or_else(|_| bail!("the thread that kills agents panicked"));
+            for lane in lanes {
+                all = all.and(lane.join().unwrap_or_else(|_| bail!("a thread that gives orders panicked")));
+            }
+            all
+        });
+        lock(self.tally).busy += begun.elapsed();
+        result
+    }
+
+    /// Gives one order.
+    fn order(
+        &self,
+        number: u64,
+        busy: &Mutex<BTreeSet<usize>>,
+        deaths: &Deaths,
+        progress: &Progress,
+    ) -> anyhow::Result<()> {
+        let mut dice = Dice::of_round(self.seed, number);
+        let guest = self.take_guest(&mut dice, busy)?;
+        let resident = &self.guests[guest];
+        let errand = Errand::draw(&mut dice);
+        // A guest whose agent was killed may be frozen, or offered, until the next one has seen to it.
+        let from =
+            interrupt::wait_for("a guest is nobody's", super::reaper::PATIENCE, || Ok(resident.owner(self.fleet).ok()));
+        let from = match from {
+            Ok(from) => from,
+            Err(error) => {
+                return Err(error.context(format!(
+                    "guest {}: {:?}",
+                    resident.name(),
+                    resident.control().ownership().load()
+                )));
+            }
+        };
+        let (before, typical) = (deaths.now(), lock(self.tally).typical.unwrap_or(FIRST_GUESS));
+        let done = errand.run(self.fleet, resident, from, typical);
+        let story = format!(
+            "guest {}: order {number}: h{} → h{}, {errand:?}: {} after {} ms{}",
+            resident.name(),
+            from.host,
+            done.to,
+            done.outcome,
+            done.took.as_millis(),
+            done.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default()
+        );
+        self.chronicle.note(story.clone());
+        let mut tally = lock(self.tally);
+        tally.add(&done, story, !deaths.none_since(before));
+        let answered = tally.answered();
+        drop(tally);
+        if done.outcome.is_answer() {
+            progress.reached(answered, || format!("guest {} {}", resident.name(), done.outcome));
+        }
+        busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&guest);
+        if !done.outcome.is_answer() {
+            // The agent is coming up again.
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// Takes one of the guests with which nothing is being done.
+    fn take_guest(&self, dice: &mut Dice, busy: &Mutex<BTreeSet<usize>>) -> anyhow::Result<usize> {
+        loop {
+            interrupt::check()?;
+            let mut taken = busy.lock().unwrap_or_else(PoisonError::into_inner);
+            let free: Vec<usize> = (0..self.guests.len()).filter(|guest| !taken.contains(guest)).collect();
+            if let Some(&guest) = dice.choose(&free) {
+                taken.insert(guest);
+                return Ok(guest);
+            }
+            drop(taken);
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Kills agents, spread over the stretch.
+    fn kill(&self, first: u64, given: &AtomicU64, deaths: &Deaths, failed: &AtomicBool) -> anyhow::Result<()> {
+        for number in 0..self.kills {
+            let due = (number * 2 + 1) * self.orders / (self.kills * 2);
+            while given.load(Ordering::Acquire) <= due && !failed.load(Ordering::Acquire) {
+                interrupt::check()?;
+                std::thread::sleep(LOOK);
+            }
+            // Of numbers that no order has.
+            let mut dice = Dice::of_round(!self.seed, first + number);
+            let kill = Kill::draw(&mut dice, self.fleet.hosts().len());
+            kill.carry_out(self.fleet, deaths, self.vigil, self.chronicle)
+                .inspect_err(|_| failed.store(true, Ordering::Release))?;
+            lock(self.tally).kills += 1;
+        }
+        Ok(())
+    }
+}
