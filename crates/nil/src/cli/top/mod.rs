@@ -10,7 +10,7 @@
 
 mod model;
 #[cfg(test)]
-mod scene;
+pub(super) mod scene;
 mod screen;
 mod view;
 mod world;

@@ -60,7 +60,7 @@ fn moves(guest: GuestReport, direction: &str, done: u64, bytes_per_s: u64) -> Gu
 }
 
 /// Three hosts, one pool, a guest that is decoupled, one that is recoupled, one that waits, one that is lost.
-pub(super) fn rack() -> Sighting {
+pub(crate) fn rack() -> Sighting {
     let roamer = GuestReport {
         detail: Some("it is being moved to host B; decoupling, 2600 of 4096 MiB, 768 MiB/s".to_owned()),
         ..moves(vm("roamer", 2, "A", 4 << 30), "decouple", 2_600, 3 << 28)
@@ -88,7 +88,7 @@ pub(super) fn rack() -> Sighting {
 }
 
 /// Many of everything.
-pub(super) fn hall() -> Sighting {
+pub(crate) fn hall() -> Sighting {
     let hosts = (0..40).map(|number| host(&format!("host-{number:02}"), number, 5)).collect();
     let guest = |number: u32| vm(&format!("guest-{number:03}"), number, &format!("host-{:02}", number % 40), 1 << 30);
     Sighting { at: Duration::from_secs(1), survey: Survey { guests: (0..200).map(guest).collect(), hosts } }

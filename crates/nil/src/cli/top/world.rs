@@ -18,9 +18,9 @@ const PAST: usize = 100;
 
 /// What was seen, and when: since the beginning.
 #[derive(Clone, Debug)]
-pub(super) struct Sighting {
-    pub(super) at: Duration,
-    pub(super) survey: Survey,
+pub(crate) struct Sighting {
+    pub(crate) at: Duration,
+    pub(crate) survey: Survey,
 }
 
 /// Everything that was seen, put together.
