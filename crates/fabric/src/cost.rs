@@ -32,11 +32,13 @@ pub struct CostModel {
     pub out_of_pool: Rate,
     /// How memory goes from pool to pool.
     pub relocation: Relocation,
+    /// The part of a link's or a device's bandwidth that copying may take, in percent. The rest is left to guests.
+    pub copy_share: u32,
 }
 
 impl Default for CostModel {
     /// 150 µs of blackout and 20 ms of arming, 5 ms per GiB; 0.96 GB/s into a pool and 0.29 GB/s out of it, which is
-    /// what the mover's default budget allows.
+    /// what the mover's default budget allows; half of any bandwidth for copying.
     fn default() -> Self {
         Self {
             blackout: Duration(150),
@@ -46,6 +48,7 @@ impl Default for CostModel {
             into_pool: Rate(960_000_000),
             out_of_pool: Rate(290_000_000),
             relocation: Relocation::ThroughDram,
+            copy_share: 50,
         }
     }
 }
@@ -103,6 +106,16 @@ impl CostModel {
         per_mille
     }
 
+    /// How fast memory goes into a pool over this route.
+    pub(crate) fn into_rate(&self, route: Route) -> Rate {
+        route.bandwidth.percent(self.copy_share).min(self.into_pool)
+    }
+
+    /// How fast memory comes out of a pool over this route.
+    pub(crate) fn out_rate(&self, route: Route) -> Rate {
+        route.bandwidth.percent(self.copy_share).min(self.out_of_pool)
+    }
+
     /// What the source's side of a handoff over this route adds.
     pub(crate) fn hand(&self, route: Route) -> Cost {
         Cost { fabric: self.latency(route), ..Cost::default() }
@@ -120,8 +133,7 @@ impl CostModel {
 
     /// Memory goes from one device to another over these routes of one host.
     pub(crate) fn relocate(&self, memory: Bytes, from: Route, to: Route, stretch: u64) -> Cost {
-        let out = from.bandwidth.min(self.out_of_pool).time_for(memory);
-        let into = to.bandwidth.min(self.into_pool).time_for(memory);
+        let (out, into) = (self.out_rate(from).time_for(memory), self.into_rate(to).time_for(memory));
         let time = match self.relocation {
             Relocation::ThroughDram => out + into,
             Relocation::Direct => out.max(into),
@@ -131,13 +143,13 @@ impl CostModel {
 
     /// Memory goes from DRAM into a device.
     pub(crate) fn decouple(&self, memory: Bytes, to: Route, stretch: u64) -> Cost {
-        let time = to.bandwidth.min(self.into_pool).time_for(memory);
+        let time = self.into_rate(to).time_for(memory);
         Cost { copy: time.stretched(stretch), ..Cost::default() }
     }
 
     /// Memory goes from a device into DRAM.
     pub(crate) fn recouple(&self, memory: Bytes, from: Route, stretch: u64) -> Cost {
-        let time = from.bandwidth.min(self.out_of_pool).time_for(memory);
+        let time = self.out_rate(from).time_for(memory);
         Cost { copy: time.stretched(stretch), ..Cost::default() }
     }
 

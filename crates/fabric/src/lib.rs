@@ -4,6 +4,7 @@
 //! TOML, cxl list, live pools, generated ──▶ Fabric ──▶ namespaces(), critical()      what hangs together, and by what
 //!                                              │
 //!                                              └────▶ Planner ──▶ path(), alternatives()      one guest from A to Z
+//!                                                             ──▶ drain(), rebalance()        many guests, in waves
 //! ```
 //!
 //! Two hosts are *neighbours by reference* when both reach one memory device over links whose memory can be shared: a
@@ -22,17 +23,25 @@ mod alternatives;
 mod cost;
 mod critical;
 mod depth_first;
+mod drain;
+mod draw;
 mod error;
+mod explain;
 mod generate;
+mod guest;
+mod ledger;
 mod model;
 mod name;
 mod namespaces;
 mod path;
+mod plan;
 mod planner;
 mod pools;
 mod quantity;
+mod rebalance;
 mod routes;
 mod rows;
+mod schedule;
 mod schema;
 mod search;
 mod sharing;
@@ -41,13 +50,17 @@ mod testing;
 
 pub use cost::{Cost, CostModel, Relocation};
 pub use critical::{Critical, Element, Part};
+pub use draw::{Picture, what_splits};
 pub use error::{Error, Result};
 pub use generate::Shape;
+pub use guest::{Guest, Limits, Memory};
 pub use model::{Builder, Device, DeviceId, Fabric, Host, HostId, Link, LinkId, Node, Switch, SwitchId};
 pub use name::{Name, PoolUuid};
 pub use namespaces::{Namespace, Namespaces};
 pub use path::{Begin, End, Leg, Path, PathRequest, Step};
+pub use plan::{Evenness, Left, Move, Plan, Wave};
 pub use planner::Planner;
 pub use pools::{LiveHost, LivePool};
 pub use quantity::{Bytes, Duration, Rate};
+pub use rebalance::{Balance, Rebalance};
 pub use routes::Route;
