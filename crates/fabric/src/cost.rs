@@ -107,12 +107,12 @@ impl CostModel {
     }
 
     /// How fast memory goes into a pool over this route.
-    pub(crate) fn into_rate(&self, route: Route) -> Rate {
+    pub(crate) fn rate_in(&self, route: Route) -> Rate {
         route.bandwidth.percent(self.copy_share).min(self.into_pool)
     }
 
     /// How fast memory comes out of a pool over this route.
-    pub(crate) fn out_rate(&self, route: Route) -> Rate {
+    pub(crate) fn rate_out(&self, route: Route) -> Rate {
         route.bandwidth.percent(self.copy_share).min(self.out_of_pool)
     }
 
@@ -133,7 +133,7 @@ impl CostModel {
 
     /// Memory goes from one device to another over these routes of one host.
     pub(crate) fn relocate(&self, memory: Bytes, from: Route, to: Route, stretch: u64) -> Cost {
-        let (out, into) = (self.out_rate(from).time_for(memory), self.into_rate(to).time_for(memory));
+        let (out, into) = (self.rate_out(from).time_for(memory), self.rate_in(to).time_for(memory));
         let time = match self.relocation {
             Relocation::ThroughDram => out + into,
             Relocation::Direct => out.max(into),
@@ -143,13 +143,13 @@ impl CostModel {
 
     /// Memory goes from DRAM into a device.
     pub(crate) fn decouple(&self, memory: Bytes, to: Route, stretch: u64) -> Cost {
-        let time = self.into_rate(to).time_for(memory);
+        let time = self.rate_in(to).time_for(memory);
         Cost { copy: time.stretched(stretch), ..Cost::default() }
     }
 
     /// Memory goes from a device into DRAM.
     pub(crate) fn recouple(&self, memory: Bytes, from: Route, stretch: u64) -> Cost {
-        let time = self.out_rate(from).time_for(memory);
+        let time = self.rate_out(from).time_for(memory);
         Cost { copy: time.stretched(stretch), ..Cost::default() }
     }
 

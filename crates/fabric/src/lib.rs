@@ -22,6 +22,7 @@
 mod alternatives;
 mod cost;
 mod critical;
+mod cxl;
 mod depth_first;
 mod drain;
 mod draw;

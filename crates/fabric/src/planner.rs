@@ -147,7 +147,7 @@ impl<'a> Planner<'a> {
         if let (End::Dram, Begin::Device(device)) = (end, lies) {
             let route = self.known_route(to, device);
             let cost = self.model.recouple(memory, route, self.stretch(to));
-            let rate = Some(self.model.out_rate(route));
+            let rate = Some(self.model.rate_out(route));
             legs.push(Leg { step: Step::Recouple { at: to, from: device }, cost, copied: memory, rate });
         }
         Path { from, to, memory, legs }
@@ -161,13 +161,13 @@ impl<'a> Planner<'a> {
             Begin::Device(device) if device == into => None,
             Begin::Dram => {
                 let cost = self.model.decouple(memory, to, stretch);
-                let rate = Some(self.model.into_rate(to));
+                let rate = Some(self.model.rate_in(to));
                 Some(Leg { step: Step::Decouple { at, into }, cost, copied: memory, rate })
             }
             Begin::Device(device) => {
                 let from = self.known_route(at, device);
                 let cost = self.model.relocate(memory, from, to, stretch);
-                let (out, into_pool) = (self.model.out_rate(from), self.model.into_rate(to));
+                let (out, into_pool) = (self.model.rate_out(from), self.model.rate_in(to));
                 let copies = match self.model.relocation {
                     Relocation::ThroughDram => 2,
                     Relocation::Direct => 1,

@@ -14,6 +14,7 @@ mod agent;
 mod client;
 mod config;
 mod error;
+mod fabric;
 mod joined;
 mod layout;
 mod message;
@@ -34,6 +35,7 @@ pub use config::{
     WorkerConfig,
 };
 pub use error::{Error, Result};
+pub use fabric::live_fabric;
 pub use name::{BadName, GuestName, HostName};
 pub use order::{
     GuestRange, ImageSource, MemoryIn, Migrate, MoveMemory, PinMemory, RunVm, Settling, StripeShare, Striping,

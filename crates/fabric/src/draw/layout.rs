@@ -18,8 +18,9 @@ const ROW_GAP: f64 = 16.0;
 /// Between hosts, switches and devices.
 const TIER_GAP: f64 = 58.0;
 const PADDING: f64 = 22.0;
-/// The strip at the left of a panel, for its title.
+/// The strip at the left of a panel, for its title: as wide as the title, and not less than this.
 const STRIP: f64 = 116.0;
+const LETTER: f64 = 9.6;
 const GUTTER: f64 = 30.0;
 const LANE: f64 = 8.0;
 /// Lanes of one gutter take no more than this.
@@ -74,6 +75,9 @@ pub(super) struct Wire {
     /// Between panels.
     pub(super) far: bool,
 }
+
+/// Rows of boxes of one kind, with their size.
+type Tier<'a> = (Vec<&'a [Node]>, (f64, f64));
 
 /// All places.
 #[derive(Debug)]
@@ -173,9 +177,13 @@ impl Panel {
     }
 
     /// The rows of each tier, with the size of their boxes.
-    fn tiers(&self) -> Vec<(Vec<&[Node]>, (f64, f64))> {
+    fn tiers(&self) -> Vec<Tier<'_>> {
         let all = [(self.host_rows(), HOST), (self.switch_rows(), SWITCH), (self.device_rows(), DEVICE)];
         all.into_iter().filter(|(rows, _)| !rows.is_empty()).collect()
+    }
+
+    fn strip(&self) -> f64 {
+        STRIP.max(length(self.title.chars().count()) * LETTER + 40.0)
     }
 
     fn size(&self) -> (f64, f64) {
@@ -187,14 +195,14 @@ impl Panel {
             inner = inner.max(widest + offset);
             height += length(rows.len()) * (size.1 + ROW_GAP) - ROW_GAP + if number > 0 { TIER_GAP } else { 0.0 };
         }
-        (STRIP + inner + PADDING, height.max(96.0))
+        (self.strip() + inner + PADDING, height.max(112.0))
     }
 
     /// Gives each box its place, the whole in the middle of the panel.
     fn arrange(&self, boxes: &mut BTreeMap<Node, Rect>) {
         let (_, own_height) = self.size();
-        let left = self.place.x + STRIP;
-        let inner = self.place.width - STRIP - PADDING;
+        let left = self.place.x + self.strip();
+        let inner = self.place.width - self.strip() - PADDING;
         let mut y = self.place.y + PADDING + (self.place.height - own_height) / 2.0;
         for (rows, size) in self.tiers() {
             let step = size.0 + GAP;
@@ -260,9 +268,10 @@ impl Grid {
         let lanes = |gutter: Gutter| users.get(&gutter).map_or(0, BTreeSet::len);
         let spacing = |gutter: Gutter| LANE.min(LANES / length(lanes(gutter).max(1)));
         // The outermost gutters are there only for the links in them.
-        let breadth = |gutter: Gutter, outer: bool| {
-            let used = length(lanes(gutter)) * spacing(gutter);
-            if outer { used } else { GUTTER + used }
+        let breadth = |gutter: Gutter, outer: bool| match (lanes(gutter), outer) {
+            (0, true) => 0.0,
+            (used, true) => GAP + length(used) * spacing(gutter),
+            (used, false) => GUTTER + length(used) * spacing(gutter),
         };
         let sizes: Vec<(f64, f64)> = panels.iter().map(Panel::size).collect();
         let mut lane_at = BTreeMap::new();

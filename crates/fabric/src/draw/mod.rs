@@ -116,3 +116,6 @@ pub fn what_splits(fabric: &Fabric, critical: &Critical) -> String {
     }
     format!("{what}: splits {} from {}", told.join(" and "), count(largest, "other", "others"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@ impl Picture<'_> {
     pub fn svg(&self) -> String {
         let layout = Layout::of(self);
         // The caption and the legend need some width of their own.
-        let width = layout.width.max(700.0);
+        let width = layout.width.max(640.0);
         let height = layout.height;
         let mut text = String::new();
         let _ = writeln!(
@@ -52,7 +52,7 @@ impl Picture<'_> {
             }
         }
         text.push_str("</g>\n");
-        legend(&mut text, height - FOOTER / 2.0 + 4.0);
+        legend(&mut text, height - FOOTER / 2.0 + 4.0, self, &layout);
         text.push_str("</svg>\n");
         text
     }
@@ -216,28 +216,32 @@ fn rounded(points: &[(f64, f64)]) -> String {
     path
 }
 
-fn legend(text: &mut String, y: f64) {
+/// What the looks of things mean, as far as they are seen.
+fn legend(text: &mut String, y: f64, picture: &Picture<'_>, layout: &Layout) {
+    let fabric = picture.fabric;
+    let square = |fill: &str, stroke: &str, more: &str| {
+        format!("<rect y=\"-6.5\" width=\"22\" height=\"13\" rx=\"3\" fill=\"{fill}\" stroke=\"{stroke}\"{more}/>")
+    };
+    let line =
+        |stroke: &str, more: &str| format!("<path d=\"M0 0h22\" stroke=\"{stroke}\" stroke-width=\"1.8\"{more}/>");
+    let entries = [
+        (!fabric.hosts().is_empty(), "host", square("#ffffff", "#94a3b8", "")),
+        (
+            fabric.hosts().iter().any(|host| host.cordoned),
+            "cordoned",
+            square("#f1f5f9", "#94a3b8", " stroke-dasharray=\"4 3\""),
+        ),
+        (!fabric.switches().is_empty(), "switch", square(SWITCH, SWITCH, "")),
+        (!fabric.devices().is_empty(), "memory device", square("#eef2ff", "#a5b4fc", "")),
+        (layout.wires.iter().any(|wire| wire.far), "between groups", line(FAR, "")),
+        (fabric.links().iter().any(|link| !link.shared), "not shared", line("#94a3b8", " stroke-dasharray=\"2 4\"")),
+        (!picture.marked.is_empty(), "its loss splits a namespace", square("#ffffff", CRITICAL, " stroke-width=\"2\"")),
+    ];
     let mut x = MARGIN;
-    let mut entry = |draw: &dyn Fn(f64) -> String, what: &str, width: f64| {
-        text.push_str(&draw(x));
+    for (_, what, drawn) in entries.iter().filter(|(seen, _, _)| *seen) {
+        let _ = writeln!(text, "<g transform=\"translate({x:.1} {y:.1})\">{drawn}</g>");
         label(text, (x + 30.0, y + 4.0), "start", 10.5, QUIET, "400", what);
-        x += width;
-    };
-    let square = |fill: &'static str, stroke: &'static str, dashes: &'static str| {
-        move |x: f64| {
-            format!(
-                "<rect x=\"{x:.1}\" y=\"{:.1}\" width=\"22\" height=\"13\" rx=\"3\" fill=\"{fill}\" stroke=\"{stroke}\"{dashes}/>\n",
-                y - 6.5
-            )
-        }
-    };
-    let line = |stroke: &'static str, width: &'static str| {
-        move |x: f64| format!("<path d=\"M{x:.1} {y:.1}h22\" stroke=\"{stroke}\" stroke-width=\"{width}\"/>\n")
-    };
-    entry(&square("#ffffff", "#94a3b8", ""), "host", 74.0);
-    entry(&square("#f1f5f9", "#94a3b8", " stroke-dasharray=\"4 3\""), "cordoned", 98.0);
-    entry(&square(SWITCH, SWITCH, ""), "switch", 84.0);
-    entry(&square("#eef2ff", "#a5b4fc", ""), "memory device", 126.0);
-    entry(&line(FAR, "1.8"), "between racks", 124.0);
-    entry(&square("#ffffff", CRITICAL, " stroke-width=\"2\""), "its loss splits a namespace", 0.0);
+        // No legend has letters enough to count them inexactly.
+        x += 56.0 + f64::from(u16::try_from(what.len()).unwrap_or(u16::MAX)) * 5.8;
+    }
 }

@@ -1,7 +1,7 @@
 //! A fabric in a terminal: namespace by namespace, its hosts and its devices.
 
 use super::{Picture, count, percent};
-use crate::model::{DeviceId, HostId, Node};
+use crate::model::{DeviceId, HostId, Node, SwitchId};
 use crate::sharing::Sharing;
 use std::fmt::Write;
 
@@ -31,6 +31,14 @@ impl Picture<'_> {
         if !alone.is_empty() {
             text.push_str("\nreached by no host so that it could be shared:\n");
             text.push_str(&self.devices(&sharing, &alone));
+        }
+        let switches = (0..self.fabric.switches().len()).map(|at| self.mark(Node::Switch(SwitchId::at(at))));
+        let switches: Vec<String> = switches.collect();
+        if !switches.is_empty() {
+            let _ = writeln!(text, "\nswitches: {}", switches.join(" "));
+        }
+        if !self.marked.is_empty() {
+            text.push_str("\n! its loss splits a namespace; `nil topo check` tells how\n");
         }
         text
     }

@@ -39,7 +39,7 @@ fn guests_in_dram_take_it_along_and_need_it_at_the_target() {
         "A-P B-P",
         |host| {
             if host.name.as_str() == "B" {
-                host.dram_free = Bytes(9 * GIB)
+                host.dram_free = Bytes(9 * GIB);
             }
         },
         |_| {},

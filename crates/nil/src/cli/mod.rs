@@ -26,6 +26,7 @@ mod recouple;
 mod striping;
 mod table;
 mod top;
+mod topo;
 mod vm;
 mod worker;
 
@@ -89,6 +90,9 @@ enum Command {
     Completions(completions::Args),
     /// Write manual pages, one for each command.
     Man(man::Args),
+    /// Draw the fabric, find ways through it, and tell what would split it.
+    #[command(subcommand)]
+    Topo(topo::Command),
     /// Run one guest. Agents start it; it is not meant for people.
     #[command(hide = true)]
     Worker(worker::Args),
@@ -120,6 +124,7 @@ fn run(command: Command, output: Output) -> anyhow::Result<ExitCode> {
         Command::Pin(command) => pin::run(command, output),
         Command::Completions(args) => completions::run(&args, output),
         Command::Man(args) => man::run(&args, output),
+        Command::Topo(command) => topo::run(&command, output),
         Command::Worker(args) => worker::run(args),
         Command::Keeper(args) => crate::lab::keeper::run(&args).map(|()| ExitCode::SUCCESS),
     }

@@ -14,4 +14,5 @@ mod refusals;
 mod silences;
 mod standstills;
 mod stripes;
+mod topo;
 mod witness;
