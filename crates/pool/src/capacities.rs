@@ -48,6 +48,15 @@ pub struct CapacityRequest {
     pub label: String,
 }
 
+/// What is done about hosts that have accepted a capacity and not let go of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Holders {
+    /// Nothing is released before they do.
+    Respected,
+    /// They lose it.
+    Overridden,
+}
+
 /// A capacity about to be made, validated.
 #[derive(Debug)]
 pub(crate) struct Spec {
@@ -70,14 +79,17 @@ impl Spec {
         let (access, user, composition) = (Vec::new(), Some(guest), Composition::Plain);
         Self { tag, class, coherence, granules, access, label, user, composition }
     }
+
+    /// The same with an access list.
+    pub(crate) fn for_hosts(self, access: &[HostId]) -> Self {
+        Self { access: access.to_vec(), ..self }
+    }
 }
 
 impl CapacityRequest {
     pub(crate) fn validate(&self) -> Result<Spec> {
         encode_label("capacity label", &self.label)?;
-        if self.access.len() > MAX_ACCESS {
-            return Err(Error::AccessListTooLong { hosts: self.access.len() });
-        }
+        require_short(&self.access)?;
         let tag = match (self.tag, self.class) {
             (Some(tag), _) => tag,
             (None, Class::Private) => Tag::random(),
@@ -88,6 +100,11 @@ impl CapacityRequest {
         let (class, coherence, composition) = (self.class, self.coherence, Composition::Plain);
         Ok(Spec { tag, class, coherence, granules, access, label, user: None, composition })
     }
+}
+
+/// Refuses an access list that has no room in a record.
+pub(crate) fn require_short(access: &[HostId]) -> Result<()> {
+    if access.len() > MAX_ACCESS { Err(Error::AccessListTooLong { hosts: access.len() }) } else { Ok(()) }
 }
 
 /// Refuses what memory of a guest cannot lie in.
@@ -170,6 +187,8 @@ impl Membership {
         put(tables.capacity_user(made.slot.into()), spec.user.map_or(0, Reference::encode), Ordering::Release);
         put(tables.capacity_asked(made.slot.into()), 0, Ordering::Release);
         put(tables.capacity_maker(made.slot.into()), maker.map_or(0, Reference::encode), Ordering::Release);
+        put(tables.capacity_answers(made.slot.into()), 0, Ordering::Release);
+        put(tables.capacity_demand(made.slot.into()), 0, Ordering::Release);
         if !tables.tags().insert(spec.tag, made) {
             actor.dismantle_recorded(made, &record);
             return Err(Error::TagIndexFull { tag: spec.tag });
@@ -230,23 +249,46 @@ impl Membership {
     /// Releases a capacity that needs no other pool: see [`Membership::release_capacity_with`].
     ///
     /// # Errors
-    /// [`Error::CapacityInUse`] with the guest, [`Error::NoCapacity`], [`Error::CapacityBusy`], [`Error::LegInUse`],
-    /// [`Error::LegNotAtHand`].
+    /// [`Error::CapacityInUse`] with the guest, [`Error::CapacityAccepted`] with the hosts, [`Error::NoCapacity`],
+    /// [`Error::CapacityBusy`], [`Error::LegInUse`], [`Error::LegNotAtHand`].
     pub fn release_capacity(&self, tag: Tag) -> Result<()> {
         self.release_capacity_with(tag, &[], AbsentPools::Refuse)
     }
 
     /// Makes a capacity that nobody uses `Unmaking`, releases `legs` in their pools, and takes the capacity apart.
-    pub(crate) fn release(&self, capacity: Reference, tag: Tag, legs: &[LegAtHand<'_>]) -> Result<()> {
+    pub(crate) fn release(
+        &self,
+        capacity: Reference,
+        tag: Tag,
+        legs: &[LegAtHand<'_>],
+        holders: Holders,
+    ) -> Result<()> {
+        self.refuse_in_use(capacity, tag, holders)?;
+        self.release_if(capacity, tag, legs, || self.refuse_in_use(capacity, tag, holders))
+    }
+
+    /// Makes a capacity `Unmaking`; then, if that is `allowed`, takes it apart, else puts it back.
+    pub(crate) fn release_if(
+        &self,
+        capacity: Reference,
+        tag: Tag,
+        legs: &[LegAtHand<'_>],
+        allowed: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         let mut journal = self.journal();
-        self.refuse_in_use(capacity, tag)?;
         journal.write(self.pool(), Intent::ReleaseCapacity(capacity));
-        let released = self.release_noted(capacity, tag, legs);
+        let released = self.release_noted(capacity, tag, legs, allowed);
         journal.write(self.pool(), Intent::Idle);
         released
     }
 
-    fn release_noted(&self, capacity: Reference, tag: Tag, legs: &[LegAtHand<'_>]) -> Result<()> {
+    fn release_noted(
+        &self,
+        capacity: Reference,
+        tag: Tag,
+        legs: &[LegAtHand<'_>],
+        allowed: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         let slots = self.pool().tables().capacity_slots();
         if !slots.begin_unmaking(capacity, self.slot()) {
             return match slots.load(capacity.slot.into()) {
@@ -258,9 +300,9 @@ impl Membership {
             };
         }
         // From here on nobody new can come to use it; somebody may have come just before.
-        if let Err(in_use) = self.refuse_in_use(capacity, tag) {
+        if let Err(refused) = allowed() {
             slots.put_back(capacity, self.slot());
-            return Err(in_use);
+            return Err(refused);
         }
         legs.iter().for_each(LegAtHand::release);
         Actor::new(self.pool(), self.slot()).finish_release(capacity);
@@ -293,11 +335,17 @@ impl Membership {
         Ok(())
     }
 
-    fn refuse_in_use(&self, capacity: Reference, tag: Tag) -> Result<()> {
-        match self.pool().tables().user_of(capacity.slot.into()) {
-            Some(guest) => Err(Error::CapacityInUse { tag, guest: self.pool().guest_name(guest) }),
-            None => Ok(()),
+    fn refuse_in_use(&self, capacity: Reference, tag: Tag, holders: Holders) -> Result<()> {
+        if let Some(guest) = self.pool().tables().user_of(capacity.slot.into()) {
+            return Err(Error::CapacityInUse { tag, guest: self.pool().guest_name(guest) });
         }
+        let record = self.pool().tables().capacity_of(capacity).filter(|_| holders == Holders::Respected);
+        let hosts = record.map_or_else(Vec::new, |record| self.pool().holders(capacity, &record));
+        if hosts.is_empty() {
+            return Ok(());
+        }
+        let hosts: Vec<String> = hosts.into_iter().map(|host| host.name).collect();
+        Err(Error::CapacityAccepted { tag, hosts: hosts.join(", ") })
     }
 }
 

@@ -247,15 +247,30 @@ impl CapacityMapping {
 }
 
 impl Pool {
-    /// Maps a whole capacity.
+    /// Maps a whole capacity. One that has an access list is mapped only in the name of a host ([`Pool::on_behalf_of`], or
+    /// the pool of a membership) that is on it and has accepted the capacity.
     ///
     /// # Errors
-    /// [`Error::NoCapacity`], [`Error::Damaged`], [`Error::NoMmap`], [`Error::OpenedReadOnly`]; [`Error::LegNotAtHand`]
+    /// [`Error::NotOnAccessList`], [`Error::NotAccepted`]; [`Error::NoCapacity`], [`Error::Damaged`], [`Error::NoMmap`], [`Error::OpenedReadOnly`]; [`Error::LegNotAtHand`]
     /// and [`Error::BadLeg`] with the leg of a striped one that is missing.
     pub fn map_capacity(&self, tag: Tag) -> Result<CapacityMapping> {
         self.require_write()?;
         let capacity = self.capacity_by_tag(tag).ok_or(Error::NoCapacity { tag })?;
+        let record = self.tables().capacity_of(capacity).ok_or(Error::NoCapacity { tag })?;
+        self.require_accepted(capacity, &record)?;
         self.map_reference(capacity, tag)
+    }
+
+    /// Whether a whole capacity could be mapped: its pieces are all at hand.
+    ///
+    /// # Errors
+    /// As for [`Pool::map_capacity`], but for what only mapping itself can tell.
+    pub fn try_capacity(&self, tag: Tag) -> Result<()> {
+        self.require_write()?;
+        let capacity = self.capacity_by_tag(tag).ok_or(Error::NoCapacity { tag })?;
+        let record = self.tables().capacity_of(capacity).ok_or(Error::NoCapacity { tag })?;
+        self.require_listed(&record)?;
+        self.pieces_of(&record).map(|_| ())
     }
 
     pub(crate) fn map_reference(&self, capacity: Reference, tag: Tag) -> Result<CapacityMapping> {
@@ -272,6 +287,7 @@ impl Pool {
         let capacity = self.capacity_by_tag(tag).ok_or(Error::NoCapacity { tag })?;
         let record = self.tables().capacity_of(capacity).ok_or(Error::NoCapacity { tag })?;
         require_for_guests(&record)?;
+        self.require_listed(&record)?;
         let end = offset.checked_add(bytes).filter(|end| *end <= record.bytes);
         let granules = offset.is_multiple_of(GRANULE) && bytes.is_multiple_of(GRANULE);
         let end = end.filter(|_| granules).ok_or_else(|| Error::Damaged {

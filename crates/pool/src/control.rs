@@ -171,6 +171,7 @@ impl GuestControl {
     ///
     /// # Errors
     /// [`Error::NoCapacity`] while the guest's memory is not placed in the pool ([`GuestControl::is_placed`]);
+    /// [`Error::NotOnAccessList`] in the name of a host that may not have it;
     /// [`Error::Damaged`], [`Error::NoMmap`].
     pub fn map_memory(&self) -> Result<CapacityMapping> {
         let mut pieces = Vec::new();
@@ -180,14 +181,14 @@ impl GuestControl {
         self.pool().map_pieces(&pieces)
     }
 
-    /// Maps the guest's state area.
+    /// Maps the guest's state area. Every host may look into it, whatever the access list.
     ///
     /// # Errors
     /// [`Error::NoCapacity`], [`Error::BadStateArea`], [`Error::NoMmap`].
     pub fn map_state(&self) -> Result<StateArea> {
         let record = self.record()?;
-        let mapping = self.pool().map_capacity(record.state)?;
-        StateArea::open(mapping, Shape::of(&record))
+        self.pool().require_write()?;
+        self.pool().state_of(&record)
     }
 }
 

@@ -7,10 +7,12 @@ use crate::format::guest::GuestKind;
 use crate::format::host::HostKind;
 use crate::recovery::Actor;
 use crate::{
-    Access, CapacityRequest, Coherence, CreateOptions, Epoch, GuestControl, GuestRequest, HostId, HostIdentity,
-    HostSlot, Membership, MemoryHome, Place as GranulePlace, Placed, PlacementMap, Pool, Severity, Tag, Usage,
+    AbsentPools, Access, CapacityRequest, Coherence, CreateOptions, Epoch, GuestControl, GuestRequest, HostId,
+    HostIdentity, HostSlot, Membership, MemoryHome, Ownership, Place as GranulePlace, Placed, PlacementMap, Pool,
+    Severity, Tag, Usage,
 };
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// More writes than any operation makes.
 const ENOUGH: usize = 20_000;
@@ -94,6 +96,17 @@ impl Scene {
 
     fn destroy_half(&self) {
         self.host.destroy_guest(&self.guest("half")).expect("destroyed");
+    }
+
+    /// Takes the memory of a guest away that is lost.
+    fn take(&self) {
+        let guest = self.guest("old");
+        if let Ok(word @ Ownership::Owned { host, epoch }) = guest.ownership().load() {
+            assert!(guest.ownership().transition(word, Ownership::Lost { host, epoch }));
+        }
+        let tag = guest.config().expect("its record").memory;
+        let taken = self.host.force_release(tag, &[], AbsentPools::Refuse, Duration::ZERO).expect("taken");
+        assert_eq!(taken.guest.as_deref(), Some("old"));
     }
 
     fn place(&self) {
@@ -198,6 +211,11 @@ fn a_crash_anywhere_in_destroying_a_guest_on_its_way_leaves_all_of_it_or_nothing
 }
 
 #[test]
+fn a_crash_anywhere_in_taking_memory_away_leaves_all_of_it_or_nothing() {
+    crash_everywhere(Scene::take);
+}
+
+#[test]
 fn a_crash_anywhere_in_placing_memory_leaves_all_of_it_or_nothing() {
     crash_everywhere(Scene::place);
 }
@@ -232,13 +250,14 @@ fn a_crash_anywhere_in_a_change_of_placement_never_leaves_the_count_too_low() {
 #[test]
 fn check_mends_what_any_crash_leaves_behind() {
     let place = place();
-    let operations: [fn(&Scene); 8] = [
+    let operations: [fn(&Scene); 9] = [
         |scene| drop(scene.host.add_capacity(&shared(Tag::random(), 3))),
         |scene| drop(scene.host.release_capacity(scene.tag)),
         |scene| drop(scene.host.create_guest(&guest("new", MemoryHome::Pool))),
         |scene| drop(scene.host.create_guest(&guest("new", MemoryHome::Dram))),
         Scene::destroy,
         Scene::destroy_half,
+        Scene::take,
         Scene::place,
         Scene::unplace,
     ];

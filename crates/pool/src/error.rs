@@ -2,6 +2,7 @@
 
 use crate::bytes::Bytes;
 use crate::format::BadRecord;
+use crate::format::answers::Answer;
 use crate::format::capacity::Class;
 use crate::format::header::{BadHeader, Coherence};
 use crate::format::layout::BadLayout;
@@ -237,6 +238,70 @@ pub enum Error {
         tag: Tag,
         /// Who uses it.
         guest: String,
+    },
+    /// Hosts have it, and have not let go of it.
+    #[error("capacity {tag} is held by {hosts}; --ask has them let go of it, --force takes it away from them")]
+    CapacityAccepted {
+        /// The tag.
+        tag: Tag,
+        /// Their names.
+        hosts: String,
+    },
+    /// It is not this host's to attach.
+    #[error(
+        "host {host} is not on the access list of capacity {tag}, and may not attach it; `nil capacity show` has the list"
+    )]
+    NotOnAccessList {
+        /// The tag.
+        tag: Tag,
+        /// The host.
+        host: String,
+    },
+    /// It was offered, and nothing came of it.
+    #[error(
+        "capacity {tag} is {answer} on this host, which has to accept it before it attaches it; its agent does so within a \
+         second"
+    )]
+    NotAccepted {
+        /// The tag.
+        tag: Tag,
+        /// What the host has answered.
+        answer: Answer,
+    },
+    /// Only memory can be taken from a guest.
+    #[error(
+        "capacity {tag} has the state of guest '{guest}', which is not taken away; `nil vm stop {guest}` gives it back"
+    )]
+    StateOfGuest {
+        /// The tag.
+        tag: Tag,
+        /// The guest.
+        guest: String,
+    },
+    /// Nobody has stopped the guest, so nothing was taken.
+    #[error(
+        "host {host}, which runs guest '{guest}', has not answered for {seconds} s: nothing was taken from capacity {tag}, and \
+         the guest goes on. If its agent does not run, start it; if the host is gone, the guest must be known to be lost first"
+    )]
+    NotHeeded {
+        /// The tag.
+        tag: Tag,
+        /// The guest.
+        guest: String,
+        /// Its host.
+        host: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The guest is being stopped, and that takes long.
+    #[error("host {host} is stopping guest '{guest}' because capacity {tag} is taken away, and is not done; try again")]
+    StillStopping {
+        /// The tag.
+        tag: Tag,
+        /// The guest.
+        guest: String,
+        /// Its host.
+        host: String,
     },
     /// Somebody is changing it.
     #[error(

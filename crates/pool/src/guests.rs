@@ -7,7 +7,7 @@
 //! destroy   journal · Live→Unmaking · ownership → Vacant · release capacities · free slot · journal idle
 //! ```
 
-use crate::capacities::granules;
+use crate::capacities::{granules, require_short};
 use crate::control::GuestControl;
 use crate::create::now;
 use crate::error::{Error, Result};
@@ -81,6 +81,15 @@ impl Membership {
     /// # Errors
     /// [`Error`] with the reason; then nothing is left of it.
     pub fn create_guest(&self, request: &GuestRequest) -> Result<GuestControl> {
+        self.create_guest_for(request, &[])
+    }
+
+    /// The same, with capacity of which only the hosts with these UUIDs may attach what is memory; all, if there are none.
+    ///
+    /// # Errors
+    /// [`Error::AccessListTooLong`]; as for [`Membership::create_guest`].
+    pub fn create_guest_for(&self, request: &GuestRequest, access: &[HostId]) -> Result<GuestControl> {
+        require_short(access)?;
         let memory_granules = request.validate()?;
         self.require_unfenced()?;
         if let Some(guest) = self.pool().bare_guests().find(|guest| guest.name == request.name) {
@@ -92,7 +101,7 @@ impl Membership {
         let guest = tables.guest_slots().claim(self.slot(), 0, note);
         let created = match guest {
             None => Err(Error::GuestTableFull { slots: tables.layout().guests.count }),
-            Some(guest) => self.furnish_guest(request, memory_granules, guest, &mut journal),
+            Some(guest) => self.furnish_guest(request, access, memory_granules, guest, &mut journal),
         };
         journal.write(self.pool(), Intent::Idle);
         created
@@ -101,12 +110,13 @@ impl Membership {
     fn furnish_guest(
         &self,
         request: &GuestRequest,
+        access: &[HostId],
         memory_granules: u32,
         guest: Reference,
         journal: &mut Journal,
     ) -> Result<GuestControl> {
         let mut parts = Parts { guest, memory: None, state: None };
-        let built = self.build_guest(request, memory_granules, &mut parts, journal);
+        let built = self.build_guest(request, access, memory_granules, &mut parts, journal);
         if built.is_err() {
             let actor = Actor::new(self.pool(), self.slot());
             actor.undo_creation(guest, parts.capacities(), &mut Recovered::default());
@@ -117,6 +127,7 @@ impl Membership {
     fn build_guest(
         &self,
         request: &GuestRequest,
+        access: &[HostId],
         memory_granules: u32,
         parts: &mut Parts,
         journal: &mut Journal,
@@ -124,7 +135,7 @@ impl Membership {
         let guest = parts.guest;
         let (memory, state) = (Tag::random(), Tag::random());
         if request.home == MemoryHome::Pool {
-            let spec = guest_spec("memory", &request.name, memory, memory_granules, guest);
+            let spec = guest_spec("memory", &request.name, memory, memory_granules, guest).for_hosts(access);
             self.make_capacity(&spec, |made| {
                 parts.memory = Some(made);
                 journal.write(self.pool(), parts.creation());
@@ -133,7 +144,7 @@ impl Membership {
         let shape = Shape { guest: GuestId::random(), vcpus: request.vcpus, granules: memory_granules.into() };
         let state_granules = granules(shape.bytes().next_multiple_of(GRANULE));
         let state_granules = state_granules.ok_or(Error::GuestMemory { bytes: request.memory_bytes })?;
-        let spec = guest_spec("state", &request.name, state, state_granules, guest);
+        let spec = guest_spec("state", &request.name, state, state_granules, guest).for_hosts(access);
         let state_made = self.make_capacity(&spec, |made| {
             parts.state = Some(made);
             journal.write(self.pool(), parts.creation());

@@ -5,6 +5,7 @@
 //! is 0, the whole has been there. Orphans are what is left when a host dies among the legs, and when a guest with
 //! striped memory ends; whoever is a member of both pools releases them.
 
+use crate::capacities::Holders;
 use crate::error::{Error, Result};
 use crate::format::capacity::CapacityRecord;
 use crate::format::slot_word::{Reference, SlotState};
@@ -44,7 +45,9 @@ pub fn reap_orphan_legs(members: &[&Membership]) -> Result<Vec<Tag>> {
         members.iter().for_each(|other| pool.add_companion(other.pool()));
         for (leg, record) in pool.live_capacities() {
             let Composition::LegOf(whole) = record.composition else { continue };
-            if pool.standing(leg, whole) == Standing::Orphan && member.release(leg, record.tag, &[]).is_ok() {
+            if pool.standing(leg, whole) == Standing::Orphan
+                && member.release(leg, record.tag, &[], Holders::Overridden).is_ok()
+            {
                 reaped.push(record.tag);
             }
         }

@@ -1,13 +1,15 @@
 //! What is in a pool, as validated copies for people and programs to read.
 
 use crate::arm::Arm;
+use crate::forced::Demanded;
 use crate::format::BadRecord;
 use crate::format::address::HostAddress;
+use crate::format::answers::Answer;
 use crate::format::capacity::{Class, Extent};
 use crate::format::guest::{GuestKind, Region};
 use crate::format::header::Coherence;
 use crate::format::host::{HostFlags, HostKind};
-use crate::format::slot_word::SlotState;
+use crate::format::slot_word::{Reference, SlotState};
 use crate::format::stripe::Composition;
 use crate::ids::{CapacitySlot, GuestId, GuestSlot, HostId, Tag};
 use crate::liveness::Liveness;
@@ -61,6 +63,8 @@ pub struct CapacityInfo {
     pub bytes: u64,
     /// The hosts that may use it; all if empty.
     pub access: Vec<HostId>,
+    /// What those hosts have answered to the offer of it, in the same order.
+    pub answers: Vec<Answer>,
     /// Its granules; none if it is striped.
     pub extents: Vec<Extent>,
     /// What it is composed of.
@@ -73,6 +77,8 @@ pub struct CapacityInfo {
     pub user: Option<String>,
     /// Whether somebody wants it, or a leg of it that is at hand, to be released.
     pub release_asked: bool,
+    /// That somebody takes it away from the guest that uses it.
+    pub demanded: Option<Demanded>,
     /// The host that is adding or releasing it at this moment.
     pub changed_by: Option<HostSlot>,
     /// What is wrong with it.
@@ -188,12 +194,14 @@ impl Pool {
             coherence: Coherence::Hardware,
             bytes: 0,
             access: Vec::new(),
+            answers: Vec::new(),
             extents: Vec::new(),
             composition: Composition::Plain,
             label: String::new(),
             created: 0,
             user: None,
             release_asked: false,
+            demanded: None,
             changed_by: None,
             damage: None,
         };
@@ -213,6 +221,9 @@ impl Pool {
                     info.damage = Some("its record belongs to an earlier use of the slot".to_owned());
                 }
                 info.release_asked = self.is_release_asked(slot, &record);
+                let reference = Reference { slot: slot.0, generation: record.generation };
+                info.answers = self.answers(reference, &record);
+                info.demanded = self.demand_of(reference, record.tag);
                 info.tag = record.tag;
                 info.class = record.class;
                 info.coherence = record.coherence;
@@ -328,7 +339,7 @@ impl Pool {
     }
 
     /// The name of a guest for a message; its slot when the name cannot be read.
-    pub(crate) fn guest_name(&self, guest: crate::format::slot_word::Reference) -> String {
+    pub(crate) fn guest_name(&self, guest: Reference) -> String {
         self.tables()
             .guest_record(guest.slot.into())
             .map_or_else(|_| GuestSlot(guest.slot).to_string(), |record| record.name)

@@ -193,7 +193,7 @@ impl Pool {
             return Err(release(Error::NameTaken { name: identity.name.clone(), pid: 0 }));
         }
         Ok(Membership {
-            pool: self.clone(),
+            pool: self.acting_as(identity.id),
             identity: identity.clone(),
             slot,
             incarnation: made.generation,

@@ -81,7 +81,11 @@ impl Membership {
         self.require_ours(guest, &record)?;
         let bytes = record.memory_extent();
         let granules = granules(bytes).ok_or(Error::GuestMemory { bytes })?;
-        Ok(guest_spec("memory", &record.name, record.memory(), granules, guest.reference()))
+        // Where the guest's state may be attached is where its memory may be.
+        let state = self.pool().capacity_by_tag(record.state);
+        let state = state.and_then(|state| self.pool().tables().capacity_of(state));
+        let access = state.map_or_else(Vec::new, |state| state.access);
+        Ok(guest_spec("memory", &record.name, record.memory(), granules, guest.reference()).for_hosts(&access))
     }
 
     /// A guest that was destroyed meanwhile, after a handoff that nobody waited for, has not released the new capacity.

@@ -8,7 +8,7 @@ use crate::format::GRANULE;
 use crate::format::header::{BadHeader, HEADER_BYTES, Header};
 use crate::format::layout::{HEADER_A, HEADER_B};
 use crate::format::slot_word::{Reference, SlotState};
-use crate::ids::{GuestId, GuestSlot, PoolId, Tag};
+use crate::ids::{GuestId, GuestSlot, HostId, PoolId, Tag};
 use crate::liveness::{Liveness, ProcessIdentity, claim_liveness};
 use crate::mapping::{Access, Mapping};
 use crate::ownership::HostSlot;
@@ -24,6 +24,8 @@ pub struct Pool {
     /// Pools in which legs of this one's capacities are looked up. A companion's own companions are not kept here, so
     /// that two pools may be each other's.
     companions: Arc<Mutex<Vec<Arc<Inner>>>>,
+    /// The host in whose name memory is mapped.
+    acting: Option<HostId>,
 }
 
 #[derive(Debug)]
@@ -84,7 +86,24 @@ impl Pool {
     }
 
     fn over(inner: Arc<Inner>) -> Self {
-        Self { inner, companions: Arc::default() }
+        Self { inner, companions: Arc::default(), acting: None }
+    }
+
+    /// The same pool in the name of a host, which may map what it is on the access list of.
+    ///
+    /// # Errors
+    /// [`Error::NoHost`].
+    pub fn on_behalf_of(&self, host: HostSlot) -> Result<Self> {
+        let info = self.host(host).filter(|info| info.damage.is_none()).ok_or(Error::NoHost { host })?;
+        Ok(self.acting_as(info.id))
+    }
+
+    pub(crate) fn acting_as(&self, host: HostId) -> Self {
+        Self { acting: Some(host), ..self.clone() }
+    }
+
+    pub(crate) fn acting(&self) -> Option<HostId> {
+        self.acting
     }
 
     /// Keeps another pool open, so that stripes of this one's capacities that lie there are found. It replaces an

@@ -15,7 +15,7 @@
 //!
 //! What an orphan is, and how legs are found, is in [`crate::legs`].
 
-use crate::capacities::{CapacityRequest, Spec, granules};
+use crate::capacities::{CapacityRequest, Holders, Spec, granules};
 use crate::control::GuestControl;
 use crate::error::{Error, Result};
 use crate::format::GRANULE;
@@ -30,7 +30,7 @@ use crate::sync::{Ordering, fence};
 use std::sync::{Mutex, PoisonError};
 
 /// Whoever releases a striped capacity holds the journal of one membership while it takes those of others; one at a time.
-static RELEASING: Mutex<()> = Mutex::new(());
+pub(crate) static RELEASING: Mutex<()> = Mutex::new(());
 
 /// How a capacity is to be striped.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,7 +71,7 @@ impl LegAtHand<'_> {
     /// Releases the leg. What cannot be released becomes an orphan, because its whole is about to end.
     pub(crate) fn release(&self) {
         if self.member.require_unfenced().is_ok() {
-            let _ = self.member.release(self.leg, self.tag, &[]);
+            let _ = self.member.release(self.leg, self.tag, &[], Holders::Overridden);
         }
     }
 }
@@ -167,25 +167,37 @@ impl Membership {
     /// Releases a capacity, striped or not. `members` are memberships in the pools of its legs.
     ///
     /// # Errors
-    /// [`Error::CapacityInUse`] with the guest, [`Error::NoCapacity`], [`Error::CapacityBusy`]; [`Error::LegInUse`] for a
+    /// [`Error::CapacityInUse`] with the guest, [`Error::CapacityAccepted`] with the hosts that have not let go of it,
+    /// [`Error::NoCapacity`], [`Error::CapacityBusy`]; [`Error::LegInUse`] for a
     /// leg that is needed; [`Error::LegNotAtHand`] and [`Error::WholeNotAtHand`] for pools that are not.
     pub fn release_capacity_with(&self, tag: Tag, members: &[&Self], absent: AbsentPools) -> Result<()> {
+        self.release_regarding(tag, members, absent, Holders::Respected)
+    }
+
+    /// Releases a capacity; what its hosts have answered counts or not.
+    pub(crate) fn release_regarding(
+        &self,
+        tag: Tag,
+        members: &[&Self],
+        absent: AbsentPools,
+        holders: Holders,
+    ) -> Result<()> {
         self.require_unfenced()?;
         let tables = self.pool().tables();
         let capacity = tables.with_tag(tag).next().ok_or(Error::NoCapacity { tag })?;
         let composition = tables.capacity_of(capacity).map_or(Composition::Plain, |record| record.composition);
         match composition {
-            Composition::Plain => self.release(capacity, tag, &[]),
+            Composition::Plain => self.release(capacity, tag, &[], holders),
             Composition::LegOf(whole) => {
                 members.iter().for_each(|member| self.pool().add_companion(member.pool()));
                 self.refuse_needed(capacity, tag, whole, absent)?;
-                self.release(capacity, tag, &[])
+                self.release(capacity, tag, &[], holders)
             }
             Composition::Striped(stripe) => {
                 let whole = Whole { pool: self.pool().id(), tag };
                 let legs = self.legs_elsewhere(whole, &stripe, members, absent)?;
                 let _releasing = RELEASING.lock().unwrap_or_else(PoisonError::into_inner);
-                self.release(capacity, tag, &legs)
+                self.release(capacity, tag, &legs, holders)
             }
         }
     }
@@ -200,7 +212,7 @@ impl Membership {
     }
 
     /// The legs that lie in other pools, as far as they are there.
-    fn legs_elsewhere<'a>(
+    pub(crate) fn legs_elsewhere<'a>(
         &self,
         whole: Whole,
         stripe: &Stripe,

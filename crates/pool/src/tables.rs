@@ -184,6 +184,21 @@ impl Tables {
         self.mapping.word(self.capacity_at(slot) + capacity::MAKER)
     }
 
+    /// What the hosts on its access list have answered.
+    pub(crate) fn capacity_answers(&self, slot: usize) -> &AtomicU64 {
+        self.mapping.word(self.capacity_at(slot) + capacity::ANSWERS)
+    }
+
+    /// By which it is taken away from the guest that uses it.
+    pub(crate) fn capacity_demand(&self, slot: usize) -> &AtomicU64 {
+        self.mapping.word(self.capacity_at(slot) + capacity::DEMAND)
+    }
+
+    /// When that was demanded.
+    pub(crate) fn capacity_demanded_at(&self, slot: usize) -> &AtomicU64 {
+        self.mapping.word(self.capacity_at(slot) + capacity::DEMANDED_AT)
+    }
+
     /// The record of exactly this capacity.
     pub(crate) fn capacity_of(&self, reference: Reference) -> Option<CapacityRecord> {
         match self.capacity(reference.slot.into()) {

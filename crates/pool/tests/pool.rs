@@ -2,9 +2,9 @@
 #![cfg(not(loom))]
 
 use nil_pool::{
-    Access, Area, CapacityRequest, Class, Coherence, CreateOptions, Epoch, Error, GRANULE, GuestControl, GuestKind,
-    GuestRequest, HostId, HostIdentity, HostKind, HostSlot, Membership, MemoryHome, Ownership, Pool, Side, Stamp, Tag,
-    decode,
+    Access, Answer, Area, CapacityRequest, Class, Coherence, CreateOptions, Epoch, Error, GRANULE, GuestControl,
+    GuestKind, GuestRequest, HostId, HostIdentity, HostKind, HostSlot, Membership, MemoryHome, Ownership, Pool, Side,
+    Stamp, Tag, decode,
 };
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -271,4 +271,37 @@ fn a_host_tells_its_address_and_is_cordoned_until_it_is_told_otherwise() {
     assert_eq!(seen(&pool), Some((identity.address, false)));
     assert!(matches!(host.cordon(HostSlot::new(4000).expect("a slot")), Err(Error::NoHost { .. })));
     assert!(pool.check(false).is_clean());
+}
+
+#[test]
+fn shared_capacity_is_not_changed_by_attaching_joining_or_restarting() {
+    let (_directory, path) = place();
+    let pool = pool_at(&path);
+    let (a, b) = (agent("a"), agent("b"));
+    let first = pool.join(&a).expect("membership");
+    let access = vec![a.id, b.id];
+    let request = CapacityRequest { tag: Some(Tag::random()), class: Class::Shared, access, ..private(4 * GRANULE) };
+    let tag = first.add_capacity(&request).expect("capacity").tag;
+    first.answer_offer(tag, Answer::Accepted).expect("accepted");
+    let contents: Vec<u8> =
+        (0..4 * GRANULE as usize / 8).flat_map(|word| (word as u64 * 0x9E37_79B9).to_le_bytes()).collect();
+    let mapping = first.pool().map_capacity(tag).expect("mapped");
+    // SAFETY: the mapping is that long, and nobody else uses it.
+    unsafe { mapping.as_ptr().copy_from_nonoverlapping(contents.as_ptr(), contents.len()) };
+    let same = |member: &Membership| {
+        member.answer_offer(tag, Answer::Accepted).expect("accepted");
+        let mapping = member.pool().map_capacity(tag).expect("mapped");
+        mapping.populate().expect("populated");
+        // SAFETY: the mapping is that long, and nobody writes it now.
+        unsafe { std::slice::from_raw_parts(mapping.as_ptr(), mapping.len()) == contents }
+    };
+    let second = Pool::open(&path, Access::ReadWrite).expect("the pool").join(&b).expect("membership");
+    assert!(same(&second), "a second host attaches it");
+    drop(mapping);
+    first.leave().expect("left");
+    drop(pool);
+    let again = Pool::open(&path, Access::ReadWrite).expect("the pool").join(&a).expect("membership");
+    assert!(same(&again), "its host attaches it after a restart");
+    second.answer_offer(tag, Answer::Released).expect("let go");
+    assert!(same(&second) && same(&again), "a host attaches it after it had let go of it");
 }

@@ -10,6 +10,7 @@
 use super::Host;
 use super::former::Former;
 use super::jobs::Errand;
+use super::offers::Demands;
 use super::pinning::HOLDER;
 use super::relocating::{Relocated, Relocation, has_nothing_pooled};
 use crate::error::{Error, Result};
@@ -34,12 +35,14 @@ type InVain = Arc<Mutex<BTreeMap<Tag, Instant>>>;
 impl Host {
     /// Does its duties until the agent ends.
     pub(super) fn attend(self: &Arc<Self>) {
-        let in_vain = InVain::default();
+        let (in_vain, mut demands) = (InVain::default(), Demands::new());
         loop {
             std::thread::sleep(ROUND);
             lock(&in_vain).retain(|_, since| since.elapsed() < RESPITE);
             self.adopt_again();
             let Some(_order) = self.orders.begin() else { return };
+            self.answer_offers();
+            self.enforce_demands(&mut demands);
             for (name, entry) in self.table.entries() {
                 if entry.phase != Phase::Running || entry.job(Lane::PullBack).is_some() {
                     continue;

@@ -20,6 +20,7 @@ mod jobs;
 mod listing;
 mod migration;
 mod moving;
+mod offers;
 mod orphans;
 mod pinning;
 mod pools;

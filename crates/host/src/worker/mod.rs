@@ -6,6 +6,7 @@
 //!
 //! The handoff's critical path runs in the VMM's own threads. Nothing here is on it.
 
+mod demand;
 mod leaving;
 mod memory;
 mod moves;
@@ -108,7 +109,7 @@ fn agent_connection() -> Result<Connection> {
 
 /// Opens what the worker needs and begins to listen.
 fn start(options: &WorkerOptions, images: BuiltinImages) -> Result<Arc<Orders>> {
-    let pool = Pool::open(&options.pool, Access::ReadWrite)?;
+    let pool = Pool::open(&options.pool, Access::ReadWrite)?.on_behalf_of(options.host_slot)?;
     add_companions(&pool, &options.companions);
     let control = pool.guest(options.guest_slot, options.guest_id)?;
     let board = StatusBoard::new(WorkerStatus {

@@ -125,7 +125,10 @@ impl Orders {
     fn follow(&self, vm: &Vm) {
         while !self.board.phase().is_final() {
             match vm.next_event(LOOK_FOR_LOSS) {
-                None => self.check_ownership(vm),
+                None => {
+                    self.check_ownership(vm);
+                    self.check_demand(vm);
+                }
                 Some(VmEvent::Landed { .. }) => {
                     self.take_pins_over();
                     let _ = self.board.enter(&[Phase::Starting, Phase::Armed], Phase::Running, None);

@@ -2,17 +2,18 @@
 
 pub(super) mod stripes;
 
-use super::{Output, Table};
+use super::{Output, Table, duration};
 use anyhow::{Context, Result};
 use nil_pool::{
-    AbsentPools, Access, Bytes, CapacityInfo, CapacityRequest, Class, Coherence, Composition, Error, GRANULE, HostId,
-    Membership, Pool, Stripe, Tag, Whole,
+    AbsentPools, Access, Answer, Bytes, CapacityInfo, CapacityRequest, Class, Coherence, Composition, Error, GRANULE,
+    HostId, Membership, Pool, Stripe, Tag, Whole,
 };
 use serde::Serialize;
 use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::time::Duration;
 use stripes::StripeChoice;
 
 /// Add, release and list tagged capacity in a pool.
@@ -24,12 +25,16 @@ pub(crate) enum CapacityCommand {
   nil capacity add /dev/shm/pool --class shared --tag new --size 1G --hosts a,b
   nil capacity add /dev/shm/pool --class shared --tag new --size 8G --stripe /dev/dax0.0:2 --stripe /dev/dax1.0")]
     Add(AddArgs),
-    /// Give a capacity back. One that a guest uses is refused, or asked for.
+    /// Give a capacity back. One that hosts or guests use is refused, asked for, or taken away.
     #[command(after_help = "Examples:
   nil capacity release /dev/shm/pool 6f9619ff-8b86-4d01-b42d-00cf4fc964ff
   nil capacity release /dev/dax0.0 6f9619ff-8b86-4d01-b42d-00cf4fc964ff --ask
+  nil capacity release /dev/dax0.0 6f9619ff-8b86-4d01-b42d-00cf4fc964ff --force
   nil capacity release /dev/shm/pool 6f9619ff-8b86-4d01-b42d-00cf4fc964ff --pool /dev/dax0.0 --pool /dev/dax1.0")]
     Release(ReleaseArgs),
+    /// Show one capacity, and what each host has answered to the offer of it.
+    #[command(after_help = "Example:\n  nil capacity show /dev/shm/pool 6f9619ff-8b86-4d01-b42d-00cf4fc964ff")]
+    Show(ShowArgs),
     /// List a pool's capacities.
     #[command(after_help = "Example:\n  nil capacity list /dev/shm/pool --json")]
     List(ListArgs),
@@ -73,9 +78,15 @@ pub(crate) struct ReleaseArgs {
     home: PathBuf,
     /// The capacity's tag.
     tag: Tag,
-    /// If a guest uses it, ask for it: the agent of the guest's host moves the guest out and releases it.
+    /// If it is used, ask for it: agents move guests out and let go of it, and the last one releases it.
     #[arg(long, conflicts_with = "withdraw")]
     ask: bool,
+    /// Take it away from whoever uses it. A guest that has its memory there is stopped first, for good.
+    #[arg(long, conflicts_with_all = ["withdraw", "ask"])]
+    force: bool,
+    /// How long the host of such a guest may take to answer.
+    #[arg(long, default_value = "10s", requires = "force", value_parser = duration::parse)]
+    patience: Duration,
     /// Take back that it was asked for.
     #[arg(long)]
     withdraw: bool,
@@ -85,6 +96,14 @@ pub(crate) struct ReleaseArgs {
     /// Take pools that it needs and that were not given for gone for good.
     #[arg(long)]
     without_absent: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ShowArgs {
+    /// The pool.
+    pool: PathBuf,
+    /// The capacity's tag.
+    tag: Tag,
 }
 
 #[derive(Debug, clap::Args)]
@@ -115,6 +134,11 @@ impl CapacityCommand {
         match self {
             Self::Add(args) => add(args, output)?,
             Self::Release(args) => release(&args, output)?,
+            Self::Show(args) => {
+                let pool = Pool::open(&args.pool, Access::ReadOnly)?;
+                let found = pool.find_capacity(args.tag).ok_or(Error::NoCapacity { tag: args.tag })?;
+                output.print(&Shown(CapacityLine::of(&pool, found)))?;
+            }
             Self::List(args) => {
                 let pool = Pool::open(&args.pool, Access::ReadOnly)?;
                 output.print(&Listing { capacities: lines(&pool) })?;
@@ -148,8 +172,9 @@ fn add(args: AddArgs, output: Output) -> Result<()> {
         stripes::leave(others)?;
         added
     };
+    let line = CapacityLine::of(membership.pool(), added);
     membership.leave()?;
-    output.print(&Added(CapacityLine::from(added)))
+    output.print(&Added(line))
 }
 
 fn find_host(pool: &Pool, name: &str) -> Result<HostId> {
@@ -176,6 +201,10 @@ fn release_or_ask(args: &ReleaseArgs, membership: &Membership, others: &[&Member
         return Ok(ReleaseOutcome::Withdrawn { withdrawn: tag });
     }
     let absent = if args.without_absent { AbsentPools::TakeAsGone } else { AbsentPools::Refuse };
+    if args.force {
+        let taken = membership.force_release(tag, others, absent, args.patience)?;
+        return Ok(ReleaseOutcome::Taken { taken: tag, from: taken.guest });
+    }
     match membership.release_capacity_with(tag, others, absent) {
         Ok(()) => Ok(ReleaseOutcome::Released { released: tag }),
         // Only memory can be moved out of the way.
@@ -191,6 +220,10 @@ fn release_or_ask(args: &ReleaseArgs, membership: &Membership, others: &[&Member
             "capacity {tag} has memory of guest '{guest}'; with --ask the agent of the guest's host moves it out, and \
              releases it"
         ),
+        Err(Error::CapacityAccepted { hosts, .. }) if args.ask => {
+            membership.ask_release(tag)?;
+            Ok(ReleaseOutcome::AskedOf { asked: tag, held_by: hosts })
+        }
         // A stripe is asked for, and the whole is released.
         Err(Error::LegInUse { .. } | Error::WholeNotAtHand { .. }) if args.ask => {
             membership.ask_release(tag)?;
@@ -219,15 +252,33 @@ pub(super) struct CapacityLine {
     #[serde(skip_serializing_if = "Option::is_none")]
     stripe_of: Option<Whole>,
     hosts: Vec<HostId>,
+    access: Vec<AccessLine>,
     label: String,
     used_by: Option<String>,
     release_asked: bool,
+    /// The host that takes it away from the guest that uses it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    demanded_by: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     damage: Option<String>,
 }
 
-impl From<CapacityInfo> for CapacityLine {
-    fn from(info: CapacityInfo) -> Self {
+/// A host on the access list, and what it has answered.
+#[derive(Debug, Serialize)]
+struct AccessLine {
+    host: HostId,
+    /// Its name; `None` when it is not in the pool.
+    name: Option<String>,
+    answer: Answer,
+}
+
+impl CapacityLine {
+    fn of(pool: &Pool, info: CapacityInfo) -> Self {
+        let named = |id: HostId| pool.find_host(&id.to_string()).map(|host| host.name);
+        let answered = info.access.iter().zip(&info.answers);
+        let line = |(host, answer): (&HostId, &Answer)| AccessLine { host: *host, name: named(*host), answer: *answer };
+        let listed = answered.map(line).collect();
+        let demanded_by = info.demanded.as_ref().and_then(|demanded| pool.host(demanded.by)).map(|host| host.name);
         let CapacityInfo { slot, tag, class, coherence, bytes, access, extents, label, damage, release_asked, .. } =
             info;
         let (stripe, stripe_of) = match info.composition {
@@ -245,15 +296,26 @@ impl From<CapacityInfo> for CapacityLine {
             stripe,
             stripe_of,
             hosts: access,
+            access: listed,
             label,
             used_by: info.user,
             release_asked,
+            demanded_by,
             damage,
         }
     }
 }
 
 impl CapacityLine {
+    /// Whose it may be, and how many of them have accepted.
+    fn access(&self) -> String {
+        let accepted = self.access.iter().filter(|line| line.answer == Answer::Accepted).count();
+        match self.access.len() {
+            0 => "all".to_owned(),
+            listed => format!("{accepted} of {listed}"),
+        }
+    }
+
     /// How many pieces it lies in.
     fn pieces(&self) -> String {
         match &self.stripe {
@@ -270,18 +332,22 @@ impl CapacityLine {
             (None, Some(whole)) => format!("stripe of {}", whole.tag),
             (None, None) => "-".to_owned(),
         };
-        if self.release_asked { format!("{user} (asked for)") } else { user }
+        match (&self.demanded_by, self.release_asked) {
+            (Some(_), _) => format!("{user} (being taken away)"),
+            (None, true) => format!("{user} (asked for)"),
+            (None, false) => user,
+        }
     }
 }
 
 /// All capacities of a pool.
 pub(super) fn lines(pool: &Pool) -> Vec<CapacityLine> {
-    pool.capacities().into_iter().map(CapacityLine::from).collect()
+    pool.capacities().into_iter().map(|info| CapacityLine::of(pool, info)).collect()
 }
 
 /// Capacities in columns.
-pub(super) fn table(lines: &[CapacityLine]) -> Table<7> {
-    let mut table = Table::new(["TAG", "CLASS", "COHERENCE", "SIZE", "PIECES", "USED BY", "LABEL"]);
+pub(super) fn table(lines: &[CapacityLine]) -> Table<8> {
+    let mut table = Table::new(["TAG", "CLASS", "COHERENCE", "SIZE", "PIECES", "HOSTS", "USED BY", "LABEL"]);
     for line in lines {
         let label = line.damage.as_ref().map_or(line.label.clone(), |damage| format!("damaged: {damage}"));
         table.row([
@@ -290,6 +356,7 @@ pub(super) fn table(lines: &[CapacityLine]) -> Table<7> {
             line.coherence.to_string(),
             Bytes(line.bytes).to_string(),
             line.pieces(),
+            line.access(),
             line.user(),
             label,
         ]);
@@ -311,6 +378,27 @@ impl fmt::Display for Listing {
     }
 }
 
+/// One capacity by itself.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+struct Shown(CapacityLine);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(line) = self;
+        write!(f, "{}", table(std::slice::from_ref(line)))?;
+        if line.access.is_empty() {
+            return writeln!(f, "\nevery host may use it, and none is asked");
+        }
+        let mut hosts = Table::new(["HOST", "UUID", "ANSWER"]);
+        for AccessLine { host, name, answer } in &line.access {
+            let name = name.clone().unwrap_or_else(|| "(not in the pool)".to_owned());
+            hosts.row([name, host.to_string(), answer.to_string()]);
+        }
+        write!(f, "\n{hosts}")
+    }
+}
+
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
 struct Added(CapacityLine);
@@ -319,9 +407,13 @@ impl fmt::Display for Added {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(added) = self;
         write!(f, "added {} of {} capacity, tag {}", Bytes(added.bytes), added.class, added.tag)?;
-        match &added.stripe {
-            Some(stripe) => writeln!(f, ", over {} pools", stripe.legs.len()),
-            None => writeln!(f),
+        if let Some(stripe) = &added.stripe {
+            write!(f, ", over {} pools", stripe.legs.len())?;
+        }
+        match added.access.len() {
+            0 => writeln!(f),
+            1 => writeln!(f, "; it is offered to 1 host"),
+            hosts => writeln!(f, "; it is offered to {hosts} hosts"),
         }
     }
 }
@@ -331,6 +423,8 @@ impl fmt::Display for Added {
 enum ReleaseOutcome {
     Released { released: Tag },
     Asked { asked: Tag, used_by: Option<String> },
+    AskedOf { asked: Tag, held_by: String },
+    Taken { taken: Tag, from: Option<String> },
     Withdrawn { withdrawn: Tag },
 }
 
@@ -342,6 +436,13 @@ impl fmt::Display for ReleaseOutcome {
             Self::Asked { asked, used_by: None } => {
                 writeln!(f, "asked for {asked}, which is a stripe of another capacity")
             }
+            Self::AskedOf { asked, held_by } => {
+                writeln!(f, "asked for {asked}; it is released when {held_by} have let go of it")
+            }
+            Self::Taken { taken, from: Some(guest) } => {
+                writeln!(f, "released {taken}; guest '{guest}', which had its memory there, was stopped and is lost")
+            }
+            Self::Taken { taken, from: None } => writeln!(f, "released {taken}; no guest had memory there"),
             Self::Withdrawn { withdrawn } => writeln!(f, "{withdrawn} is no longer asked for"),
         }
     }

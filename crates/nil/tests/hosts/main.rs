@@ -1,6 +1,7 @@
 //! Agents, workers and the commands that talk to them, as real processes.
 
 mod agents;
+mod capacities;
 mod crashes;
 mod guests;
 mod holds;

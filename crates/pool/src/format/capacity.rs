@@ -6,10 +6,10 @@
 //!   24  bytes       u64                     960  user         u64: reference to a guest, 0 = none; races
 //!   32  created     u64                     968  asked        u64: generation whose release is asked for; races
 //!   40  class       u8 (1 private, 2 shared) 976 maker        u64: reference to a host, 0 = none; races
-//!   41  host count  u8                      984  zero
-//!   42  parts       u16
-//!   44  coherence   u8 (0 hardware, 1 software)
-//!   45  kind        u8 (0 plain, 1 leg, 2 striped)
+//!   41  host count  u8                      984  answers      u64: of the hosts on the access list; races
+//!   42  parts       u16                     992  demand       u64: that its guest be stopped; races
+//!   44  coherence   u8 (0 hardware, 1 software) 1000 demanded at u64: ns since 1970; races
+//!   45  kind        u8 (0 plain, 1 leg, 2 striped) 1008 zero
 //!   46  zero        u16
 //!   48  label       64 bytes
 //!  112  hosts[15]   16 bytes each
@@ -39,6 +39,12 @@ pub const USER: u64 = 960;
 pub const ASKED: u64 = 968;
 /// Offset of the maker word of a leg.
 pub const MAKER: u64 = 976;
+/// Offset of the word with the answers of the hosts on its access list.
+pub const ANSWERS: u64 = 984;
+/// Offset of the word by which it is taken away from its guest.
+pub const DEMAND: u64 = 992;
+/// Offset of the time at which that was demanded.
+pub const DEMANDED_AT: u64 = 1000;
 /// Bytes that say what it is composed of.
 const COMPOSITION_BYTES: usize = 604;
 const PLAIN: u8 = 0;

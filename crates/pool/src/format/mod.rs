@@ -4,7 +4,9 @@
 //! an index or a count before it has checked it, and never panics; all of them are fuzzed.
 
 pub mod address;
+pub mod answers;
 pub mod capacity;
+pub mod demand;
 pub mod guest;
 pub mod header;
 pub mod host;
