@@ -3,14 +3,16 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use nil_pool::format::answers::Answers;
 use nil_pool::format::capacity::{CapacityRecord, RECORD_BYTES};
+use nil_pool::format::demand::Demand;
 use nil_pool::format::guest::GuestRecord;
-use nil_pool::format::host::HostRecord;
+use nil_pool::format::host::{HostFlags, HostRecord};
 use nil_pool::format::journal::Entry;
 use nil_pool::format::pin::{PinRecord, PinWord};
 use nil_pool::format::report::ReportRecord;
-use nil_pool::format::slot_word::{Reference, SlotState};
-use nil_pool::{Arm, Class, Coherence, Composition, GRANULE, Leg, Ownership, Placed, PoolId, Stripe, Tag};
+use nil_pool::format::slot_word::{LAST_GENERATION, Reference, SlotState};
+use nil_pool::{Arm, Class, Coherence, Composition, GRANULE, HostId, Leg, Ownership, Placed, PoolId, Stripe, Tag};
 
 /// The data as a record of this length with a right checksum.
 fn record<const N: usize>(data: &[u8]) -> [u8; N] {
@@ -38,6 +40,16 @@ fn words(word: u64) {
     if let Some(placed) = Placed::decode(word) {
         assert_eq!(placed.encode(), word);
     }
+    for generation in [1, word & LAST_GENERATION] {
+        let answers = Answers::decode(word, generation);
+        assert_eq!(Answers::decode(answers.encode(), generation), answers);
+        let _ = (0..16).map(|place| answers.get(place)).count();
+        if let Some(demand) = Demand::decode(word, generation) {
+            assert_eq!(demand.encode(generation), word);
+        }
+    }
+    let flags = HostFlags::decode(word, HostId::from_bytes([1; 16]));
+    assert_eq!(HostFlags::decode(flags.encode(), HostId::from_bytes([1; 16])), flags);
     if let Some(pin) = PinWord::decode(word) {
         assert_eq!(pin.encode(), word);
     }

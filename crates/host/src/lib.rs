@@ -24,6 +24,7 @@ mod process;
 mod report;
 mod run_dir;
 mod survey;
+mod tags;
 mod tls;
 mod wire;
 mod worker;
@@ -46,6 +47,7 @@ pub use report::{
 };
 pub use run_dir::{HostDir, RunDir};
 pub use survey::Survey;
+pub use tags::{PlaceKind, Stretch, TagPlace, TagSearch, TagsFound, Unresolved};
 pub use tls::{
     Authority, CertificateOrder, ClientTls, Identity, IssuedCertificate, NetworkName, Peer, Role, ServerTls,
     SubjectName, TlsFiles, identity_of,

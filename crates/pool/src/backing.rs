@@ -21,6 +21,8 @@ const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
 const PAGE: u64 = 4096;
 /// Where devices describe themselves.
 const SYSFS_CHAR: &str = "/sys/dev/char";
+/// Where dax devices are by name.
+const SYSFS_DAX: &str = "/sys/bus/dax/devices";
 
 /// The kinds of memory that differ in how they are sized, mapped and emptied.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -64,12 +66,15 @@ impl Backing {
         if path.symlink_metadata().is_ok() {
             return Ok((Self::open(path, Access::ReadWrite)?, false));
         }
+        // Its device node is not there, and a file must not come in its place.
+        refuse_online(Path::new(SYSFS_DAX), path)?;
         Ok((Self::open_with(path, Access::ReadWrite, true)?, true))
     }
 
     fn open_with(path: &Path, access: Access, make: bool) -> Result<Self> {
         let failed = |source| Error::System { what: "open", path: path.to_owned(), source };
         if !make {
+            refuse_online(Path::new(SYSFS_DAX), path)?;
             refuse_wrong_kind(path, &path.metadata().map_err(failed)?)?;
         }
         let file = File::options()
@@ -227,6 +232,19 @@ fn refuse_wrong_kind(path: &Path, metadata: &std::fs::Metadata) -> Result<()> {
     Err(Error::WrongKind { path: path.to_owned(), what })
 }
 
+/// Refuses a dax device that the kernel has taken as system RAM: whatever is there is the kernel's. It has no device node
+/// then, so it is told by its name.
+fn refuse_online(sysfs: &Path, path: &Path) -> Result<()> {
+    let Some(name) = path.file_name().filter(|_| path.parent() == Some(Path::new("/dev"))) else { return Ok(()) };
+    match sysfs.join(name).join("driver").read_link() {
+        Ok(driver) if driver.file_name().is_some_and(|driver| driver == "kmem") => {
+            let device = name.to_string_lossy().into_owned();
+            Err(Error::OnlineAsRam { path: path.to_owned(), device })
+        }
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 fn refuse_coarse(path: &Path, align: u64) -> Result<()> {
     if align == 0 || !GRANULE.is_multiple_of(align) {
         return Err(Error::Alignment { path: path.to_owned(), align: Bytes(align) });
@@ -285,6 +303,21 @@ mod tests {
         let root = fake_device("mem", &[("size", "1")]);
         assert_eq!(dax_geometry(root.path(), 252, 0), None);
         assert!(matches!(Backing::open(Path::new("/dev/null"), Access::ReadOnly), Err(Error::WrongKind { .. })));
+    }
+
+    #[test]
+    fn a_dax_device_that_is_online_as_ram_is_refused_with_the_cure() {
+        let root = tempfile::tempdir().expect("a directory");
+        for (name, driver) in [("dax0.0", "kmem"), ("dax1.0", "device_dax")] {
+            std::fs::create_dir_all(root.path().join(name)).expect("a directory");
+            std::os::unix::fs::symlink(Path::new("../../drivers").join(driver), root.path().join(name).join("driver"))
+                .expect("a link");
+        }
+        let refusal = refuse_online(root.path(), Path::new("/dev/dax0.0")).expect_err("it is the kernel's").to_string();
+        assert!(refusal.contains("system RAM") && refusal.contains("--force dax0.0"), "{refusal}");
+        for fine in ["/dev/dax1.0", "/dev/dax2.0", "/dev/shm/dax0.0", "dax0.0", "/"] {
+            refuse_online(root.path(), Path::new(fine)).expect(fine);
+        }
     }
 
     #[test]

@@ -43,6 +43,17 @@ impl Piece {
             && self.pool_offset + self.bytes == next.pool_offset
     }
 
+    /// Where its first byte comes from.
+    fn source(&self) -> Source {
+        Source {
+            pool: self.pool.id(),
+            path: self.pool.path().to_owned(),
+            capacity: self.capacity,
+            offset: self.capacity_offset,
+            pool_offset: PoolOffset(self.pool_offset),
+        }
+    }
+
     /// The part of the piece that lies in `wanted`, where `start` is the offset of the piece itself.
     fn clip(&self, start: u64, wanted: &Range<u64>) -> Option<Self> {
         let (from, to) = (start.max(wanted.start), (start + self.bytes).min(wanted.end));
@@ -232,13 +243,7 @@ impl CapacityMapping {
         let wanted = offset as u64;
         let found = clipped(&self.pieces, &(wanted..wanted.saturating_add(1)));
         let [piece] = found.as_slice() else { panic!("byte {offset:#x} of a mapping of {:#x}", self.len()) };
-        Source {
-            pool: piece.pool.id(),
-            path: piece.pool.path().to_owned(),
-            capacity: piece.capacity,
-            offset: piece.capacity_offset,
-            pool_offset: PoolOffset(piece.pool_offset),
-        }
+        piece.source()
     }
 
     pub(crate) fn mapping(&self) -> &Mapping {
@@ -259,6 +264,16 @@ impl Pool {
         let record = self.tables().capacity_of(capacity).ok_or(Error::NoCapacity { tag })?;
         self.require_accepted(capacity, &record)?;
         self.map_reference(capacity, tag)
+    }
+
+    /// Where the bytes of a capacity are, in their order: where each contiguous stretch begins, and how long it is.
+    ///
+    /// # Errors
+    /// [`Error::NoCapacity`]; [`Error::LegNotAtHand`] and [`Error::BadLeg`] as for [`Pool::map_capacity`].
+    pub fn stretches(&self, tag: Tag) -> Result<Vec<(Source, u64)>> {
+        let capacity = self.capacity_by_tag(tag).ok_or(Error::NoCapacity { tag })?;
+        let record = self.tables().capacity_of(capacity).ok_or(Error::NoCapacity { tag })?;
+        Ok(self.pieces_of(&record)?.iter().map(|piece| (piece.source(), piece.bytes)).collect())
     }
 
     /// Whether a whole capacity could be mapped: its pieces are all at hand.

@@ -40,6 +40,17 @@ pub enum Error {
         /// What it is.
         what: &'static str,
     },
+    /// The kernel uses it as its own memory.
+    #[error(
+        "{path} is online as system RAM (driver kmem), and shared memory must never be: the kernel would put its own data \
+         there. `daxctl reconfigure-device --mode=devdax --force {device}` takes it back"
+    )]
+    OnlineAsRam {
+        /// The path.
+        path: PathBuf,
+        /// The device.
+        device: String,
+    },
     /// The file's permissions forbid writing.
     #[error("{path} is read-only (mode {mode:o}); chmod u+w it, or open it for reading")]
     ReadOnlyFile {

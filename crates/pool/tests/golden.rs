@@ -1,10 +1,12 @@
 //! The bytes of every record, as the worked example of docs/pool-format.md shows them: code and specification agree.
 #![cfg(not(loom))]
 
+use nil_pool::format::answers::{Answer, Answers};
 use nil_pool::format::capacity::CapacityRecord;
+use nil_pool::format::demand::Demand;
 use nil_pool::format::guest::GuestRecord;
 use nil_pool::format::header::{COMPAT_REPORTS, Header};
-use nil_pool::format::host::HostRecord;
+use nil_pool::format::host::{HostFlags, HostRecord};
 use nil_pool::format::journal::{Entry, Intent};
 use nil_pool::format::layout::Layout;
 use nil_pool::format::report::ReportRecord;
@@ -239,4 +241,21 @@ fn placement_map_and_pin_are_the_specified_ones() {
     assert_specified("pin", &at(4 << 10, 256));
     let map = (128 << 10) + 2 * (64 + 2 * 32) * 1024;
     assert_specified("placement map", &at(map, 88));
+}
+
+/// The specification names a word in its list of examples.
+fn assert_word(word: u64) {
+    let expected = format!("`0x{word:016X}`");
+    assert!(SPECIFICATION.contains(&expected), "docs/pool-format.md should name {expected}");
+}
+
+#[test]
+fn flags_answers_and_demands_are_the_specified_ones() {
+    let host = HostId::from_bytes(uuid(2));
+    assert_word(HostFlags::decode(0, host).with_cordon().encode());
+    let answers = Answers::decode(0, 7).with(0, Answer::Accepted).with(14, Answer::DeclinedAsUnusable);
+    assert_word(answers.encode());
+    let by = HostSlot::new(5).expect("a slot");
+    assert_word(Demand::Standing { by }.encode(7));
+    assert_word(Demand::Heeded { by }.encode(7));
 }

@@ -39,12 +39,13 @@ use crate::run_dir::HostDir;
 use crate::wire::{self, Stale};
 use bandwidth::Bandwidth;
 use identity::{AgentLock, Novelty};
+use nil_mover::topology::{Topology, Warning};
 use nil_pool::HostId;
 use pools::Pools;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use table::Table;
@@ -142,6 +143,7 @@ impl Agent {
             placing: Mutex::default(),
             unadopted: Mutex::default(),
         });
+        warn_of_onlined_memory();
         host.spawn("lease", Host::beat)?;
         host.adopt_workers()?;
         host.recover_all();
@@ -217,6 +219,14 @@ impl Host {
             tracing::info!("removed the socket of an earlier agent that did not end in order");
         }
         self.spawn("listener", move |host| host.accept(&listener))
+    }
+}
+
+/// Shared capacity is never to be the kernel's own memory. Whether a device that is was meant for nil nobody can say.
+fn warn_of_onlined_memory() {
+    let warnings = Topology::read(Path::new("/")).warnings();
+    for warning in warnings.iter().filter(|warning| matches!(warning, Warning::OnlineAsRam { .. })) {
+        tracing::warn!("{warning}");
     }
 }
 

@@ -14,6 +14,7 @@ mod dax;
 mod fixtures;
 mod ids;
 mod judge;
+mod nd;
 mod node;
 mod tree;
 mod usage;
@@ -22,6 +23,7 @@ pub use cxl::{Cxl, Decoder, DecoderKind, DynamicPartition, MemoryDevice, Region}
 pub use dax::{DaxDevice, DaxDriver, DaxOrigin, DaxRegion, Extent};
 pub use ids::{BadList, IdList, NodeId};
 pub use judge::{Evidence, Expander, NodeKind};
+pub use nd::NdDevice;
 pub use node::{NodeAccess, NodeDistance, NodeMemory, NumaNode};
 pub use tree::Remark;
 pub use usage::{Found, MemoryUse, Unusable, Warning};

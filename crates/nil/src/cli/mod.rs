@@ -25,6 +25,7 @@ mod range;
 mod recouple;
 mod striping;
 mod table;
+mod tag;
 mod top;
 mod topo;
 mod vm;
@@ -67,6 +68,9 @@ enum Command {
     /// Add, release and list capacity of a pool.
     #[command(subcommand)]
     Capacity(capacity::CapacityCommand),
+    /// Find memory by its tag.
+    #[command(subcommand)]
+    Tag(tag::TagCommand),
     /// Run a host, and list hosts.
     #[command(subcommand)]
     Host(host::Command),
@@ -114,6 +118,7 @@ fn run(command: Command, output: Output) -> anyhow::Result<ExitCode> {
         Command::Bench(command) => crate::bench::run(&command, output),
         Command::Pool(command) => command.run(output == Output::Json),
         Command::Capacity(command) => command.run(output == Output::Json),
+        Command::Tag(command) => tag::run(command, output),
         Command::Host(command) => host::run(command, output),
         Command::Vm(command) => vm::run(command, output),
         Command::Ps(args) => ps::run(&args, output),

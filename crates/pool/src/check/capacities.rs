@@ -41,6 +41,7 @@ impl Checker<'_> {
                     self.check_granules(reference, &record, &place);
                     self.check_indexed(reference, &record, &place);
                     self.check_composition(reference, &record, &place);
+                    self.check_demand(reference, record.tag, &place);
                     self.check_user(slot, place);
                 }
             }
@@ -125,6 +126,16 @@ impl Checker<'_> {
         if tables.with_tag(record.tag).all(|found| found != reference) {
             let wrong = Wrong::mendable(place, format!("its tag {} is not in the index", record.tag));
             self.mend(wrong, || tables.tags().insert(record.tag, reference));
+        }
+    }
+
+    /// Whoever took it away from its guest may have died over it.
+    fn check_demand(&mut self, reference: Reference, tag: Tag, place: &str) {
+        let Some(demanded) = self.pool.demand_of(reference, tag) else { return };
+        if self.pool.liveness(demanded.by) == Liveness::Dead {
+            let what = format!("host {} died while it took it away from its guest", demanded.by);
+            let remedy = "`nil capacity release --force` finishes that";
+            self.report(Wrong { remedy, ..Wrong::note(place, what) });
         }
     }
 

@@ -1,17 +1,17 @@
 //! A capacity record, 1024 bytes: what a tagged capacity is and which granules it has.
 //!
 //! ```text
-//!    0  tag         16 bytes                352  composition  604 bytes
-//!   16  generation  u64                     956  crc          u32 of bytes 0..956
-//!   24  bytes       u64                     960  user         u64: reference to a guest, 0 = none; races
-//!   32  created     u64                     968  asked        u64: generation whose release is asked for; races
-//!   40  class       u8 (1 private, 2 shared) 976 maker        u64: reference to a host, 0 = none; races
-//!   41  host count  u8                      984  answers      u64: of the hosts on the access list; races
-//!   42  parts       u16                     992  demand       u64: that its guest be stopped; races
-//!   44  coherence   u8 (0 hardware, 1 software) 1000 demanded at u64: ns since 1970; races
-//!   45  kind        u8 (0 plain, 1 leg, 2 striped) 1008 zero
-//!   46  zero        u16
-//!   48  label       64 bytes
+//!    0  tag         16 bytes                     352  composition  604 bytes
+//!   16  generation  u64                          956  crc          u32 of bytes 0..956
+//!   24  bytes       u64
+//!   32  created     u64                          words that race:
+//!   40  class       u8 (1 private, 2 shared)     960  user         reference to a guest, 0 = none
+//!   41  host count  u8                           968  asked        generation whose release is asked for
+//!   42  parts       u16                          976  maker        reference to a host, 0 = none
+//!   44  coherence   u8 (0 hardware, 1 software)  984  answers      of the hosts on the access list
+//!   45  kind        u8 (0 plain, 1 leg, 2 striped) 992 demand      that its guest be stopped
+//!   46  zero        u16                         1000  demanded at  ns since 1970
+//!   48  label       64 bytes                    1008  zero
 //!  112  hosts[15]   16 bytes each
 //!
 //! composition, at 352
