@@ -44,6 +44,9 @@ pub struct RunVm {
     pub image: ImageSource,
     /// What to tell it.
     pub command_line: String,
+    /// The only hosts that may ever run it, of those that have joined the pool; all, if none is named.
+    #[serde(default)]
+    pub hosts: Vec<HostName>,
 }
 
 /// What becomes of the memory of a guest that was in DRAM when it has moved.

@@ -224,27 +224,28 @@ fn of_heeding_and_withdrawing_exactly_one_wins() {
     let (a, b) = (ground.agent("a"), ground.agent("b"));
     let control = guest(&a, &[]);
     let tag = control.config().expect("its record").memory;
-    for _ in 0..200 {
+    for _ in 0..50 {
+        let over = AtomicBool::new(false);
         let heeded = std::thread::scope(|scope| {
             let worker = scope.spawn(|| {
-                for _ in 0..1000 {
+                while !over.load(Ordering::Acquire) {
                     if let Some(demanded) = control.demanded() {
                         return control.heed(&demanded);
                     }
-                    std::thread::yield_now();
                 }
                 false
             });
             let ended = b.force_release(tag, &[], AbsentPools::Refuse, Duration::ZERO);
+            over.store(true, Ordering::Release);
             let heeded = worker.join().expect("no panic");
             match ended {
                 Err(Error::NotHeeded { .. }) => assert!(!heeded),
                 Err(Error::StillStopping { .. }) => assert!(heeded),
                 other => panic!("{other:?}"),
             }
-            assert_eq!(control.demanded().is_some_and(|demanded| demanded.heeded), heeded);
             heeded
         });
+        assert_eq!(control.demanded().is_some_and(|demanded| demanded.heeded), heeded);
         if heeded {
             return;
         }

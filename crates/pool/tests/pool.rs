@@ -283,8 +283,7 @@ fn shared_capacity_is_not_changed_by_attaching_joining_or_restarting() {
     let request = CapacityRequest { tag: Some(Tag::random()), class: Class::Shared, access, ..private(4 * GRANULE) };
     let tag = first.add_capacity(&request).expect("capacity").tag;
     first.answer_offer(tag, Answer::Accepted).expect("accepted");
-    let contents: Vec<u8> =
-        (0..4 * GRANULE as usize / 8).flat_map(|word| (word as u64 * 0x9E37_79B9).to_le_bytes()).collect();
+    let contents: Vec<u8> = (0..4 * GRANULE / 8).flat_map(|word| (word * 0x9E37_79B9).to_le_bytes()).collect();
     let mapping = first.pool().map_capacity(tag).expect("mapped");
     // SAFETY: the mapping is that long, and nobody else uses it.
     unsafe { mapping.as_ptr().copy_from_nonoverlapping(contents.as_ptr(), contents.len()) };

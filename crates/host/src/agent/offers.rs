@@ -8,9 +8,11 @@
 
 use super::Host;
 use super::table::Entry;
+use crate::error::{Error, Result};
 use crate::message::Phase;
-use crate::name::GuestName;
-use nil_pool::{AbsentPools, Answer, CapacityInfo, Composition, Membership, Tag};
+use crate::name::{GuestName, HostName};
+use crate::order::RunVm;
+use nil_pool::{AbsentPools, Answer, CapacityInfo, Composition, GuestControl, HostId, Membership, Pool, Tag};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -48,6 +50,22 @@ impl Host {
             (Answer::Accepted | Answer::DeclinedByPolicy, _)
             | (Answer::Offered | Answer::Released | Answer::DeclinedAsUnusable, true) => None,
         }
+    }
+
+    /// The access list of a new guest.
+    pub(super) fn hosts_that_may_run(&self, order: &RunVm, pool: &Pool) -> Result<Vec<HostId>> {
+        if !order.hosts.is_empty() && !order.hosts.contains(self.dir.name()) {
+            return Err(Error::refused(format!(
+                "host {} is to run guest {}, and is not among the hosts that may; name it, too",
+                self.dir.name(),
+                order.name
+            )));
+        }
+        let id_of = |name: &HostName| {
+            let host = pool.find_host(name.as_str()).map(|host| host.id);
+            host.ok_or_else(|| Error::refused(format!("there is no host {name} in pool {}", pool.path().display())))
+        };
+        order.hosts.iter().map(id_of).collect()
     }
 
     /// Whether a guest of this host uses it.
@@ -97,6 +115,18 @@ impl Host {
             }
         }
     }
+}
+
+/// Refuses a target that is not on the guest's access list, before anything has moved.
+pub(super) fn check_listed(to: &HostName, guest: &GuestName, control: &GuestControl) -> Result<()> {
+    let pool = control.pool();
+    let state = pool.find_guest(guest.as_str()).and_then(|guest| guest.state);
+    let Some(capacity) = state.and_then(|tag| pool.find_capacity(tag)) else { return Ok(()) };
+    let listed = pool.find_host(to.as_str()).is_some_and(|host| capacity.access.contains(&host.id));
+    if capacity.access.is_empty() || listed {
+        return Ok(());
+    }
+    Err(Error::refused(format!("host {to} is not among the hosts that may run guest {guest} (`nil vm run --hosts`)")))
 }
 
 /// What is demanded of a guest that runs here.

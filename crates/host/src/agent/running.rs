@@ -26,7 +26,8 @@ impl Host {
         self.check_adopted(&order.name)?;
         let membership = self.pools.get(order.pool)?;
         let reservation = self.table.reserve(&order.name, self.dir.name(), Duration::ZERO)?;
-        let control = membership.create_guest(&GuestRequest {
+        let access = self.hosts_that_may_run(order, membership.pool())?;
+        let request = GuestRequest {
             name: order.name.to_string(),
             kind: GuestKind::Vm,
             memory_bytes: order.memory_bytes,
@@ -36,7 +37,8 @@ impl Host {
             },
             vcpus: order.vcpus,
             features: 0,
-        })?;
+        };
+        let control = membership.create_guest_for(&request, &access)?;
         let booted = self.boot(&reservation, &control, membership.slot(), order);
         if let Err(error) = booted {
             tracing::warn!("guest {}: it did not start: {}", order.name, error.story());

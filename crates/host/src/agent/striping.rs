@@ -2,6 +2,7 @@
 
 use super::Host;
 use super::jobs::{Job, Stage};
+use super::offers::check_listed;
 use super::pools::not_a_member;
 use super::table::Occupation;
 use super::target::PATIENCE_WITH_QUESTIONS;
@@ -27,6 +28,7 @@ impl Host {
     pub(super) fn check_target(&self, order: &Migrate, occupation: &Occupation<'_>) -> Result<()> {
         let control = &occupation.control;
         let Migrate { guest, to, striping, .. } = order;
+        check_listed(to, guest, control)?;
         if let Some(striping) = striping {
             check_striping(guest, control, striping)?;
         }

@@ -65,6 +65,9 @@ pub(crate) struct RunArgs {
     /// The host that is to run it. Needed when several hosts have joined the pool.
     #[arg(long)]
     host: Option<HostName>,
+    /// The only hosts that may ever run it, by name; all that have joined the pool, if left out.
+    #[arg(long, value_delimiter = ',', value_name = "HOSTS")]
+    hosts: Vec<HostName>,
     /// What to tell the guest: its command line.
     #[arg(long, default_value = "", value_name = "TEXT", allow_hyphen_values = true)]
     append: String,
@@ -107,6 +110,7 @@ fn start(args: &RunArgs, run_dir: &RunDir, output: Output) -> Result<()> {
         vcpus: args.vcpus,
         image,
         command_line: args.append.clone(),
+        hosts: args.hosts.clone(),
     };
     let guest = Client::connect(&run_dir.host(&host))?.run_vm(&order)?;
     output.print(&Started(guest))?;

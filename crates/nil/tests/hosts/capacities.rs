@@ -80,14 +80,14 @@ fn a_guest_whose_memory_is_taken_away_stops_with_the_reason_and_nobody_else_noti
     assert!(taken.stdout.contains("guest 'g', which had its memory there, was stopped"), "{}", taken.stderr);
     assert!(!is_there(&playground, &tag));
     // What it had is others' now, who write it while the worker of the guest still lives.
-    let again = ["capacity", "add", &pool, "--class", "shared", "--tag", &tag, "--size", "64M"];
-    assert!(playground.nil(&again).status.success());
+    let again = ["capacity", "add", &pool, "--class", "shared", "--tag", "new", "--size", "64M"];
+    let next = playground.json(&again)["tag"].as_str().expect("a tag").to_owned();
     let guest = playground.await_state("g", "stopped");
     let why = guest["detail"].as_str().expect("a reason").to_owned();
     assert!(why.starts_with(&format!("its memory, capacity {tag}, was taken away by force by ")), "{why}");
     bystander.verify();
     assert!(playground.nil(&["pool", "check", &pool]).status.success());
-    assert!(playground.nil(&["capacity", "release", &pool, &tag]).status.success());
+    assert!(playground.nil(&["capacity", "release", &pool, &next]).status.success());
     for name in ["g", "h"] {
         assert!(playground.nil(&["vm", "stop", name]).status.success());
     }
@@ -153,4 +153,28 @@ fn memory_of_a_guest_whose_host_is_silent_is_not_taken_and_the_guest_goes_on() {
     kill(agent.pid(), Signal::CONT);
     witness.verify();
     assert!(is_there(&playground, &tag));
+}
+
+#[test]
+fn a_guest_runs_on_no_host_but_those_that_may() {
+    if !has_kvm() {
+        return;
+    }
+    let playground = Playground::new();
+    let (_a, _b) = (playground.agent("A"), playground.agent("B"));
+    let _c = playground.agent("C");
+    let pool = playground.pool();
+    let run =
+        ["vm", "run", "builtin:pages", "--memory", "64M", "--name", "g", "--pool", &pool, "--host", "A", "--hosts"];
+    playground.nil(&[&run[..], &["B"]].concat()).refuses(1, &["host A is to run guest g", "not among"]);
+    assert!(playground.nil(&[&run[..], &["A,B"]].concat()).status.success());
+    playground.nil(&["migrate", "g", "--to", "C"]).refuses(1, &["host C is not among the hosts that may run guest g"]);
+    assert_eq!(playground.json(&["migrate", "g", "--to", "B"])["outcome"], "moved");
+    // Whatever an agent forgets to ask: the memory itself is not mapped for another host.
+    let pool = playground.open_pool();
+    let guest = pool.find_guest("g").expect("the guest");
+    let c = pool.find_host("C").expect("the host").slot;
+    let control = pool.on_behalf_of(c).expect("the host").guest(guest.slot, guest.id).expect("the guest");
+    let refusal = control.map_memory().expect_err("it is not listed").to_string();
+    assert!(refusal.contains("host C is not on the access list of capacity"), "{refusal}");
 }
