@@ -27,10 +27,7 @@ mod striping;
 mod table;
 mod tag;
 mod top;
-<<<<<<< HEAD
 mod topo;
-=======
->>>>>>> a6969b4 (Name the hosts that may run a guest)
 mod vm;
 mod worker;
 
