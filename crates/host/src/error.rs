@@ -142,6 +142,18 @@ pub enum Error {
     /// The VMM refused.
     #[error(transparent)]
     Vm(#[from] nil_vmm::Error),
+    /// The agent ends, and begins nothing any more.
+    #[error("the agent of host {name} is stopping")]
+    Stopping {
+        /// The host.
+        name: HostName,
+    },
+    /// Something else is being done that this does not go together with; the sentence says what.
+    #[error("{0}")]
+    Busy(String),
+    /// What was asked for is not there; the sentence says what.
+    #[error("{0}")]
+    Unknown(String),
     /// What was being done was called off.
     #[error("it was called off")]
     CalledOff,

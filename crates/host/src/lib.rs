@@ -5,21 +5,25 @@
 //! ```
 //!
 //! The agent ([`Agent`]) is in charge and never on the critical path of a handoff; a worker ([`run_worker`]) runs one
-//! guest and outlives its agent. They meet in the run directory ([`RunDir`]) and talk JSON lines over Unix sockets, which
-//! is private to this crate: programs use [`Client`] and [`Survey`].
+//! guest and outlives its agent. They meet in the run directory ([`RunDir`]) and talk JSON lines over Unix sockets, which is
+//! private to this crate. Clients and other agents talk HTTP to an agent; programs use [`Client`] and [`Survey`].
 
 #![forbid(unsafe_code)]
 
 mod agent;
+mod api;
+mod body;
 mod client;
 mod config;
 mod error;
 mod fabric;
+mod feed;
 mod joined;
 mod layout;
 mod message;
 mod name;
 mod order;
+mod problem;
 mod process;
 mod report;
 mod run_dir;
@@ -29,8 +33,9 @@ mod tls;
 mod wire;
 mod worker;
 
-pub use agent::{Agent, AgentOptions, Farewell, GuestsAtStop, NotStopped};
-pub use client::{Client, ConsoleStream};
+pub use agent::{Agent, AgentOptions, Farewell, GuestsAtStop, Listening, NotStopped};
+pub use api::description;
+pub use client::{Client, ConsoleStream, Endpoint};
 pub use config::{
     HostConfig, Listen, LogConfig, LogLevel, LogTarget, PeerAddress, PeerConfig, PlainListen, SandboxMode, TlsListen,
     WorkerConfig,
@@ -41,9 +46,10 @@ pub use name::{BadName, GuestName, HostName};
 pub use order::{
     GuestRange, ImageSource, MemoryIn, Migrate, MoveMemory, PinMemory, RunVm, Settling, StripeShare, Striping,
 };
+pub use problem::Problem;
 pub use report::{
-    GuestReport, GuestState, HostReport, MemoryMoved, MemoryReport, MigrationOutcome, MigrationReport, PinReport,
-    PoolReport, Progress, Whereabouts,
+    GuestReport, GuestState, Happening, HostEvent, HostReport, JobKind, JobOutcome, JobPhase, JobReport, JobResult,
+    MemoryMoved, MemoryReport, MigrationOutcome, MigrationReport, PinReport, PoolReport, Progress, Whereabouts,
 };
 pub use run_dir::{HostDir, RunDir};
 pub use survey::Survey;

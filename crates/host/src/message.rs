@@ -1,102 +1,24 @@
-//! The messages on the sockets of agents and workers.
+//! The messages between an agent and the workers of its host.
 //!
 //! ```text
-//! client ──AgentRequest──▶ agent ──AgentRequest::Arm, Settle──▶ agent of the target
-//!                            │                                     │
-//!                      WorkerRequest                         WorkerRequest
-//!                            ▼                                     ▼
-//!                          worker   ═══ the pool, and nothing else ═══   worker
+//! client ──HTTP──▶ agent ──HTTP──▶ agent of the target
+//!                    │                  │
+//!              WorkerRequest      WorkerRequest
+//!                    ▼                  ▼
+//!                  worker  ═══ pool ═══ worker
 //! ```
 //!
-//! Agents answer with any number of [`AgentReply::Progress`] lines and one other line. [`AgentRequest::Arm`] alone has
-//! two answers, [`AgentReply::Armed`] and then [`AgentReply::Landed`]; whoever asked hangs up to call it off, or goes on
-//! with [`AgentRequest::Settle`]. Workers answer with one line, a [`WorkerRequest::Move`] with any number of
-//! [`WorkerReply::Moving`] before it.
+//! Workers answer with one line, a [`WorkerRequest::Move`] with any number of [`WorkerReply::Moving`] before it. What is
+//! asked of agents is in [`crate::api`].
 
-use crate::name::{GuestName, HostName};
-use crate::order::{ImageSource, Migrate, MoveMemory, PinMemory, RunVm};
+use crate::name::GuestName;
+use crate::order::ImageSource;
 use crate::process::ProcessId;
-use crate::report::{GuestReport, HostReport, MemoryMoved, MigrationReport, PinReport, Progress};
 use nil_migrate::HandoffReport;
-use nil_mover::{Budget, Direction, MovePlan, MoveProgress, MoveRange, MoveReport};
+use nil_mover::{MovePlan, MoveProgress, MoveRange, MoveReport};
 use nil_pool::{GuestId, GuestSlot, PoolId};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-
-/// What is asked of an agent.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum AgentRequest {
-    /// Who are you?
-    Describe,
-    /// Which guests do you know?
-    List,
-    /// Start a VM.
-    Run(RunVm),
-    /// Move a guest of yours to another host.
-    Migrate(Migrate),
-    /// Call the migration of a guest of yours off.
-    CancelMigration { guest: GuestName },
-    /// Decouple or recouple memory of a guest of yours.
-    Move(MoveMemory),
-    /// Call that off.
-    CancelMove { guest: GuestName, direction: Direction },
-    /// Declare memory of a guest of yours pinned.
-    Pin(PinMemory),
-    /// Which memory of a guest is pinned?
-    Pins { guest: GuestName },
-    /// Take a declaration back.
-    ReleasePin { guest: GuestName, pin: String },
-    /// Stop a guest of yours and free its memory.
-    Stop { guest: GuestName },
-    /// Get ready to take over a guest.
-    Arm(ArmOrder),
-    /// The guest has landed: recouple its memory.
-    Settle(SettleOrder),
-}
-
-/// A guest that a host is to get ready for.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct ArmOrder {
-    pub(crate) pool: PoolId,
-    pub(crate) slot: GuestSlot,
-    pub(crate) id: GuestId,
-    pub(crate) name: GuestName,
-    pub(crate) from: HostName,
-}
-
-/// Memory that was in the source's DRAM before a migration, and is to come into the target's.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct SettleOrder {
-    pub(crate) guest: GuestName,
-    pub(crate) ranges: Vec<MoveRange>,
-    pub(crate) budget: Budget,
-    pub(crate) stall_timeout_us: u64,
-}
-
-/// What an agent answers.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum AgentReply {
-    Host(HostReport),
-    Guests(Vec<GuestReport>),
-    Guest(Box<GuestReport>),
-    Progress(Progress),
-    Migrated(Box<MigrationReport>),
-    MemoryMoved(Box<MemoryMoved>),
-    /// What was to be recoupled has been, or has not; the report says.
-    Settled(Box<MoveReport>),
-    /// It was called off; a sentence says how things stand now.
-    CalledOff(String),
-    Pins(Vec<PinReport>),
-    Done,
-    /// The target's worker stands ready; the number is the target's host slot in the pool.
-    Armed(u16),
-    /// The guest runs on the target.
-    Landed,
-    /// A sentence that says why not.
-    Refused(String),
-}
 
 /// Which of a worker's two moves is meant. One of each can be on; they take turns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

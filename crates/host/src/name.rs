@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
+use utoipa::ToSchema;
 
 const LONGEST: usize = 31;
 
@@ -39,8 +40,9 @@ fn check(text: &str, thing: &'static str) -> Result<String, BadName> {
 macro_rules! name {
     ($name:ident, $thing:literal) => {
         #[doc = concat!("The valid name of a ", $thing, ".")]
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema)]
         #[serde(try_from = "String", into = "String")]
+        #[schema(value_type = String, min_length = 1, max_length = 31, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$")]
         pub struct $name(String);
 
         impl $name {

@@ -1,11 +1,13 @@
 //! What programs order from an agent.
 
 use crate::name::{GuestName, HostName};
-use nil_mover::{Budget, Direction, MovePlan};
-use nil_pool::{LegRequest, PoolId, StripeRequest};
+use nil_mover::{Budget, Direction, MovePlan, MoveRange};
+use nil_pool::{GuestId, GuestSlot, LegRequest, PoolId, StripeRequest};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
+use utoipa::openapi::{ObjectBuilder, OneOfBuilder, RefOr, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 /// Where a guest's image comes from.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -17,8 +19,23 @@ pub enum ImageSource {
     File(PathBuf),
 }
 
+// By hand, because a path has no schema of its own.
+impl PartialSchema for ImageSource {
+    fn schema() -> RefOr<Schema> {
+        let text = |says| ObjectBuilder::new().schema_type(Type::String).description(Some(says));
+        let one_of = |name: &str, says| ObjectBuilder::new().property(name, text(says)).required(name);
+        OneOfBuilder::new()
+            .item(one_of("builtin", "One that is built into nil."))
+            .item(one_of("file", "A file; an absolute path."))
+            .description(Some("Where a guest's image comes from."))
+            .into()
+    }
+}
+
+impl ToSchema for ImageSource {}
+
 /// Where a new guest's memory is to lie.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MemoryIn {
     /// In its host's DRAM.
@@ -28,7 +45,8 @@ pub enum MemoryIn {
 }
 
 /// A VM to be started.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct RunVm {
     /// Its name, free on the host.
     pub name: GuestName,
@@ -50,7 +68,7 @@ pub struct RunVm {
 }
 
 /// What becomes of the memory of a guest that was in DRAM when it has moved.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Settling {
     /// It is recoupled into the target's DRAM.
@@ -60,7 +78,7 @@ pub enum Settling {
 }
 
 /// How a guest's memory is to be spread over several pools when it leaves DRAM.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Striping {
     /// Bytes that a share of weight 1 gets in each round, a multiple of the pools' granule.
     pub granularity: u64,
@@ -69,7 +87,7 @@ pub struct Striping {
 }
 
 /// What one pool gets of striped memory. The host must be a member of the pool.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct StripeShare {
     /// The pool.
     pub pool: PoolId,
@@ -78,7 +96,7 @@ pub struct StripeShare {
 }
 
 /// A guest to be moved.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Migrate {
     /// Which.
     pub guest: GuestName,
@@ -94,10 +112,12 @@ pub struct Migrate {
     pub stall_timeout_us: u64,
     /// Over which pools memory that is decoupled is spread; `None` is the guest's own pool alone.
     pub striping: Option<Striping>,
+    /// How long the whole of it may take before it is called off, in microseconds; `None` is no limit.
+    pub time_limit_us: Option<u64>,
 }
 
 /// A part of a guest's memory as the guest sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct GuestRange {
     /// Guest-physical address of its first byte.
     pub address: u64,
@@ -106,7 +126,7 @@ pub struct GuestRange {
 }
 
 /// A guest's memory to be decoupled or recoupled.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct MoveMemory {
     /// Whose.
     pub guest: GuestName,
@@ -125,10 +145,12 @@ pub struct MoveMemory {
     pub reason: Option<String>,
     /// Over which pools memory that is decoupled is spread; `None` is the guest's own pool alone.
     pub striping: Option<Striping>,
+    /// How long the whole of it may take before it is called off, in microseconds; `None` is no limit.
+    pub time_limit_us: Option<u64>,
 }
 
 /// Memory of a guest that must not move from where it is.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PinMemory {
     /// Whose.
     pub guest: GuestName,
@@ -138,6 +160,37 @@ pub struct PinMemory {
     pub owner: String,
     /// What for.
     pub reason: String,
+}
+
+/// A guest that a host is to get ready for; what one agent asks of another.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ArmOrder {
+    /// The pool that has its record.
+    pub(crate) pool: PoolId,
+    /// Where in that pool.
+    #[schema(value_type = u16)]
+    pub(crate) slot: GuestSlot,
+    /// Its identity.
+    pub(crate) id: GuestId,
+    /// Its name.
+    pub(crate) name: GuestName,
+    /// The host that runs it.
+    pub(crate) from: HostName,
+}
+
+/// Memory that was in the source's DRAM before a migration, and is to come into the target's.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SettleOrder {
+    /// Whose.
+    pub(crate) guest: GuestName,
+    /// Which part.
+    pub(crate) ranges: Vec<MoveRange>,
+    /// What it may cost.
+    pub(crate) budget: Budget,
+    /// How long to wait for memory that cannot move, in microseconds.
+    pub(crate) stall_timeout_us: u64,
 }
 
 impl Migrate {
@@ -155,6 +208,7 @@ impl Migrate {
             budget: Budget::default(),
             stall_timeout_us: MovePlan::STALL_TIMEOUT_US,
             striping: None,
+            time_limit_us: None,
         }
     }
 }
@@ -164,7 +218,17 @@ impl MoveMemory {
     #[must_use]
     pub fn all_of(guest: GuestName, direction: Direction) -> Self {
         let MovePlan { direction, budget, node, stall_timeout_us, .. } = MovePlan::of_everything(direction);
-        Self { guest, direction, range: None, budget, node, stall_timeout_us, reason: None, striping: None }
+        Self {
+            guest,
+            direction,
+            range: None,
+            budget,
+            node,
+            stall_timeout_us,
+            reason: None,
+            striping: None,
+            time_limit_us: None,
+        }
     }
 }
 

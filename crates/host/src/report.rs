@@ -7,14 +7,20 @@ use nil_pool::{GuestId, GuestKind, HostId, PoolId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
+use utoipa::ToSchema;
 
+pub use event::{Happening, HostEvent};
+pub(crate) use job::{ArmNews, CalledOff};
+pub use job::{JobKind, JobOutcome, JobPhase, JobReport, JobResult};
 pub(crate) use memory::describe;
 pub use memory::{MemoryMoved, MemoryReport, PinReport, Whereabouts};
 
+mod event;
+mod job;
 mod memory;
 
 /// A host, as its agent describes it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct HostReport {
     /// Its name.
     pub name: HostName,
@@ -34,11 +40,12 @@ pub struct HostReport {
 }
 
 /// A host's membership in a pool.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PoolReport {
     /// The pool.
     pub id: PoolId,
     /// Where this host finds it.
+    #[schema(value_type = String)]
     pub path: PathBuf,
     /// The host's slot in the pool's host table.
     pub slot: u16,
@@ -50,7 +57,7 @@ pub struct PoolReport {
 }
 
 /// What a guest is doing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GuestState {
     /// It has a record in the pool, and has not run yet.
@@ -70,7 +77,7 @@ pub enum GuestState {
 }
 
 /// A guest, as its host or the pool describes it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct GuestReport {
     /// Its name.
     pub name: String,
@@ -93,6 +100,7 @@ pub struct GuestReport {
     /// Seconds since it was created, on whichever host.
     pub uptime_s: Option<u64>,
     /// The pool that holds its memory.
+    #[schema(value_type = String)]
     pub pool: PathBuf,
     /// The process that runs it.
     pub worker_pid: Option<i32>,
@@ -107,7 +115,7 @@ pub struct GuestReport {
 }
 
 /// How a migration ended.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", tag = "outcome")]
 pub enum MigrationOutcome {
     /// The guest runs on the target.
@@ -130,7 +138,7 @@ pub enum MigrationOutcome {
 }
 
 /// A migration, measured.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct MigrationReport {
     /// The guest's name.
     pub guest: GuestName,
@@ -162,7 +170,7 @@ pub struct MigrationReport {
 }
 
 /// A step of a long operation, for a person to see.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Progress {
     /// A sentence in the present tense.
     pub step: String,

@@ -115,7 +115,7 @@ impl Survey {
 
 fn ask(dir: &HostDir) -> Result<(HostReport, Vec<GuestReport>)> {
     let mut client = Client::connect(dir)?;
-    client.set_patience(Some(PATIENCE_WITH_AGENTS))?;
+    client.set_patience(Some(PATIENCE_WITH_AGENTS));
     Ok((client.describe()?, client.ps()?))
 }
 

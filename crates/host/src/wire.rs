@@ -1,4 +1,4 @@
-//! How agents, workers and clients talk: JSON lines over Unix sockets.
+//! How agents talk with the workers of their host: JSON lines over Unix sockets. What others say is HTTP ([`crate::api`]).
 //!
 //! One request per line; its answer is one line or several, the last of which says so by its kind. A line is at most
 //! [`LONGEST_LINE`] long, so that a confused peer cannot fill our memory.
@@ -147,18 +147,6 @@ impl Connection {
         self.receive()?.ok_or_else(|| Error::Hangup { peer: self.peer.clone() })
     }
 
-    /// Whether the peer has hung up, without waiting.
-    pub(crate) fn is_closed(&self) -> bool {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let mut fds = [PollFd::new(self.stream(), PollFlags::RDHUP)];
-        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
-    }
-
-    /// A handle by which another thread can hang up.
-    pub(crate) fn hang_up_handle(&self) -> Result<UnixStream> {
-        self.stream().try_clone().map_err(|source| self.broken(source))
-    }
-
     /// Who is at the other end.
     pub(crate) fn peer(&self) -> &str {
         &self.peer
@@ -195,7 +183,6 @@ mod tests {
         assert_eq!(connection.receive::<Vec<u8>>().expect("a line"), Some(vec![1]));
         assert_eq!(connection.receive::<Vec<u8>>().expect("a line"), Some(vec![2]));
         assert_eq!(connection.receive::<Vec<u8>>().expect("the end"), None);
-        assert!(connection.is_closed());
     }
 
     #[test]

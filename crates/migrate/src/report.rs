@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The blackout, in consecutive phases, in nanoseconds. They add up to [`HandoffReport::blackout_ns`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Phases {
     /// From the kick until the last vCPU has left the guest.
     pub kick_ns: u64,
@@ -32,6 +33,7 @@ impl Phases {
 
 /// One handoff that ended with a claim.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct HandoffReport {
     /// Slot of the host that handed the guest over.
     pub source: usize,

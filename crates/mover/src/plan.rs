@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Which way memory goes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// From the host's DRAM to the pool.
@@ -27,6 +28,7 @@ impl Direction {
 
 /// How much of the guest's time a move may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Pace {
     /// All the bandwidth that there is.
@@ -48,6 +50,7 @@ impl Default for Pace {
 
 /// What a move may cost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Budget {
     /// The guest's time.
     pub pace: Pace,
@@ -58,6 +61,7 @@ pub struct Budget {
 /// A part of a guest's memory, counted from its first byte, whatever lies between its regions in the guest's address
 /// space. Whole granules.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct MoveRange {
     /// Where it begins.
     pub offset: u64,

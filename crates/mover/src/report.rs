@@ -6,6 +6,7 @@ use std::fmt;
 
 /// A move in progress.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct MoveProgress {
     /// Which way.
     pub direction: Direction,
@@ -21,6 +22,7 @@ pub struct MoveProgress {
 
 /// A part of a guest's memory that cannot move now.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Stall {
     /// Guest-physical address of its first byte.
     pub guest_address: u64,
@@ -32,6 +34,7 @@ pub struct Stall {
 
 /// Why memory cannot move.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum StallReason {
@@ -55,6 +58,7 @@ pub enum StallReason {
 
 /// Memory of a guest's worker that something has pinned without saying so.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct UndeclaredPin {
     /// Where in the guest's memory; `None` when the kernel does not tell.
     pub offset: Option<u64>,
@@ -66,6 +70,7 @@ pub struct UndeclaredPin {
 
 /// How a move ended.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum MoveOutcome {
     /// Everything has moved.
@@ -78,6 +83,7 @@ pub enum MoveOutcome {
 
 /// How long the guest's stores had to wait for a chunk: microseconds. Chunks that no store waited for do not count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct StallFigures {
     /// Chunks that a store waited for.
     pub count: u64,
@@ -91,6 +97,7 @@ pub struct StallFigures {
 
 /// The sizes of chunk that were used, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ChunkSizes {
     /// The smallest.
     pub smallest: u64,
@@ -100,6 +107,7 @@ pub struct ChunkSizes {
 
 /// A move, measured.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct MoveReport {
     /// Which way.
     pub direction: Direction,

@@ -3,12 +3,14 @@
 use super::Host;
 use super::pools::slot_number;
 use crate::error::{Error, Result};
-use crate::message::{AgentReply, ArmOrder, Phase, WorkerRequest};
+use crate::message::{Phase, WorkerRequest};
 use crate::name::GuestName;
+use crate::order::ArmOrder;
 use crate::process::ProcessId;
-use crate::wire::Connection;
+use crate::report::ArmNews;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
 
 /// How long a guest that is leaving may take until it may come back: its source is told a moment after its target.
 const PATIENCE_WITH_LEAVING: Duration = Duration::from_secs(1);
@@ -19,10 +21,36 @@ const LOOK_FOR_HANGUP: Duration = Duration::from_millis(50);
 /// How long a worker stays armed when the agent that wanted it is no more.
 const PATIENCE_WITH_ORPHANS: Duration = Duration::from_secs(2);
 
+/// The agent of the host that is to hand a guest over, as its target sees it.
+#[derive(Debug)]
+pub(crate) struct Source(mpsc::UnboundedSender<Result<ArmNews>>);
+
+impl Source {
+    /// A source, and what is said to it. It has hung up when that is dropped.
+    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Result<ArmNews>>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self(sender), receiver)
+    }
+
+    /// A source that has hung up is noticed by [`Source::has_hung_up`].
+    fn tell(&self, news: ArmNews) {
+        let _ = self.0.send(Ok(news));
+    }
+
+    /// Says that it will not come to that.
+    pub(crate) fn fail(&self, why: Error) {
+        let _ = self.0.send(Err(why));
+    }
+
+    fn has_hung_up(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
 impl Host {
     /// Gets ready for a guest, tells its source so, and then tells it that the guest has landed. When the source hangs
     /// up before that, the worker is sent home.
-    pub(super) fn take_over(self: &Arc<Self>, order: &ArmOrder, source: &Connection) -> Result<()> {
+    pub(crate) fn take_over(self: &Arc<Self>, order: &ArmOrder, source: &Source) -> Result<()> {
         let membership = self.pools.get(order.pool)?;
         let control = membership.pool().guest(order.slot, order.id)?;
         self.check_adopted(&order.name)?;
@@ -46,18 +74,19 @@ impl Host {
             return Err(error);
         }
         tracing::debug!("guest {}: armed after {:?}", order.name, begun.elapsed());
-        if source.send(&AgentReply::Armed(slot_number(membership.slot()))).is_err() {
-            self.disarm(&order.name);
-        }
+        source.tell(ArmNews::Armed { slot: slot_number(membership.slot()) });
         self.await_landing(&order.name, worker, source)
     }
 
-    fn await_landing(&self, name: &GuestName, worker: ProcessId, source: &Connection) -> Result<()> {
+    fn await_landing(&self, name: &GuestName, worker: ProcessId, source: &Source) -> Result<()> {
         let settled = |phase| !matches!(phase, Phase::Empty | Phase::Starting | Phase::Armed);
         loop {
             match self.table.wait(name, worker, LOOK_FOR_HANGUP, settled) {
-                Some(phase) if settled(phase) => return source.send(&AgentReply::Landed),
-                Some(_) if source.is_closed() => {
+                Some(phase) if settled(phase) => {
+                    source.tell(ArmNews::Landed);
+                    return Ok(());
+                }
+                Some(_) if source.has_hung_up() => {
                     self.disarm(name);
                     return Ok(());
                 }

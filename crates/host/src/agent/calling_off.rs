@@ -15,7 +15,7 @@ const TELL_AGAIN: Duration = Duration::from_millis(20);
 
 impl Host {
     /// Calls the migration of a guest off, and waits until the guest is where it was. Returns how things stand.
-    pub(super) fn cancel_migration(&self, guest: &GuestName) -> Result<String> {
+    pub(crate) fn cancel_migration(&self, guest: &GuestName) -> Result<String> {
         let entry = self.table.find(guest).ok_or_else(|| self.unknown_guest(guest))?;
         match entry.job(Lane::Main) {
             Some(job) if matches!(job.errand, Errand::Migration { .. }) => self.call_off(guest, Lane::Main, job),
@@ -32,7 +32,7 @@ impl Host {
     }
 
     /// Calls a decoupling or recoupling off, and waits until the memory is where it was. Returns how things stand.
-    pub(super) fn cancel_move(&self, guest: &GuestName, direction: Direction) -> Result<String> {
+    pub(crate) fn cancel_move(&self, guest: &GuestName, direction: Direction) -> Result<String> {
         let entry = self.table.find(guest).ok_or_else(|| self.unknown_guest(guest))?;
         match (entry.job(Lane::Main), entry.job(Lane::PullBack)) {
             (Some(job), _) if moves(&job.errand, direction) => self.call_off(guest, Lane::Main, job),
@@ -45,7 +45,7 @@ impl Host {
         }
     }
 
-    fn call_off(&self, guest: &GuestName, lane: Lane, job: &Job) -> Result<String> {
+    pub(super) fn call_off(&self, guest: &GuestName, lane: Lane, job: &Job) -> Result<String> {
         tracing::info!("guest {guest}: {}; that is called off", job.errand);
         loop {
             job.cancel(|stopping| {

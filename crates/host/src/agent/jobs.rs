@@ -14,12 +14,11 @@
 //! The stage is entered and acted upon under one lock, so that no cancel falls between two stages: a job that was
 //! cancelled does not enter another one but `Undoing` or `Landed`.
 
+use crate::client::HangUp;
 use crate::error::{Error, Result};
 use crate::name::HostName;
 use nil_mover::Direction;
 use std::fmt;
-use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -48,8 +47,8 @@ pub(super) enum Stage {
     Preparing,
     /// The worker moves memory.
     Moving,
-    /// The target gets ready; the stream leads to its agent.
-    Arming(UnixStream),
+    /// The target gets ready; this hangs up on its agent.
+    Arming(HangUp),
     /// The worker hands the guest over.
     HandingOver,
     /// What was moved is being moved back.
@@ -117,6 +116,11 @@ impl Job {
         Ok(())
     }
 
+    /// What `what` sees in the stage that it is at.
+    pub(super) fn look<T>(&self, what: impl FnOnce(&Stage) -> T) -> T {
+        what(&self.lock().stage)
+    }
+
     pub(super) fn is_cancelled(&self) -> bool {
         self.lock().cancelled
     }
@@ -145,8 +149,7 @@ impl Job {
             Stage::Moving => Stopping::Move,
             Stage::HandingOver => Stopping::Handoff,
             Stage::Arming(target) => {
-                // It fails only when the target has hung up itself.
-                let _ = target.shutdown(Shutdown::Both);
+                target.hang_up();
                 Stopping::Nothing
             }
         };
@@ -195,11 +198,11 @@ mod tests {
 
     #[test]
     fn each_stage_is_stopped_in_its_own_way() {
-        let (stream, peer) = UnixStream::pair().expect("two sockets");
+        let target = HangUp::default();
         for (stage, stopping) in [
             (Stage::Preparing, Stopping::Nothing),
             (Stage::Moving, Stopping::Move),
-            (Stage::Arming(stream), Stopping::Nothing),
+            (Stage::Arming(target.clone()), Stopping::Nothing),
             (Stage::HandingOver, Stopping::Handoff),
             (Stage::Undoing, Stopping::Nothing),
         ] {
@@ -208,8 +211,7 @@ mod tests {
             assert_eq!(stopped(&job), stopping);
             assert!(job.is_cancelled());
         }
-        let mut byte = [0];
-        assert_eq!(std::io::Read::read(&mut &peer, &mut byte).expect("the end"), 0, "the target was not hung up on");
+        assert!(target.is_hung_up(), "the target was not hung up on");
     }
 
     #[test]

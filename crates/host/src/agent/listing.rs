@@ -12,7 +12,7 @@ use nil_pool::{GRANULE, GuestControl, GuestInfo, Membership, Ownership};
 use std::time::{Duration, UNIX_EPOCH};
 
 impl Host {
-    pub(super) fn describe(&self) -> HostReport {
+    pub(crate) fn describe(&self) -> HostReport {
         HostReport {
             name: self.dir.name().clone(),
             id: Some(self.id),
@@ -25,7 +25,7 @@ impl Host {
     }
 
     /// Every guest in the host's pools, those of other hosts as the pool has them.
-    pub(super) fn list(&self) -> Vec<GuestReport> {
+    pub(crate) fn list(&self) -> Vec<GuestReport> {
         let mut reports = Vec::new();
         for membership in self.pools.all() {
             for guest in membership.pool().guests() {
@@ -117,7 +117,7 @@ fn epoch(word: Ownership) -> Option<u32> {
     }
 }
 
-fn state_of_phase(phase: Phase) -> GuestState {
+pub(super) fn state_of_phase(phase: Phase) -> GuestState {
     match phase {
         Phase::Empty | Phase::Starting | Phase::Armed => GuestState::Starting,
         Phase::Running => GuestState::Running,

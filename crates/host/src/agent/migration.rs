@@ -22,19 +22,20 @@
 use super::Host;
 use super::former::Former;
 use super::jobs::{End, Errand, Stage};
+use super::ledger::Record;
 use super::moving::check_costs;
 use super::relocating::{Hearer, Relocated, Relocation};
 use super::table::Occupation;
-use super::target::{arm, await_landing, settle};
+use super::target::Target;
 use crate::error::{Error, Result};
 use crate::joined::{Relation, join, moved_bytes};
-use crate::message::{ArmOrder, Lane, SettleOrder, WorkerReply, WorkerRequest};
-use crate::order::{Migrate, Settling};
+use crate::message::{Lane, WorkerReply, WorkerRequest};
+use crate::order::{ArmOrder, Migrate, SettleOrder, Settling};
 use crate::report::{MigrationOutcome, MigrationReport, Progress};
-use crate::wire::Connection;
 use nil_migrate::HandoffReport;
 use nil_mover::{Direction, MoveOutcome, MoveReport};
 use nil_pool::{Arm, Region};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The shortest and the longest that a guest may be ordered to wait for its target.
@@ -59,8 +60,8 @@ struct Journey<'a> {
 
 /// How the guest's own way ended; its memory may have another before it.
 enum Arrival {
-    /// It runs on the target, to whose agent the connection leads.
-    Landed { target: Connection, handoff: Option<HandoffReport> },
+    /// It runs on the target, to whose agent this leads.
+    Landed { target: Box<Target>, handoff: Option<HandoffReport> },
     /// It runs here.
     Kept(MigrationOutcome),
 }
@@ -73,13 +74,15 @@ enum Attempt {
 }
 
 impl Host {
-    /// Moves a guest of ours to another host. `hear` hears of every step.
-    pub(super) fn migrate(&self, order: &Migrate, hear: Hearer<'_>) -> Result<MigrationReport> {
+    /// Moves a guest of ours to another host.
+    pub(super) fn migrate(self: &Arc<Self>, order: &Migrate, record: &Arc<Record>) -> Result<MigrationReport> {
         let begun = Instant::now();
         let occupation = self.departing(order)?;
+        self.begun(record, &occupation)?;
         let former = Former::of(&occupation.control)?;
         let (decouple, prepare_us, stalled_since) = (None, 0, None);
-        Journey { host: self, order, occupation, begun, former, decouple, prepare_us, stalled_since }.travel(hear)
+        Journey { host: self, order, occupation, begun, former, decouple, prepare_us, stalled_since }
+            .travel(&mut |progress| self.hear(record, progress))
     }
 
     /// Checks whether the guest can leave now, and keeps it from being sent elsewhere meanwhile.
@@ -96,11 +99,9 @@ impl Host {
         match self.table.occupy(guest, Lane::Main, Errand::Migration { to: to.clone() }) {
             Ok(occupation) => Ok(occupation),
             Err(Some(job)) if matches!(job.errand, Errand::Migration { .. }) => {
-                Err(Error::refused(format!("guest {guest} is being moved already; `nil ps` shows where it is")))
+                Err(Error::Busy(format!("guest {guest} is being moved already; `nil ps` shows where it is")))
             }
-            Err(Some(job)) => {
-                Err(Error::refused(format!("guest {guest}: {}; try again when that is over", job.errand)))
-            }
+            Err(Some(job)) => Err(Error::Busy(format!("guest {guest}: {}; try again when that is over", job.errand))),
             Err(None) => Err(self.unknown_guest(guest)),
         }
     }
@@ -142,7 +143,7 @@ impl Journey<'_> {
         match arrival {
             Ok(Arrival::Landed { target, handoff }) => {
                 report.handoff = handoff;
-                self.settle(target, &mut report, hear);
+                self.settle(*target, &mut report, hear);
                 let late = format!("it came too late: guest {guest} runs on host {to}");
                 self.occupation.job.end(End::Otherwise(late));
             }
@@ -222,9 +223,9 @@ impl Journey<'_> {
         // Whatever an earlier plan has left in the arm word: we are the owner, and nobody else is being asked.
         self.occupation.control.arm().store(Arm::Idle);
         let mut target = self.host.call_target(to)?;
-        self.occupation.job.enter(Stage::Arming(target.hang_up_handle()?))?;
+        self.occupation.job.enter(Stage::Arming(target.hang_up_handle()))?;
         hear(Progress::step(format!("{to} gets ready")));
-        let armed = arm(&mut target, self.arm_order());
+        let armed = target.arm(&self.arm_order());
         let slot = armed.map_err(|error| self.occupation.job.or_called_off(error))?;
         self.prepare_us = micros(begun.elapsed());
         let ready = begun.elapsed().as_secs_f64() * 1e3;
@@ -235,7 +236,7 @@ impl Journey<'_> {
         match self.host.order(guest, &handoff, patience)? {
             WorkerReply::Released(handoff) => {
                 self.occupation.job.enter(Stage::Landed)?;
-                Ok(Attempt::Over(Arrival::Landed { target, handoff }))
+                Ok(Attempt::Over(Arrival::Landed { target: Box::new(target), handoff }))
             }
             WorkerReply::TakenBack(_) if self.occupation.job.is_cancelled() => {
                 Ok(Attempt::Over(Arrival::Kept(cancelled())))
@@ -249,16 +250,16 @@ impl Journey<'_> {
     }
 
     /// Has the target recouple what was in DRAM here. The guest has moved, whatever becomes of that.
-    fn settle(&self, mut target: Connection, report: &mut MigrationReport, hear: Hearer<'_>) {
+    fn settle(&self, mut target: Target, report: &mut MigrationReport, hear: Hearer<'_>) {
         let Migrate { guest, to, settling, budget, stall_timeout_us, .. } = self.order;
-        let heard = await_landing(&mut target);
+        let heard = target.await_landing();
         tracing::debug!("guest {guest}: known to have landed after {:?}", self.begun.elapsed());
         let ranges = self.former.outside_pool();
         if ranges.is_empty() || *settling == Settling::StayInPool {
             return;
         }
         let order = SettleOrder { guest: guest.clone(), ranges, budget: *budget, stall_timeout_us: *stall_timeout_us };
-        let settled = heard.and_then(|()| settle(&mut target, order, hear));
+        let settled = heard.and_then(|()| target.settle(&order, hear));
         match settled {
             Ok(recouple) => report.recouple = Some(recouple),
             Err(error) => report.remarks.push(format!(

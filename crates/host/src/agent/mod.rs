@@ -1,12 +1,12 @@
 //! The agent: one per host, in charge and never in the way.
 //!
-//! It is a member of the host's pools, starts one worker process per guest and watches over it, and answers on a Unix
-//! socket. Guests do not depend on it: it may be stopped, killed and started again while they run, and takes the
+//! It is a member of the host's pools, starts one worker process per guest and watches over it, and answers over HTTP
+//! ([`crate::api`]). Guests do not depend on it: it may be stopped, killed and started again while they run, and takes the
 //! workers that it finds as its own.
 //!
 //! ```text
 //! Agent::start   lock → identity → join pools → adopt workers → recover what has no worker → listen
-//! Agent::run     threads: lease beat, duties, listener, one per connection, one per worker; until a signal
+//! Agent::run     threads: lease beat, duties, API, one per order, job and worker; until a signal
 //! Agent::stop    no new orders → orders in progress end → guests stay (or are stopped) → socket removed
 //! ```
 
@@ -14,31 +14,48 @@ mod arming;
 mod bandwidth;
 mod calling_off;
 mod duties;
+mod events;
 mod former;
 mod identity;
 mod jobs;
+mod ledger;
 mod listing;
 mod migration;
 mod moving;
+mod network;
 mod offers;
 mod orphans;
 mod pinning;
 mod pools;
 mod recovery;
 mod relocating;
+mod reports;
 mod running;
-mod serving;
 mod striping;
 mod table;
 mod target;
+mod unclaimed;
+mod undertaking;
 mod workers;
 
+pub(crate) use arming::Source;
+pub(crate) use events::Caught;
+pub(crate) use ledger::now_ms;
+pub use network::Listening;
+pub(crate) use unclaimed::Unclaimed;
+pub(crate) use undertaking::Work;
+
+use crate::api::{self, Sockets};
+use crate::config::{Listen, PeerConfig};
 use crate::error::{Error, Result};
-use crate::name::GuestName;
+use crate::name::{GuestName, HostName};
 use crate::run_dir::HostDir;
 use crate::wire::{self, Stale};
 use bandwidth::Bandwidth;
+use events::Events;
 use identity::{AgentLock, Novelty};
+use ledger::Ledger;
+use network::{Doors, Network};
 use nil_mover::topology::{Topology, Warning};
 use nil_pool::HostId;
 use pools::Pools;
@@ -64,6 +81,10 @@ pub struct AgentOptions {
     pub pools: Vec<PathBuf>,
     /// Bytes per second that may be used to move guests' memory, all moves together; `None` is no limit.
     pub move_bandwidth: Option<u64>,
+    /// Where to answer besides the Unix socket.
+    pub listen: Listen,
+    /// Where other hosts are, for those that do not say so in a pool.
+    pub peers: Vec<PeerConfig>,
 }
 
 /// What becomes of an agent's guests when it stops.
@@ -104,11 +125,14 @@ pub struct Agent {
 
 /// What the agent's threads share.
 #[derive(Debug)]
-struct Host {
+pub(crate) struct Host {
     dir: HostDir,
     id: HostId,
     pools: Pools,
     table: Table,
+    ledger: Ledger,
+    events: Events,
+    network: Network,
     orders: OrderCount,
     bandwidth: Bandwidth,
     /// Held while the capacity of a guest's memory is made or given back.
@@ -127,8 +151,9 @@ impl Agent {
         let dir = options.dir.clone();
         dir.prepare()?;
         let lock = AgentLock::take(&dir)?;
+        let (network, doors) = Network::open(&options.listen, &options.peers, dir.name())?;
         let (id, novelty) = identity::load_or_create(&dir, &lock)?;
-        let pools = Pools::join(&options.pools, id, dir.name()).inspect_err(|_| {
+        let pools = Pools::join(&options.pools, id, dir.name(), network.address.as_ref()).inspect_err(|_| {
             if novelty == Novelty::New {
                 identity::forget(&dir, &lock);
             }
@@ -138,6 +163,9 @@ impl Agent {
             id,
             pools,
             table: Table::default(),
+            ledger: Ledger::default(),
+            events: Events::default(),
+            network,
             orders: OrderCount::default(),
             bandwidth: Bandwidth::new(options.move_bandwidth),
             placing: Mutex::default(),
@@ -149,14 +177,23 @@ impl Agent {
         host.recover_all();
         host.reap_orphan_stripes();
         host.spawn("duties", Host::attend)?;
-        host.listen()?;
+        host.listen(doors)?;
         Ok(Self { host, _lock: lock })
     }
 
     /// Which pools the host has joined, and in which slots, in words.
     #[must_use]
     pub fn introduction(&self) -> String {
-        format!("host {} is up on {}", self.host.dir.name(), self.host.pools.description())
+        let Listening { tls, plain } = self.host.network.listening;
+        let tls = tls.map(|address| format!(", answers at {address}")).unwrap_or_default();
+        let plain = plain.map(|address| format!(", and on this machine at {address}")).unwrap_or_default();
+        format!("host {} is up on {}{tls}{plain}", self.host.dir.name(), self.host.pools.description())
+    }
+
+    /// Where it answers besides its Unix socket.
+    #[must_use]
+    pub fn listening(&self) -> Listening {
+        self.host.network.listening
     }
 
     /// The guests that were found running.
@@ -195,7 +232,7 @@ impl Agent {
 
 impl Host {
     /// Runs `body` on a thread of its own.
-    fn spawn(self: &Arc<Self>, name: &str, body: impl FnOnce(&Arc<Self>) + Send + 'static) -> Result<()> {
+    pub(crate) fn spawn(self: &Arc<Self>, name: &str, body: impl FnOnce(&Arc<Self>) + Send + 'static) -> Result<()> {
         let host = Arc::clone(self);
         std::thread::Builder::new()
             .name(name.to_owned())
@@ -211,14 +248,29 @@ impl Host {
         }
     }
 
-    /// Opens the agent's socket. One that lies there was left by an agent that was killed: we hold the lock.
-    fn listen(self: &Arc<Self>) -> Result<()> {
-        let socket = self.dir.agent_socket();
-        let (listener, stale) = wire::listen(&socket)?;
+    /// Opens the agent's socket, and answers there and elsewhere. One that lies there was left by an agent that was killed: we hold the lock.
+    fn listen(self: &Arc<Self>, doors: Doors) -> Result<()> {
+        let (unix, stale) = wire::listen(&self.socket())?;
         if stale == Stale::Removed {
             tracing::info!("removed the socket of an earlier agent that did not end in order");
         }
-        self.spawn("listener", move |host| host.accept(&listener))
+        let Doors { tls, plain } = doors;
+        api::serve(self, Sockets { unix, tls, plain })
+    }
+
+    /// The host's name.
+    pub(crate) fn name(&self) -> &HostName {
+        self.dir.name()
+    }
+
+    /// The agent's socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.agent_socket()
+    }
+
+    /// Begins an order, which is over when what this returns is dropped.
+    pub(crate) fn begin_order(&self) -> Result<OrderGuard<'_>> {
+        self.orders.begin().ok_or_else(|| Error::Stopping { name: self.dir.name().clone() })
     }
 }
 
@@ -245,7 +297,7 @@ struct OrderState {
 
 /// An order in progress.
 #[derive(Debug)]
-struct OrderGuard<'a>(&'a OrderCount);
+pub(crate) struct OrderGuard<'a>(&'a OrderCount);
 
 impl OrderCount {
     /// Begins an order; `None` when the agent is stopping.

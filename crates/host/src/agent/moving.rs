@@ -12,39 +12,41 @@
 use super::Host;
 use super::former::Former;
 use super::jobs::{End, Errand};
+use super::ledger::Record;
 use super::pinning::layout;
 use super::relocating::{Hearer, Relocated, Relocation};
 use super::table::{Entry, Occupation};
 use crate::error::{Error, Result};
-use crate::message::{Lane, Phase, SettleOrder};
+use crate::message::{Lane, Phase};
 use crate::name::GuestName;
-use crate::order::{GuestRange, MoveMemory};
+use crate::order::{GuestRange, MoveMemory, SettleOrder};
 use crate::report::{MemoryMoved, Progress, known};
 use nil_mover::{Budget, Direction, MoveOutcome, MoveRange, MoveReport, Pace};
+use std::sync::Arc;
 
 impl Host {
     /// Decouples or recouples, all or a part.
-    pub(super) fn move_memory(&self, order: &MoveMemory, hear: Hearer<'_>) -> Result<MemoryMoved> {
+    pub(super) fn move_memory(self: &Arc<Self>, order: &MoveMemory, record: &Arc<Record>) -> Result<MemoryMoved> {
         check_costs(order.budget, order.stall_timeout_us)?;
         let entry = self.movable(&order.guest)?;
         let layout = layout(&entry.control)?;
         let range = order.range.map(|range| layout.granules_of(range)).transpose()?;
         match (order.direction, order.range.zip(range)) {
-            (Direction::Recouple, Some(part)) => self.pull_back(order, part, hear),
-            (Direction::Recouple, None) => self.move_in_main_lane(order, None, Vec::new(), hear),
+            (Direction::Recouple, Some(part)) => self.pull_back(order, part, record),
+            (Direction::Recouple, None) => self.move_in_main_lane(order, None, Vec::new(), record),
             (Direction::Decouple, _) => {
                 let lifted = self.lift_holds(&order.guest, &entry.control, range)?;
-                self.move_in_main_lane(order, range, lifted, hear)
+                self.move_in_main_lane(order, range, lifted, record)
             }
         }
     }
 
     fn move_in_main_lane(
-        &self,
+        self: &Arc<Self>,
         order: &MoveMemory,
         range: Option<MoveRange>,
         lifted: Vec<String>,
-        hear: Hearer<'_>,
+        record: &Arc<Record>,
     ) -> Result<MemoryMoved> {
         let MoveMemory { guest, direction, .. } = order;
         let occupation = match self.table.occupy(guest, Lane::Main, Errand::Move(*direction)) {
@@ -55,9 +57,11 @@ impl Host {
                 remarks.push(format!("{}, and takes that part along", job.errand));
                 return self.moved(guest, (None, None), remarks);
             }
-            Err(Some(job)) => return Err(Error::refused(format!("guest {guest}: {} already", job.errand))),
+            Err(Some(job)) => return Err(Error::Busy(format!("guest {guest}: {} already", job.errand))),
             Err(None) => return Err(self.unknown_guest(guest)),
         };
+        self.begun(record, &occupation)?;
+        let hear: Hearer<'_> = &mut |progress| self.hear(record, progress);
         let relocation = Relocation { ranges: range.map(|range| vec![range]), ..relocation(order) };
         let former = Former::of(&occupation.control)?;
         let relocated = self.relocate(&occupation, &relocation, hear);
@@ -65,13 +69,20 @@ impl Host {
     }
 
     /// Pulls a part back from the pool and holds it: whoever wants all of the memory in the pool waits.
-    fn pull_back(&self, order: &MoveMemory, part: (GuestRange, MoveRange), hear: Hearer<'_>) -> Result<MemoryMoved> {
+    fn pull_back(
+        self: &Arc<Self>,
+        order: &MoveMemory,
+        part: (GuestRange, MoveRange),
+        record: &Arc<Record>,
+    ) -> Result<MemoryMoved> {
         let guest = &order.guest;
         let occupation = match self.table.occupy(guest, Lane::PullBack, Errand::PullBack) {
             Ok(occupation) => occupation,
-            Err(Some(job)) => return Err(Error::refused(format!("guest {guest}: {} already", job.errand))),
+            Err(Some(job)) => return Err(Error::Busy(format!("guest {guest}: {} already", job.errand))),
             Err(None) => return Err(self.unknown_guest(guest)),
         };
+        self.begun(record, &occupation)?;
+        let hear: Hearer<'_> = &mut |progress| self.hear(record, progress);
         let former = Former::of(&occupation.control)?;
         self.hold(guest, &occupation.control, part.1, order.reason.as_deref())?;
         hear(Progress::step(format!("{} of guest {guest} is held; it comes back", part.0)));
@@ -133,13 +144,15 @@ impl Host {
     }
 
     /// Recouples what was in DRAM on the host that the guest has come from. What cannot move stays in the pool.
-    pub(super) fn settle(&self, order: &SettleOrder, hear: Hearer<'_>) -> Result<MoveReport> {
+    pub(super) fn settle(self: &Arc<Self>, order: &SettleOrder, record: &Arc<Record>) -> Result<MoveReport> {
         let SettleOrder { guest, ranges, budget, stall_timeout_us } = order.clone();
         let occupation = match self.table.occupy(&guest, Lane::Main, Errand::Settling) {
             Ok(occupation) => occupation,
-            Err(Some(job)) => return Err(Error::refused(format!("guest {guest}: {}", job.errand))),
+            Err(Some(job)) => return Err(Error::Busy(format!("guest {guest}: {}", job.errand))),
             Err(None) => return Err(self.unknown_guest(&guest)),
         };
+        self.begun(record, &occupation)?;
+        let hear: Hearer<'_> = &mut |progress| self.hear(record, progress);
         let direction = Direction::Recouple;
         let relocation =
             Relocation { direction, ranges: Some(ranges), budget, node: None, stall_timeout_us, striping: None };

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Host {
     /// Declares memory of a guest pinned; returns the pin.
-    pub(super) fn pin(&self, order: &PinMemory) -> Result<PinReport> {
+    pub(crate) fn pin(&self, order: &PinMemory) -> Result<PinReport> {
         let PinMemory { guest, range, owner, reason } = order;
         let entry = self.movable(guest)?;
         if owner == HOLDER {
@@ -35,7 +35,7 @@ impl Host {
     }
 
     /// All pins of a guest, wherever in the host's pools it is.
-    pub(super) fn pins(&self, guest: &GuestName) -> Result<Vec<PinReport>> {
+    pub(crate) fn pins(&self, guest: &GuestName) -> Result<Vec<PinReport>> {
         let entry = self.table.find(guest).ok_or_else(|| self.unknown_guest(guest))?;
         let layout = layout(&entry.control)?;
         let pins = entry.control.map_state()?.pins().list();
@@ -43,7 +43,7 @@ impl Host {
     }
 
     /// Ends a pin.
-    pub(super) fn release_pin(&self, guest: &GuestName, pin: &str) -> Result<()> {
+    pub(crate) fn release_pin(&self, guest: &GuestName, pin: &str) -> Result<()> {
         let entry = self.movable(guest)?;
         let found = find_pin(&entry.control, pin)?;
         self.order(guest, &WorkerRequest::ReleasePin { pin: found.id }, PATIENCE).map(|_| ())
@@ -108,7 +108,7 @@ fn find_pin(control: &GuestControl, id: &str) -> Result<PinReport> {
     let found = pins.into_iter().find(|pin| pin.id.to_string() == id);
     found
         .map(|pin| pin_report(control, &layout, pin))
-        .ok_or_else(|| Error::refused(format!("there is no pin {id}; `nil pin list` shows those that there are")))
+        .ok_or_else(|| Error::Unknown(format!("there is no pin {id}; `nil pin list` shows those that there are")))
 }
 
 /// Where the guest has its memory.

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result, story};
 use crate::name::HostName;
 use crate::report::PoolReport;
-use nil_pool::{Access, HostId, HostIdentity, HostKind, Membership, Pool, PoolId};
+use nil_pool::{Access, HostAddress, HostId, HostIdentity, HostKind, Membership, Pool, PoolId};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,10 +16,11 @@ pub(super) struct Pools {
 
 impl Pools {
     /// Joins every pool, each once however often it is named.
-    pub(super) fn join(paths: &[PathBuf], id: HostId, host: &HostName) -> Result<Self> {
+    pub(super) fn join(paths: &[PathBuf], id: HostId, host: &HostName, address: Option<&HostAddress>) -> Result<Self> {
+        let identity = HostIdentity { id, name: host.to_string(), kind: HostKind::Agent, address: address.cloned() };
         let mut joined: Vec<Arc<Membership>> = Vec::new();
         for path in paths {
-            match join_one(path, id, host, &joined) {
+            match join_one(path, &identity, &joined) {
                 Ok(membership) => joined.extend(membership.map(Arc::new)),
                 Err(error) => {
                     leave_all(joined);
@@ -92,15 +93,14 @@ impl Pools {
 }
 
 /// Joins a pool; `None` when it has been joined already.
-fn join_one(path: &Path, id: HostId, host: &HostName, joined: &[Arc<Membership>]) -> Result<Option<Membership>> {
+fn join_one(path: &Path, identity: &HostIdentity, joined: &[Arc<Membership>]) -> Result<Option<Membership>> {
     // Workers open it by the same path from another directory.
     let path = path.canonicalize().map_err(|error| Error::io("find the pool", path, error))?;
     let pool = Pool::open(&path, Access::ReadWrite)?;
     if joined.iter().any(|membership| membership.pool().id() == pool.id()) {
         return Ok(None);
     }
-    let identity = HostIdentity { id, name: host.to_string(), kind: HostKind::Agent, address: None };
-    Ok(Some(pool.join(&identity)?))
+    Ok(Some(pool.join(identity)?))
 }
 
 /// Has every pool find stripes of its capacities in all the others.

@@ -21,7 +21,7 @@ const NEWS: Duration = Duration::from_secs(5);
 
 impl Host {
     /// Starts a VM. Either it runs when this returns, or nothing is left of it.
-    pub(super) fn run_vm(self: &Arc<Self>, order: &RunVm) -> Result<GuestReport> {
+    pub(crate) fn run_vm(self: &Arc<Self>, order: &RunVm) -> Result<GuestReport> {
         check_size(order)?;
         self.check_adopted(&order.name)?;
         let membership = self.pools.get(order.pool)?;
@@ -69,7 +69,7 @@ impl Host {
     }
 
     /// Stops a guest of this host, whatever it is doing, and frees its memory.
-    pub(super) fn stop_guest(&self, name: &GuestName) -> Result<()> {
+    pub(crate) fn stop_guest(&self, name: &GuestName) -> Result<()> {
         self.check_adopted(name)?;
         let control = match self.table.find(name) {
             Some(entry) => {

@@ -5,9 +5,7 @@ use super::jobs::{Job, Stage};
 use super::offers::check_listed;
 use super::pools::not_a_member;
 use super::table::Occupation;
-use super::target::PATIENCE_WITH_QUESTIONS;
 use crate::error::{Error, Result};
-use crate::message::{AgentReply, AgentRequest};
 use crate::name::{GuestName, HostName};
 use crate::order::{Migrate, Striping};
 use nil_pool::{Composition, GuestControl, Membership, PoolId, Stripe};
@@ -42,15 +40,10 @@ impl Host {
 
     /// The pools that another host has joined. The question can be called off.
     fn pools_of(&self, host: &HostName, job: &Job) -> Result<Vec<PoolId>> {
-        let mut agent = self.call_target(host)?;
-        job.enter(Stage::Arming(agent.hang_up_handle()?))?;
-        agent.set_patience(Some(PATIENCE_WITH_QUESTIONS))?;
-        agent.send(&AgentRequest::Describe)?;
-        match agent.expect().map_err(|error| job.or_called_off(error))? {
-            AgentReply::Host(report) => Ok(report.pools.iter().map(|pool| pool.id).collect()),
-            AgentReply::Refused(why) => Err(Error::refused(why)),
-            other => Err(Error::refused(format!("{} answered {other:?} when asked who it is", agent.peer()))),
-        }
+        let mut target = self.call_target(host)?;
+        job.enter(Stage::Arming(target.hang_up_handle()))?;
+        let report = target.describe().map_err(|error| job.or_called_off(error))?;
+        Ok(report.pools.iter().map(|pool| pool.id).collect())
     }
 }
 

@@ -233,7 +233,7 @@ impl Host {
         let Some(before) = self.table.note(status) else { return };
         let (name, why) = (&status.name, status.detail.as_deref().unwrap_or("no reason given"));
         match status.phase {
-            phase if phase == before => {}
+            phase if phase == before => return,
             Phase::Empty | Phase::Starting | Phase::Ended => {}
             Phase::Armed => tracing::info!("guest {name}: ready to take it over"),
             Phase::Leaving => tracing::info!("guest {name}: handing it over"),
@@ -243,6 +243,7 @@ impl Host {
             Phase::Released => tracing::info!("guest {name}: it has left"),
             Phase::TornDown => tracing::info!("guest {name}: it did not come: {why}"),
         }
+        self.tell_phase(status);
     }
 
     fn worker_ended(self: &Arc<Self>, name: &GuestName, worker: ProcessId, ending: Ending) {
@@ -260,6 +261,7 @@ impl Host {
                 self.recover_guest(name, &entry.control);
             }
         }
+        self.tell_rest(name, entry.id);
     }
 }
 

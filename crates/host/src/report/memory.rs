@@ -5,9 +5,10 @@ use crate::order::GuestRange;
 use nil_mover::{Direction, MoveProgress, MoveReport};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use utoipa::ToSchema;
 
 /// Where memory lies.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Whereabouts {
     /// In the DRAM of the host that runs the guest.
@@ -19,7 +20,7 @@ pub enum Whereabouts {
 }
 
 /// Where a guest's memory lies, as its placement map has it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct MemoryReport {
     /// In a word.
     #[serde(rename = "in")]
@@ -37,7 +38,7 @@ pub struct MemoryReport {
 }
 
 /// Memory of a guest that must not move from where it is.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PinReport {
     /// Its number, by which it is released.
     pub id: String,
@@ -52,7 +53,7 @@ pub struct PinReport {
 }
 
 /// A decoupling or recoupling, measured.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct MemoryMoved {
     /// The guest.
     pub guest: GuestName,

@@ -5,13 +5,14 @@ use super::{Output, inspect};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use nil_host::{
-    Agent, AgentOptions, Farewell, GuestName, GuestsAtStop, HostName, HostReport, NotStopped, RunDir, Survey,
+    Agent, AgentOptions, Farewell, GuestName, GuestsAtStop, HostName, HostReport, Listen, NotStopped, RunDir, Survey,
 };
 use nil_pool::Bytes;
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::fmt;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -31,6 +32,9 @@ pub(crate) enum Command {
   nil host inspect
   nil host inspect --pool /dev/shm/pool --json")]
     Inspect(inspect::Args),
+    /// Print the description of the agents' HTTP API, in OpenAPI.
+    #[command(after_help = "Example:\n  nil host openapi > docs/api/openapi.json")]
+    Openapi,
 }
 
 #[derive(Debug, Args)]
@@ -58,6 +62,11 @@ pub(crate) fn run(command: Command, output: Output) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Inspect(args) => inspect::run(&args, output),
+        Command::Openapi => {
+            // It is JSON in any case.
+            std::io::stdout().write_all(nil_host::description().as_bytes()).context("cannot print the description")?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -69,6 +78,8 @@ fn run_agent(args: &RunArgs, output: Output) -> Result<ExitCode> {
         dir,
         pools: args.pools.clone(),
         move_bandwidth: args.move_bandwidth.map(Bytes::get),
+        listen: Listen::default(),
+        peers: Vec::new(),
     })?;
     output.print(&Up { host: args.name.clone(), introduction: agent.introduction(), guests: agent.guests() })?;
 

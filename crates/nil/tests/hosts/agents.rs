@@ -84,7 +84,9 @@ fn a_confused_client_does_an_agent_no_harm() {
     let playground = Playground::new();
     let agent = playground.agent("A");
     let socket = playground.host_dir("A").join("agent.sock");
-    for line in ["GET / HTTP/1.1\r\n", "{\"run\":{}}\n", "[[[[\n", "\0\0\n", "\"list\""] {
+    for line in
+        ["GET / HTTP/1.1\r\n", "GET / HTTP/9.9\r\n\r\n", "{\"run\":{}}\n", "[[[[\n", "\0\0\n", "POST /v1/guests"]
+    {
         let mut stream = UnixStream::connect(&socket).expect("the agent's socket");
         stream.write_all(line.as_bytes()).expect("written");
     }

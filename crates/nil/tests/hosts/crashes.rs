@@ -1,5 +1,6 @@
 //! Agents and workers are killed in the middle of migrations.
 
+use crate::http::{Response, ask};
 use crate::kvm::has_kvm;
 use crate::playground::{Agent, Playground, await_that, kill};
 use nil_pool::{Epoch, GuestControl, HostSlot, Ownership};
@@ -10,19 +11,15 @@ use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::time::Duration;
 
-/// Asks an agent, as another agent would, to get ready for a guest.
-pub(crate) fn arm(playground: &Playground, host: &str, guest: &GuestControl) -> BufReader<UnixStream> {
-    let socket = playground.host_dir(host).join("agent.sock");
-    let mut stream = UnixStream::connect(socket).expect("the agent's socket");
-    let order = serde_json::json!({"arm": {
+/// Asks an agent, as another agent would, to get ready for a guest. Dropping the answer calls it off.
+pub(crate) fn arm(playground: &Playground, host: &str, guest: &GuestControl) -> Response {
+    let order = serde_json::json!({
         "pool": guest.pool().id(), "slot": guest.slot(), "id": guest.id(), "name": "g", "from": "A",
-    }});
-    writeln!(stream, "{order}").expect("written");
-    let mut stream = BufReader::new(stream);
-    let mut reply = String::new();
-    stream.read_line(&mut reply).expect("a reply");
-    assert!(reply.starts_with("{\"armed\":"), "{reply}");
-    stream
+    });
+    let mut response = ask(playground, host, "POST", "/v1/peer/arm", &order.to_string());
+    let line = response.line();
+    assert!(response.status == 200 && line.starts_with("{\"armed\":"), "{line}");
+    response
 }
 
 pub(crate) fn control(playground: &Playground) -> GuestControl {

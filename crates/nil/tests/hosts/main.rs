@@ -5,6 +5,8 @@ mod capacities;
 mod crashes;
 mod guests;
 mod holds;
+mod http;
+mod jobs;
 mod journeys;
 #[path = "../kvm/mod.rs"]
 mod kvm;

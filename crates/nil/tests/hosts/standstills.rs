@@ -5,16 +5,19 @@ use crate::crashes::{arm, control};
 use crate::kvm::has_kvm;
 use crate::playground::{Agent, Playground, await_that, kill};
 use crate::witness::Witness;
+use nil_host::{Client, GuestName, GuestRange, Migrate, MigrationOutcome, MigrationReport, MoveMemory, RunDir};
+use nil_mover::{Budget, Direction, Pace};
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 
-/// Gives an order to the agent of A, and returns its answer. `nil` cannot be used here: it asks all agents how things are.
-fn order(playground: &Playground, order: &serde_json::Value) -> String {
-    let stream = UnixStream::connect(playground.host_dir("A").join("agent.sock")).expect("the agent's socket");
-    writeln!(&stream, "{order}").expect("written");
-    let mut lines = BufReader::new(stream).lines().map(|line| line.expect("a line"));
-    lines.find(|line| !line.starts_with("{\"progress\":")).expect("an answer")
+/// What is ordered of the agent of A while its target stands still. `nil` cannot be used here: it asks all agents how
+/// things are.
+type Then = fn(&mut Client) -> nil_host::Result<String>;
+
+fn agent_of_a(playground: &Playground) -> Client {
+    let a = "A".parse().expect("a good name");
+    Client::connect(&RunDir::at(playground.run_dir()).host(&a)).expect("the agent")
 }
 
 /// Orders the migration of a guest in DRAM from A to B, whose agent stands still, and lets something happen when all of its
@@ -22,31 +25,33 @@ fn order(playground: &Playground, order: &serde_json::Value) -> String {
 fn migrate_to_a_standstill(
     playground: &Playground,
     b: &Agent,
-    then: &serde_json::Value,
+    then: Then,
     stalls: Stalls,
-) -> [String; 2] {
+) -> (String, MigrationReport) {
     let placement = control(playground).map_state().expect("its state").placement();
-    let migrate = serde_json::json!({"migrate": {
-        "guest": "g", "to": "B", "deadline_us": 1_000_000, "settling": "recouple", "stall_timeout_us": 30_000_000,
-        "budget": {"pace": "fast", "bandwidth": 32 << 20},
-    }});
+    let budget = Budget { pace: Pace::Fast, bandwidth: Some(32 << 20) };
+    let migrate = Migrate { budget, ..Migrate::new(guest(), "B".parse().expect("a good name")) };
     let all = placement.away();
     std::thread::scope(|scope| {
-        let migration = scope.spawn(move || order(playground, &migrate));
+        let migration = scope.spawn(move || agent_of_a(playground).migrate(&migrate, |_| {}));
         // The target has been asked whether it can have the guest, and not yet to get ready.
         await_that("the beginning of decoupling", || placement.away() < all);
         kill(b.pid(), Signal::STOP);
         let stopped = GoesOn(b.pid());
         await_that("the end of decoupling", || placement.away() == 0);
-        let answer = order(playground, then);
+        let answer = then(&mut agent_of_a(playground)).expect("an answer");
         drop(stopped);
         if stalls == Stalls::UntilDecoupled {
             playground.await_stall("g", "nil recouple holds it (a test)");
             assert_eq!(playground.guest("g").expect("the guest")["host"], "A");
             playground.json(&["decouple", "g", "--range", "0x1000000+2M"]);
         }
-        [answer, migration.join().expect("no panic")]
+        (answer, migration.join().expect("no panic").expect("a report"))
     })
+}
+
+fn guest() -> GuestName {
+    "g".parse().expect("a good name")
 }
 
 /// A process that goes on at the latest when this is dropped: by a test that has failed, too.
@@ -73,13 +78,15 @@ fn memory_that_is_pulled_back_while_the_target_gets_ready_sends_the_migration_ba
     let playground = Playground::new();
     let (_a, b) = (playground.agent("A"), playground.agent("B"));
     let _witness = playground.run_in_dram("g", "A");
-    let pull_back = serde_json::json!({"move": {
-        "guest": "g", "direction": "recouple", "range": {"address": 0x100_0000, "bytes": 2 << 20}, "node": null,
-        "budget": {"pace": "fast", "bandwidth": null}, "stall_timeout_us": 30_000_000, "reason": "a test",
-    }});
-    let [pulled_back, migrated] = migrate_to_a_standstill(&playground, &b, &pull_back, Stalls::UntilDecoupled);
+    let pull_back: Then = |agent| {
+        let range = Some(GuestRange { address: 0x100_0000, bytes: 2 << 20 });
+        let (budget, reason) = (Budget { pace: Pace::Fast, bandwidth: None }, Some("a test".to_owned()));
+        let order = MoveMemory { range, budget, reason, ..MoveMemory::all_of(guest(), Direction::Recouple) };
+        Ok(agent.move_memory(&order, |_| {})?.remarks.join("; "))
+    };
+    let (pulled_back, migrated) = migrate_to_a_standstill(&playground, &b, pull_back, Stalls::UntilDecoupled);
     assert!(pulled_back.contains("held in DRAM"), "{pulled_back}");
-    assert!(migrated.contains("\"outcome\":\"moved\""), "{migrated}");
+    assert_eq!(migrated.outcome, MigrationOutcome::Moved);
     assert_eq!(playground.memory_of("g"), "dram");
     Witness::of(&playground, "g").verify();
 }
@@ -93,10 +100,10 @@ fn a_migration_that_is_called_off_while_its_target_gets_ready_puts_the_memory_ba
     let (_a, b) = (playground.agent("A"), playground.agent("B"));
     let witness = playground.run_in_dram("g", "A");
     let free = playground.free_bytes();
-    let cancel = serde_json::json!({"cancel_migration": {"guest": "g"}});
-    let [called_off, migrated] = migrate_to_a_standstill(&playground, &b, &cancel, Stalls::No);
-    assert!(called_off.starts_with("{\"called_off\":"), "{called_off}");
-    assert!(migrated.contains("\"outcome\":\"cancelled\""), "{migrated}");
+    let cancel: Then = |agent| agent.cancel_migration(&guest());
+    let (called_off, migrated) = migrate_to_a_standstill(&playground, &b, cancel, Stalls::No);
+    assert!(called_off.contains("runs on at A"), "{called_off}");
+    assert!(matches!(migrated.outcome, MigrationOutcome::Cancelled { .. }), "{migrated:?}");
     assert_eq!((playground.memory_of("g"), playground.free_bytes()), ("dram".into(), free));
     witness.verify();
     await_that("the end of the target's worker", || playground.workers_of("B").is_empty());

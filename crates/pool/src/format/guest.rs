@@ -44,6 +44,7 @@ pub const MAX_VCPUS: u32 = 1024;
 
 /// What kind of workload a guest is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum GuestKind {

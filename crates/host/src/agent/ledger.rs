@@ -1,0 +1,292 @@
+//! The jobs of an agent: what has been ordered that takes long, how far it is, how it ended.
+//!
+//! ```text
+//! ordered ──▶ a thread of its own ──▶ the guest is occupied ──▶ … ──▶ over
+//!                    │                        │                        │
+//!                    ▼                        ▼                        ▼
+//!            whoever ordered it       it has a number and      the report is kept with
+//!            is told why not          stands in the ledger     the last thousand others
+//! ```
+//!
+//! A job does not depend on whoever ordered it, nor on anybody who follows it. What is done with the guest itself, and how
+//! that is called off, is in [`super::jobs`]: a record here points there.
+
+use super::jobs::{Job, Stage};
+use super::table::Occupation;
+use crate::error::{Error, Result};
+use crate::feed::{Feed, Reader};
+use crate::message::Lane;
+use crate::name::{GuestName, HostName};
+use crate::problem::Problem;
+use crate::report::{JobKind, JobOutcome, JobPhase, JobReport, JobResult, Progress};
+use nil_pool::{GuestId, JobId, PoolId};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::oneshot;
+
+/// How many jobs that are over are kept.
+const HISTORY: usize = 1000;
+/// How many steps of each job are kept. Numbers that grow are one step.
+const STEPS: usize = 64;
+/// How often those who follow many jobs hear of numbers that grow.
+const PERIOD: Duration = Duration::from_millis(250);
+
+/// What a job is for.
+#[derive(Clone, Debug)]
+pub(super) struct Purpose {
+    pub(super) kind: JobKind,
+    pub(super) guest: GuestName,
+    pub(super) to: Option<HostName>,
+    /// After this time it is called off.
+    pub(super) limit: Option<Duration>,
+}
+
+/// One job.
+#[derive(Debug)]
+pub(crate) struct Record {
+    id: JobId,
+    host: HostName,
+    purpose: Purpose,
+    created_ms: u64,
+    steps: Arc<Feed<Progress>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Who wants to know whether it has begun.
+    orderer: Option<oneshot::Sender<Result<JobReport>>>,
+    /// What is being done with the guest.
+    doing: Option<(Lane, Arc<Job>)>,
+    /// The guest that it is about, and the pool that has its record.
+    subject: Option<(PoolId, GuestId)>,
+    progress: Option<Progress>,
+    /// When those who follow many jobs have heard of numbers that grow, if these were the last that they heard of.
+    told: Option<Instant>,
+    end: Option<End>,
+}
+
+#[derive(Debug)]
+struct End {
+    at_ms: u64,
+    outcome: std::result::Result<JobResult, Problem>,
+}
+
+/// Whether a job that has ended stands in the ledger.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ended {
+    Recorded,
+    /// It had not even begun: whoever ordered it has been told why.
+    Refused,
+}
+
+/// All jobs that are not over, and the last of those that are.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    books: Mutex<Books>,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    records: HashMap<JobId, Arc<Record>>,
+    over: VecDeque<JobId>,
+}
+
+impl Record {
+    /// A job that is about to begin. `orderer` is told when it has, or why it does not.
+    pub(super) fn new(host: &HostName, purpose: Purpose, orderer: oneshot::Sender<Result<JobReport>>) -> Self {
+        Self {
+            id: JobId::random(),
+            host: host.clone(),
+            purpose,
+            created_ms: now_ms(),
+            steps: Arc::new(Feed::new(STEPS)),
+            state: Mutex::new(State {
+                orderer: Some(orderer),
+                doing: None,
+                subject: None,
+                progress: None,
+                told: None,
+                end: None,
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn id(&self) -> JobId {
+        self.id
+    }
+
+    pub(super) fn purpose(&self) -> &Purpose {
+        &self.purpose
+    }
+
+    /// Takes note of a step. Of numbers that grow only the last ones are kept. Returns whether others should hear of it,
+    /// who follow many jobs: of numbers that grow they do now and then.
+    pub(super) fn hear(&self, progress: Progress) -> bool {
+        let grows = progress.moving.is_some();
+        let mut state = self.lock();
+        state.progress = Some(progress.clone());
+        let is_news = !grows || state.told.is_none_or(|at| at.elapsed() >= PERIOD);
+        if is_news {
+            state.told = grows.then(Instant::now);
+        }
+        drop(state);
+        self.steps.push(progress, |before| grows && before.moving.is_some());
+        is_news
+    }
+
+    /// Lets those go who follow it, when it is over and everything about that has been written down.
+    pub(super) fn close(&self) {
+        self.steps.close();
+    }
+
+    /// Follows its steps, from the first one that has a greater number than `after`. The end of the job ends that.
+    pub(crate) fn follow(&self, after: u64) -> Reader<Progress> {
+        self.steps.follow(after)
+    }
+
+    /// What is being done with the guest, if it has begun and is not over.
+    pub(super) fn doing(&self) -> Option<(Lane, Arc<Job>)> {
+        let state = self.lock();
+        state.doing.clone().filter(|_| state.end.is_none())
+    }
+
+    /// The guest that it is about, and the pool that has its record, once it has begun.
+    pub(super) fn subject(&self) -> Option<(PoolId, GuestId)> {
+        self.lock().subject
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.lock().end.is_some()
+    }
+
+    /// How things stand with it.
+    pub(crate) fn report(&self) -> JobReport {
+        self.report_of(&self.lock())
+    }
+
+    fn report_of(&self, state: &State) -> JobReport {
+        let Purpose { kind, guest, to, limit } = &self.purpose;
+        let phase = match (&state.end, &state.doing) {
+            (Some(_), _) => JobPhase::Ended,
+            (None, Some((_, job))) => job.look(phase_of),
+            (None, None) => JobPhase::Preparing,
+        };
+        let end = state.end.as_ref().map(|end| &end.outcome);
+        JobReport {
+            id: self.id,
+            kind: *kind,
+            guest: guest.clone(),
+            host: self.host.clone(),
+            to: to.clone(),
+            phase,
+            outcome: end.map(|end| end.as_ref().map_or(JobOutcome::Failed, JobResult::outcome)),
+            progress: state.progress.clone(),
+            created_ms: self.created_ms,
+            ended_ms: state.end.as_ref().map(|end| end.at_ms),
+            deadline_ms: limit.map(|limit| self.created_ms.saturating_add(millis(limit))),
+            failure: end.and_then(|end| end.as_ref().err().cloned()),
+            report: end.and_then(|end| end.as_ref().ok().cloned()),
+        }
+    }
+}
+
+impl Ledger {
+    fn lock(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All jobs, the newest first.
+    pub(super) fn reports(&self) -> Vec<JobReport> {
+        let records: Vec<Arc<Record>> = self.lock().records.values().cloned().collect();
+        let mut reports: Vec<JobReport> = records.iter().map(|record| record.report()).collect();
+        reports.sort_by_key(|report| std::cmp::Reverse((report.created_ms, report.id)));
+        reports
+    }
+
+    pub(super) fn find(&self, id: JobId) -> Option<Arc<Record>> {
+        self.lock().records.get(&id).cloned()
+    }
+
+    /// A job has begun: from now on it can be followed and called off.
+    pub(super) fn begin(&self, record: &Arc<Record>, occupation: &Occupation<'_>) {
+        self.lock().records.insert(record.id, Arc::clone(record));
+        let mut state = record.lock();
+        state.doing = Some((occupation.lane(), Arc::clone(&occupation.job)));
+        state.subject = Some((occupation.control.pool().id(), occupation.control.id()));
+        record.tell_orderer(&mut state);
+    }
+
+    /// A job is over. One that could not even begin stands in no ledger: whoever ordered it is told why.
+    pub(super) fn end(&self, record: &Arc<Record>, outcome: Result<JobResult>) -> Ended {
+        let mut state = record.lock();
+        let outcome = match (state.orderer.take(), outcome) {
+            (Some(orderer), Err(error)) => {
+                // Whoever has hung up does not want to know.
+                let _ = orderer.send(Err(error));
+                return Ended::Refused;
+            }
+            (orderer, outcome) => {
+                state.orderer = orderer;
+                outcome.map_err(Problem::from)
+            }
+        };
+        state.end = Some(End { at_ms: now_ms(), outcome });
+        record.tell_orderer(&mut state);
+        drop(state);
+        self.archive(record);
+        Ended::Recorded
+    }
+
+    /// Keeps a job that is over, and forgets the oldest of too many.
+    fn archive(&self, record: &Arc<Record>) {
+        let mut books = self.lock();
+        books.records.insert(record.id, Arc::clone(record));
+        books.over.push_back(record.id);
+        while books.over.len() > HISTORY {
+            let Some(oldest) = books.over.pop_front() else { return };
+            books.records.remove(&oldest);
+        }
+    }
+}
+
+impl Record {
+    fn tell_orderer(&self, state: &mut State) {
+        if let Some(orderer) = state.orderer.take() {
+            // Whoever has hung up does not want to know.
+            let _ = orderer.send(Ok(self.report_of(state)));
+        }
+    }
+}
+
+fn phase_of(stage: &Stage) -> JobPhase {
+    match stage {
+        Stage::Preparing => JobPhase::Preparing,
+        Stage::Moving => JobPhase::Moving,
+        Stage::Arming(_) => JobPhase::Arming,
+        Stage::HandingOver => JobPhase::HandingOver,
+        Stage::Undoing => JobPhase::Undoing,
+        Stage::Landed => JobPhase::Landed,
+    }
+}
+
+/// What to say of a job that is not known.
+pub(super) fn unknown_job(id: JobId) -> Error {
+    Error::Unknown(format!(
+        "there is no job {id}; an agent knows the last {HISTORY} jobs until it ends, and a pool the last migrations"
+    ))
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

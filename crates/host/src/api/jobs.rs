@@ -1,0 +1,90 @@
+//! Jobs: how far they are, following them, calling them off.
+
+use super::calls::Api;
+use super::problem::{Answer, Refusal};
+use super::request::At;
+use crate::feed::Reader;
+use crate::report::{CalledOff, JobReport, Progress};
+use axum::Json;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use futures_util::stream::{self, Stream};
+use nil_pool::JobId;
+use serde::Serialize;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+/// `GET /v1/jobs`: the newest first.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs",
+    tag = "jobs",
+    responses((status = 200, description = "The jobs of this agent, and the migrations whose reports are in its pools", body = Vec<JobReport>), Refusal)
+)]
+pub(super) async fn list(State(api): State<Api>) -> Answer<Json<Vec<JobReport>>> {
+    api.question(|host| Ok(host.job_reports())).await.map(Json)
+}
+
+/// `GET /v1/jobs/{id}`
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}",
+    tag = "jobs",
+    params(("id" = JobId, Path, description = "The job")),
+    responses((status = 200, description = "The job", body = JobReport), Refusal)
+)]
+pub(super) async fn find(State(api): State<Api>, At(id): At<JobId>) -> Answer<Json<JobReport>> {
+    api.question(move |host| host.job_report(id)).await.map(Json)
+}
+
+/// `POST /v1/jobs/{id}/cancel`: answers when it is known how things stand.
+#[utoipa::path(
+    post,
+    path = "/v1/jobs/{id}/cancel",
+    tag = "jobs",
+    params(("id" = JobId, Path, description = "The job")),
+    responses((status = 200, description = "It is called off", body = CalledOff), Refusal)
+)]
+pub(super) async fn cancel(State(api): State<Api>, At(id): At<JobId>) -> Answer<Json<CalledOff>> {
+    let state = api.order(move |host| host.cancel_job(id)).await?;
+    Ok(Json(CalledOff { state }))
+}
+
+/// `GET /v1/jobs/{id}/events`: `progress` for each step, and `end` with the report.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}/events",
+    tag = "jobs",
+    params(("id" = JobId, Path, description = "The job"), ("last-event-id" = Option<u64>, Header, description = "The event after which to go on")),
+    responses((status = 200, description = "`progress` events with a Progress each, and at last an `end` event with the JobReport", body = String, content_type = "text/event-stream"), Refusal)
+)]
+pub(super) async fn events(
+    State(api): State<Api>,
+    At(id): At<JobId>,
+    headers: HeaderMap,
+) -> Answer<Sse<impl Stream<Item = Result<Event, Infallible>>>> {
+    let permit = Arc::clone(&api.streams).try_acquire_owned().map_err(|_| Refusal::busy("streams"))?;
+    let job = api.host().job(id)?;
+    let steps = Some(job.follow(last_event(&headers).unwrap_or(0)));
+    let events = stream::unfold((steps, job, permit), async |(steps, job, permit)| {
+        let mut steps: Reader<Progress> = steps?;
+        match steps.next().await {
+            Some((number, step)) => {
+                Some((Ok(event("progress", &step).id(number.to_string())), (Some(steps), job, permit)))
+            }
+            None => Some((Ok(event("end", &job.report())), (None, job, permit))),
+        }
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::default()))
+}
+
+/// After which event a caller wants to go on.
+pub(super) fn last_event(headers: &HeaderMap) -> Option<u64> {
+    headers.get("last-event-id")?.to_str().ok()?.parse().ok()
+}
+
+/// An event with a document.
+pub(super) fn event(name: &str, document: &impl Serialize) -> Event {
+    Event::default().event(name).data(serde_json::to_string(document).unwrap_or_default())
+}

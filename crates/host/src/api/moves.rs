@@ -1,0 +1,96 @@
+//! Migrations, and moves of guests' memory: jobs all of them. What is on can be called off by its guest, too.
+
+use super::calls::Api;
+use super::problem::{Answer, Refusal};
+use super::request::{Asked, At, Document};
+use crate::agent::Work;
+use crate::body::{MigrationBody, MoveBody};
+use crate::name::GuestName;
+use crate::report::{CalledOff, JobReport};
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::LOCATION;
+use axum::response::{IntoResponse, Response};
+use nil_mover::Direction;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+/// `POST /v1/guests/{name}/migrations`
+#[utoipa::path(
+    post,
+    path = "/v1/guests/{name}/migrations",
+    tag = "moves",
+    params(("name" = GuestName, Path, description = "The guest, which must be on this host")),
+    request_body = MigrationBody,
+    responses((status = 202, description = "The job has begun", body = JobReport), Refusal)
+)]
+pub(super) async fn migrate(
+    State(api): State<Api>,
+    At(guest): At<GuestName>,
+    Document(body): Document<MigrationBody>,
+) -> Answer<Response> {
+    api.job(Work::Migrate(body.order(guest))).await.map(|job| accepted(&job))
+}
+
+/// `POST /v1/guests/{name}/moves`
+#[utoipa::path(
+    post,
+    path = "/v1/guests/{name}/moves",
+    tag = "moves",
+    params(("name" = GuestName, Path, description = "The guest, which must be on this host")),
+    request_body = MoveBody,
+    responses((status = 202, description = "The job has begun", body = JobReport), Refusal)
+)]
+pub(super) async fn move_memory(
+    State(api): State<Api>,
+    At(guest): At<GuestName>,
+    Document(body): Document<MoveBody>,
+) -> Answer<Response> {
+    api.job(Work::Move(body.order(guest))).await.map(|job| accepted(&job))
+}
+
+/// `DELETE /v1/guests/{name}/migrations`: calls off the migration that is on; answers when it is known how things stand.
+#[utoipa::path(
+    delete,
+    path = "/v1/guests/{name}/migrations",
+    tag = "moves",
+    params(("name" = GuestName, Path, description = "The guest, which must be on this host")),
+    responses((status = 200, description = "It is called off", body = CalledOff), Refusal)
+)]
+pub(super) async fn cancel_migration(State(api): State<Api>, At(guest): At<GuestName>) -> Answer<Json<CalledOff>> {
+    let state = api.order(move |host| host.cancel_migration(&guest)).await?;
+    Ok(Json(CalledOff { state }))
+}
+
+/// Which move is to be called off.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Way {
+    /// Which way it goes.
+    direction: Direction,
+}
+
+/// `DELETE /v1/guests/{name}/moves?direction=`: calls off the move that is on in that direction, in the same way.
+#[utoipa::path(
+    delete,
+    path = "/v1/guests/{name}/moves",
+    tag = "moves",
+    params(("name" = GuestName, Path, description = "The guest, which must be on this host"), Way),
+    responses((status = 200, description = "It is called off", body = CalledOff), Refusal)
+)]
+pub(super) async fn cancel_move(
+    State(api): State<Api>,
+    At(guest): At<GuestName>,
+    Asked(way): Asked<Way>,
+) -> Answer<Json<CalledOff>> {
+    let state = api.order(move |host| host.cancel_move(&guest, way.direction)).await?;
+    Ok(Json(CalledOff { state }))
+}
+
+/// A job that has begun.
+pub(super) fn accepted(job: &JobReport) -> Response {
+    let location = format!("/v1/jobs/{}", job.id);
+    (StatusCode::ACCEPTED, [(LOCATION, location)], Json(job)).into_response()
+}

@@ -1,0 +1,65 @@
+//! The description of the API, for programs that make clients or tests of it: `docs/api/openapi.json`.
+
+use super::{events, guests, host, jobs, moves, peers};
+use crate::problem::Problem;
+use crate::report::{ArmNews, HostEvent, Progress};
+use axum::Json;
+use utoipa::OpenApi;
+use utoipa::openapi;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "nil agent",
+        description = "What can be asked of the agent of a host. Everything that takes long is a job: it is ordered, then \
+                       followed; who ordered it may go.",
+    ),
+    paths(
+        host::health,
+        host::describe,
+        host::pools,
+        guests::list,
+        guests::find,
+        guests::run,
+        guests::stop,
+        guests::pins,
+        guests::pin,
+        guests::release_pin,
+        moves::migrate,
+        moves::cancel_migration,
+        moves::move_memory,
+        moves::cancel_move,
+        jobs::list,
+        jobs::find,
+        jobs::cancel,
+        jobs::events,
+        events::watch,
+        peers::arm,
+        peers::settle,
+    ),
+    components(schemas(Problem, Progress, HostEvent, ArmNews)),
+    tags(
+        (name = "host", description = "The host, its pools, and what happens there"),
+        (name = "guests", description = "Guests, and the pins of their memory"),
+        (name = "moves", description = "Migrations, and moves of guests' memory between DRAM and pool"),
+        (name = "jobs", description = "What takes long: how far it is, and calling it off"),
+        (name = "peers", description = "What agents ask of each other"),
+    )
+)]
+struct Description;
+
+/// The description of the agent's API in OpenAPI 3.1, as a JSON document for people to read.
+///
+/// # Panics
+/// Never: what is written here can be written as JSON.
+#[must_use]
+pub fn description() -> String {
+    let mut text = Description::openapi().to_pretty_json().expect("a description is a document");
+    text.push('\n');
+    text
+}
+
+/// `GET /v1/openapi.json`
+pub(super) async fn openapi() -> Json<openapi::OpenApi> {
+    Json(Description::openapi())
+}

@@ -1,0 +1,42 @@
+//! Which request goes where.
+
+use super::calls::Api;
+use super::problem::Refusal;
+use super::rates::Rates;
+use super::{events, guests, host, jobs, moves, openapi, peers, rates, roles};
+use axum::Router;
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::from_fn;
+use axum::routing::{delete, get, post};
+use std::sync::Arc;
+
+/// Everything that can be asked of an agent.
+pub(super) fn router(api: Api) -> Router {
+    let rates = Arc::new(Rates::default());
+    Router::new()
+        .route("/healthz", get(host::health))
+        .route("/v1/host", get(host::describe))
+        .route("/v1/pools", get(host::pools))
+        .route("/v1/guests", get(guests::list).post(guests::run))
+        .route("/v1/guests/{name}", get(guests::find).delete(guests::stop))
+        .route("/v1/guests/{name}/pins", get(guests::pins).post(guests::pin))
+        .route("/v1/guests/{name}/pins/{pin}", delete(guests::release_pin))
+        .route("/v1/guests/{name}/migrations", post(moves::migrate).delete(moves::cancel_migration))
+        .route("/v1/guests/{name}/moves", post(moves::move_memory).delete(moves::cancel_move))
+        .route("/v1/jobs", get(jobs::list))
+        .route("/v1/jobs/{id}", get(jobs::find))
+        .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
+        .route("/v1/jobs/{id}/events", get(jobs::events))
+        .route("/v1/openapi.json", get(openapi::openapi))
+        .route("/v1/events", get(events::watch))
+        .route("/v1/peer/arm", post(peers::arm))
+        .route("/v1/peer/settle", post(peers::settle))
+        .fallback(async |uri: Uri| Refusal::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path())))
+        .method_not_allowed_fallback(async |method: Method, uri: Uri| {
+            let detail = format!("{method} cannot be done with {}", uri.path());
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+        })
+        .layer(from_fn(roles::check))
+        .layer(from_fn(move |request, next| rates::limit(Arc::clone(&rates), request, next)))
+        .with_state(api)
+}

@@ -1,0 +1,234 @@
+//! What is sent to agents to order something of a guest whose name stands in the path. Only what has no default must be
+//! there, and what is not known is refused.
+
+use crate::name::{GuestName, HostName};
+use crate::order::{GuestRange, Migrate, MoveMemory, PinMemory, Settling, Striping};
+use nil_mover::{Budget, Direction, MovePlan};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// `POST /v1/guests/{name}/migrations`
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MigrationBody {
+    /// The host that is to run the guest.
+    to: HostName,
+    /// How long the guest may stand frozen before the source takes it back, in microseconds: 1 ms to 60 s.
+    #[serde(default = "frozen_us")]
+    deadline_us: u64,
+    /// What becomes of memory that is in DRAM now.
+    #[serde(default = "settling")]
+    settling: Settling,
+    /// What decoupling and recoupling may cost the guest.
+    #[serde(default)]
+    budget: Budget,
+    /// How long they may wait for memory that cannot move, in microseconds.
+    #[serde(default = "stall_timeout_us")]
+    stall_timeout_us: u64,
+    /// Over which pools memory that is decoupled is spread; none is the guest's own pool alone.
+    #[serde(default)]
+    striping: Option<Striping>,
+    /// How long the whole of it may take before it is called off, in microseconds; none is no limit.
+    #[serde(default)]
+    time_limit_us: Option<u64>,
+}
+
+/// `POST /v1/guests/{name}/moves`
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MoveBody {
+    /// Which way the memory goes.
+    direction: Direction,
+    /// Which part; none is all of it. A part that is recoupled is held until the same part is decoupled.
+    #[serde(default)]
+    range: Option<GuestRange>,
+    /// What it may cost the guest.
+    #[serde(default)]
+    budget: Budget,
+    /// The NUMA node that recoupled memory is to come to.
+    #[serde(default)]
+    node: Option<u32>,
+    /// How long to wait for memory that cannot move, in microseconds.
+    #[serde(default = "stall_timeout_us")]
+    stall_timeout_us: u64,
+    /// Why a part is pulled back, for those who wait for it.
+    #[serde(default)]
+    reason: Option<String>,
+    /// Over which pools memory that is decoupled is spread; none is the guest's own pool alone.
+    #[serde(default)]
+    striping: Option<Striping>,
+    /// How long the whole of it may take before it is called off, in microseconds; none is no limit.
+    #[serde(default)]
+    time_limit_us: Option<u64>,
+}
+
+/// `POST /v1/guests/{name}/pins`
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PinBody {
+    /// Which part of the guest's memory.
+    range: GuestRange,
+    /// Who needs it so.
+    owner: String,
+    /// What for.
+    reason: String,
+}
+
+fn frozen_us() -> u64 {
+    Migrate::DEADLINE_US
+}
+
+fn settling() -> Settling {
+    Settling::Recouple
+}
+
+fn stall_timeout_us() -> u64 {
+    MovePlan::STALL_TIMEOUT_US
+}
+
+impl MigrationBody {
+    pub(crate) fn order(self, guest: GuestName) -> Migrate {
+        let Self { to, deadline_us, settling, budget, stall_timeout_us, striping, time_limit_us } = self;
+        Migrate { guest, to, deadline_us, settling, budget, stall_timeout_us, striping, time_limit_us }
+    }
+}
+
+impl From<&Migrate> for MigrationBody {
+    fn from(order: &Migrate) -> Self {
+        let Migrate { guest: _, to, deadline_us, settling, budget, stall_timeout_us, striping, time_limit_us } =
+            order.clone();
+        Self { to, deadline_us, settling, budget, stall_timeout_us, striping, time_limit_us }
+    }
+}
+
+impl MoveBody {
+    pub(crate) fn order(self, guest: GuestName) -> MoveMemory {
+        let Self { direction, range, budget, node, stall_timeout_us, reason, striping, time_limit_us } = self;
+        MoveMemory { guest, direction, range, budget, node, stall_timeout_us, reason, striping, time_limit_us }
+    }
+}
+
+impl From<&MoveMemory> for MoveBody {
+    fn from(order: &MoveMemory) -> Self {
+        let MoveMemory { guest: _, direction, range, budget, node, stall_timeout_us, reason, striping, time_limit_us } =
+            order.clone();
+        Self { direction, range, budget, node, stall_timeout_us, reason, striping, time_limit_us }
+    }
+}
+
+impl PinBody {
+    pub(crate) fn order(self, guest: GuestName) -> PinMemory {
+        let Self { range, owner, reason } = self;
+        PinMemory { guest, range, owner, reason }
+    }
+}
+
+impl From<&PinMemory> for PinBody {
+    fn from(order: &PinMemory) -> Self {
+        let PinMemory { guest: _, range, owner, reason } = order.clone();
+        Self { range, owner, reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde::de::DeserializeOwned;
+
+    /// Documents that look like ours more often than not.
+    fn document() -> impl Strategy<Value = serde_json::Value> {
+        let word = prop::sample::select(vec![
+            "B",
+            "g",
+            "../x",
+            "",
+            "decouple",
+            "recouple",
+            "stay_in_pool",
+            "fast",
+            "paced",
+            "00000000-0000-4000-8000-000000000000",
+        ]);
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            any::<f64>().prop_map(Into::into),
+            word.prop_map(Into::into),
+            ".*".prop_map(Into::into),
+        ];
+        let key = prop::sample::select(vec![
+            "to",
+            "deadline_us",
+            "settling",
+            "budget",
+            "pace",
+            "bandwidth",
+            "max_stall_us",
+            "stall_timeout_us",
+            "striping",
+            "granularity",
+            "shares",
+            "pool",
+            "weight",
+            "time_limit_us",
+            "direction",
+            "range",
+            "address",
+            "bytes",
+            "node",
+            "reason",
+            "owner",
+            "paced",
+            "ranges",
+            "guest",
+            "x",
+        ]);
+        leaf.prop_recursive(4, 64, 8, move |inner| {
+            let object = prop::collection::btree_map(key.clone().prop_map(str::to_owned), inner.clone(), 0..8);
+            prop_oneof![
+                prop::collection::vec(inner, 0..4).prop_map(Into::into),
+                object.prop_map(|fields| serde_json::Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    /// What is understood is understood again when it is written down.
+    fn survives<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(text: &[u8]) {
+        if let Ok(understood) = serde_json::from_slice::<T>(text) {
+            let again = serde_json::to_vec(&understood).expect("a document");
+            assert_eq!(serde_json::from_slice::<T>(&again).expect("the same document"), understood);
+        }
+    }
+
+    fn all_survive(text: &[u8]) {
+        survives::<MigrationBody>(text);
+        survives::<MoveBody>(text);
+        survives::<PinBody>(text);
+        survives::<crate::order::RunVm>(text);
+        survives::<crate::order::ArmOrder>(text);
+        survives::<crate::order::SettleOrder>(text);
+    }
+
+    proptest! {
+        #[test]
+        fn any_document_is_understood_or_refused(document in document()) {
+            all_survive(document.to_string().as_bytes());
+        }
+
+        #[test]
+        fn any_bytes_are_understood_or_refused(bytes: Vec<u8>) {
+            all_survive(&bytes);
+        }
+    }
+
+    #[test]
+    fn what_has_a_default_may_be_left_out() {
+        let guest: GuestName = "g".parse().expect("a good name");
+        let body: MigrationBody = serde_json::from_str(r#"{"to": "B"}"#).expect("a body");
+        assert_eq!(body.order(guest.clone()), Migrate::new(guest.clone(), "B".parse().expect("a good name")));
+        let body: MoveBody = serde_json::from_str(r#"{"direction": "recouple"}"#).expect("a body");
+        assert_eq!(body.order(guest.clone()), MoveMemory::all_of(guest, Direction::Recouple));
+    }
+}

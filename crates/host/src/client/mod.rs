@@ -1,0 +1,296 @@
+//! Talking to agents: what `nil ps`, `nil migrate` and the rest of the command line are made of.
+//!
+//! ```text
+//! Client   what can be asked of an agent, one method each        (this file)
+//! Caller   one HTTP request after another, waited for            (call.rs)
+//! Sse      the events of a stream, from its bytes                (sse.rs)
+//! ```
+//!
+//! Everything that takes long is a job: it is ordered, then followed. When a stream that is followed breaks, the agent
+//! is asked once more how the job stands; only when it does not know either is that an error.
+
+mod call;
+mod console;
+mod sse;
+
+pub use call::Endpoint;
+pub(crate) use call::{HangUp, Lines};
+pub use console::ConsoleStream;
+
+use crate::body::{MigrationBody, MoveBody, PinBody};
+use crate::error::{Error, Result};
+use crate::name::{GuestName, HostName};
+use crate::order::{ArmOrder, Migrate, MoveMemory, PinMemory, RunVm, SettleOrder};
+use crate::report::{
+    CalledOff, GuestReport, HostReport, JobReport, JobResult, MemoryMoved, MigrationReport, PinReport, Progress,
+};
+use crate::run_dir::HostDir;
+use axum::http::Method;
+use call::Caller;
+use nil_mover::Direction;
+use nil_pool::JobId;
+use serde::de::DeserializeOwned;
+use sse::Sse;
+use std::time::Duration;
+
+/// How long to leave an agent alone that cannot be followed.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
+/// The agent of one host.
+#[derive(Debug)]
+pub struct Client {
+    caller: Caller,
+    host: HostName,
+}
+
+impl Client {
+    /// Calls the agent of a host of this machine.
+    ///
+    /// # Errors
+    /// [`Error::HostGone`] when it does not run.
+    pub fn connect(dir: &HostDir) -> Result<Self> {
+        Self::connect_to(&Endpoint::Unix(dir.agent_socket()), dir.name())
+    }
+
+    /// Calls the agent of the host `name`, wherever it is.
+    ///
+    /// # Errors
+    /// [`Error::HostGone`] when it does not run.
+    pub fn connect_to(endpoint: &Endpoint, name: &HostName) -> Result<Self> {
+        let host = name.clone();
+        match Caller::connect(endpoint.clone(), format!("the agent of host {host}")) {
+            Ok(caller) => Ok(Self { caller, host }),
+            Err(Error::NobodyThere { .. }) => Err(Error::HostGone { name: host }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Calls it by another name in what is said of it.
+    pub(crate) fn known_as(mut self, peer: String) -> Self {
+        self.caller.set_peer(peer);
+        self
+    }
+
+    /// Limits how long the agent may take to answer; `None` waits for ever.
+    pub(crate) fn set_patience(&mut self, patience: Option<Duration>) {
+        self.caller.set_patience(patience);
+    }
+
+    /// A handle by which another thread can end the conversation, for good.
+    pub(crate) fn hang_up_handle(&self) -> HangUp {
+        self.caller.hang_up_handle()
+    }
+
+    /// Who is called, to a person.
+    pub(crate) fn peer(&self) -> &str {
+        self.caller.peer()
+    }
+
+    /// The host that is called.
+    #[must_use]
+    pub fn host(&self) -> &HostName {
+        &self.host
+    }
+
+    /// What the host says of itself.
+    ///
+    /// # Errors
+    /// The agent does not answer.
+    pub fn describe(&mut self) -> Result<HostReport> {
+        self.get("/v1/host")
+    }
+
+    /// All guests in the host's pools, those of other hosts as the pool has them.
+    ///
+    /// # Errors
+    /// The agent does not answer.
+    pub fn ps(&mut self) -> Result<Vec<GuestReport>> {
+        self.get("/v1/guests")
+    }
+
+    /// Starts a VM; it runs when this returns. If the caller dies before, nothing is left of it.
+    ///
+    /// # Errors
+    /// It cannot be started; the sentence says why.
+    pub fn run_vm(&mut self, order: &RunVm) -> Result<GuestReport> {
+        self.caller.ask(Method::POST, "/v1/guests", Some(order))
+    }
+
+    /// Moves a guest of this host to another. `progress` hears of every step.
+    ///
+    /// # Errors
+    /// It cannot be moved; it runs on here. (A guest that was taken back is no error but an outcome.)
+    pub fn migrate(&mut self, order: &Migrate, mut progress: impl FnMut(&Progress)) -> Result<MigrationReport> {
+        let path = format!("/v1/guests/{}/migrations", order.guest);
+        let job: JobReport = self.caller.ask(Method::POST, &path, Some(&MigrationBody::from(order)))?;
+        let job = self.follow(job.id, &mut progress)?;
+        match job.report {
+            Some(JobResult::Migration(report)) => Ok(*report),
+            _ => Err(job.into_error()),
+        }
+    }
+
+    /// Calls the migration of a guest of this host off, and returns when the guest is where it was, with a sentence that
+    /// says how things stand.
+    ///
+    /// # Errors
+    /// There is no migration, or it came too late: the guest runs on the target.
+    pub fn cancel_migration(&mut self, guest: &GuestName) -> Result<String> {
+        self.call_off(Method::DELETE, &format!("/v1/guests/{guest}/migrations"))
+    }
+
+    /// Decouples or recouples memory of a guest of this host. `progress` hears how far it is. It goes on when the caller
+    /// hangs up.
+    ///
+    /// # Errors
+    /// It cannot be moved; the sentence says why. (What was called off or has stalled is no error but an outcome.)
+    pub fn move_memory(&mut self, order: &MoveMemory, mut progress: impl FnMut(&Progress)) -> Result<MemoryMoved> {
+        let path = format!("/v1/guests/{}/moves", order.guest);
+        let job: JobReport = self.caller.ask(Method::POST, &path, Some(&MoveBody::from(order)))?;
+        let job = self.follow(job.id, &mut progress)?;
+        match job.report {
+            Some(JobResult::Memory(moved)) => Ok(*moved),
+            _ => Err(job.into_error()),
+        }
+    }
+
+    /// Calls a decoupling or recoupling off, and returns when the memory is where it was, with a sentence that says how
+    /// things stand.
+    ///
+    /// # Errors
+    /// Nothing is being moved that way.
+    pub fn cancel_move(&mut self, guest: &GuestName, direction: Direction) -> Result<String> {
+        let verb = direction.verb();
+        self.call_off(Method::DELETE, &format!("/v1/guests/{guest}/moves?direction={verb}"))
+    }
+
+    /// Declares memory of a guest of this host pinned.
+    ///
+    /// # Errors
+    /// It is not all memory, or there is no room for another pin.
+    pub fn pin(&mut self, order: &PinMemory) -> Result<PinReport> {
+        let path = format!("/v1/guests/{}/pins", order.guest);
+        self.caller.ask(Method::POST, &path, Some(&PinBody::from(order)))
+    }
+
+    /// The pins of a guest of this host, holds among them.
+    ///
+    /// # Errors
+    /// The guest is not here.
+    pub fn pins(&mut self, guest: &GuestName) -> Result<Vec<PinReport>> {
+        self.get(&format!("/v1/guests/{guest}/pins"))
+    }
+
+    /// Ends a pin of a guest of this host.
+    ///
+    /// # Errors
+    /// There is no such pin.
+    pub fn release_pin(&mut self, guest: &GuestName, pin: &str) -> Result<()> {
+        let pin = call::escaped(pin);
+        self.caller.ask_for_nothing(Method::DELETE, &format!("/v1/guests/{guest}/pins/{pin}"))
+    }
+
+    /// Stops a guest of this host and frees its memory.
+    ///
+    /// # Errors
+    /// It cannot be stopped now; the sentence says why.
+    pub fn stop(&mut self, guest: &GuestName) -> Result<()> {
+        self.caller.ask_for_nothing(Method::DELETE, &format!("/v1/guests/{guest}"))
+    }
+
+    /// The jobs of this host, the newest first.
+    ///
+    /// # Errors
+    /// The agent does not answer.
+    pub fn jobs(&mut self) -> Result<Vec<JobReport>> {
+        self.get("/v1/jobs")
+    }
+
+    /// One job of this host.
+    ///
+    /// # Errors
+    /// The agent does not know it.
+    pub fn job(&mut self, id: JobId) -> Result<JobReport> {
+        self.get(&format!("/v1/jobs/{id}"))
+    }
+
+    /// Calls a job off, and returns when everything is as it was, with a sentence that says how things stand.
+    ///
+    /// # Errors
+    /// It came too late.
+    pub fn cancel_job(&mut self, id: JobId) -> Result<String> {
+        self.call_off(Method::POST, &format!("/v1/jobs/{id}/cancel"))
+    }
+
+    /// Follows a job to its end. `progress` hears of every step.
+    ///
+    /// # Errors
+    /// The agent has ended meanwhile, or does not know the job.
+    pub fn follow(&mut self, id: JobId, progress: &mut dyn FnMut(&Progress)) -> Result<JobReport> {
+        let mut after = 0;
+        loop {
+            let broken = match self.follow_stream(id, &mut after, progress) {
+                Ok(Some(report)) => return Ok(report),
+                Ok(None) => Error::Hangup { peer: self.peer().to_owned() },
+                Err(error @ (Error::NoAnswer { .. } | Error::NotUnderstood { .. })) => return Err(error),
+                Err(error) => error,
+            };
+            match self.job(id) {
+                Ok(report) if report.is_over() => return Ok(report),
+                Ok(_) => std::thread::sleep(ASK_AGAIN),
+                // It is not there any more, or another that does not know the job is there in its place.
+                Err(_) => return Err(broken),
+            }
+        }
+    }
+
+    /// Follows a job until its end, or that of the stream (`None`).
+    fn follow_stream(
+        &mut self,
+        id: JobId,
+        after: &mut u64,
+        progress: &mut dyn FnMut(&Progress),
+    ) -> Result<Option<JobReport>> {
+        let mut bytes = self.caller.open(&format!("/v1/jobs/{id}/events"), *after)?;
+        let mut events = Sse::default();
+        loop {
+            while let Some(event) = events.next() {
+                *after = event.id.unwrap_or(*after);
+                match event.name.as_str() {
+                    "progress" => progress(&self.caller.understand(event.data.as_bytes())?),
+                    "end" => return Ok(Some(self.caller.understand(event.data.as_bytes())?)),
+                    // What a later version may tell besides.
+                    _ => {}
+                }
+            }
+            match self.caller.more(&mut bytes)? {
+                Some(more) if events.take(&more).is_ok() => {}
+                Some(_) | None => return Ok(None),
+            }
+        }
+    }
+
+    /// Asks a target to get ready.
+    pub(crate) fn arm(&mut self, order: &ArmOrder) -> Result<Lines> {
+        self.caller.post_for_lines("/v1/peer/arm", order)
+    }
+
+    /// The next line of what it says.
+    pub(crate) fn next_line<T: DeserializeOwned>(&mut self, lines: &mut Lines) -> Result<T> {
+        self.caller.next_line(lines)
+    }
+
+    /// Has a target recouple memory of a guest that has come to it.
+    pub(crate) fn settle(&mut self, order: &SettleOrder) -> Result<JobReport> {
+        self.caller.ask(Method::POST, "/v1/peer/settle", Some(order))
+    }
+
+    fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T> {
+        self.caller.ask(Method::GET, path, None::<&()>)
+    }
+
+    fn call_off(&mut self, method: Method, path: &str) -> Result<String> {
+        let called_off: CalledOff = self.caller.ask(method, path, None::<&()>)?;
+        Ok(called_off.state)
+    }
+}

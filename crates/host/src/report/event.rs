@@ -1,0 +1,80 @@
+//! What happens on a host, for clients to watch.
+
+use super::{GuestState, JobKind, JobReport, Progress};
+use crate::name::GuestName;
+use nil_pool::{GuestId, JobId};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Something that has happened on a host.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct HostEvent {
+    /// When: milliseconds since 1970, by the host's clock.
+    pub at_ms: u64,
+    /// What.
+    #[serde(flatten)]
+    pub what: Happening,
+}
+
+/// What can happen on a host.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case", tag = "event")]
+#[non_exhaustive]
+pub enum Happening {
+    /// A guest of this host is in another state than before.
+    Guest {
+        /// Its name.
+        guest: GuestName,
+        /// Its identity.
+        id: GuestId,
+        /// Its state now.
+        state: GuestState,
+        /// Why, where there is something to say.
+        detail: Option<String>,
+    },
+    /// A guest is no more on this host: it was stopped, or has left.
+    GuestGone {
+        /// Its name.
+        guest: GuestName,
+        /// Its identity.
+        id: GuestId,
+    },
+    /// A job has begun.
+    JobBegun {
+        /// The job.
+        job: Box<JobReport>,
+    },
+    /// A job is a step further.
+    JobProgress {
+        /// The job.
+        job: JobId,
+        /// What it is for.
+        kind: JobKind,
+        /// The guest.
+        guest: GuestName,
+        /// How far it is.
+        progress: Progress,
+    },
+    /// A job is over.
+    JobEnded {
+        /// The job.
+        job: Box<JobReport>,
+    },
+    /// Events have been missed: whoever watches should look how everything is.
+    Missed,
+}
+
+impl Happening {
+    /// The name of the event in the stream.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Guest { .. } => "guest",
+            Self::GuestGone { .. } => "guest_gone",
+            Self::JobBegun { .. } => "job_begun",
+            Self::JobProgress { .. } => "job_progress",
+            Self::JobEnded { .. } => "job_ended",
+            Self::Missed => "missed",
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Who may ask what, by certificate and without.
+
+use crate::stage::{Answer, Stage, get, loopback};
+use nil_host::{
+    Authority, CertificateOrder, Client, ClientTls, Endpoint, Error, HostName, Listen, PlainListen, Role, TlsFiles,
+    TlsListen,
+};
+use std::io::Write;
+use std::net::IpAddr;
+use std::path::Path;
+
+const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+fn issue(authority: &Authority, role: Role, name: &str) -> TlsFiles {
+    let addresses = if role == Role::Host { vec![LOOPBACK.into()] } else { Vec::new() };
+    let order = CertificateOrder { name: name.parse().expect("a good name"), role, addresses, days: 1 };
+    let issued = authority.issue(&order).expect("a certificate");
+    TlsFiles { certificate: issued.certificate, key: issued.key, authority: issued.authority }
+}
+
+fn authority(dir: &Path) -> Authority {
+    std::fs::create_dir_all(dir).expect("a directory");
+    Authority::create(dir).expect("an authority")
+}
+
+/// An agent behind TLS, and its authority.
+fn stage() -> (Stage, Authority) {
+    let mut made = None;
+    let stage = Stage::listening(|dir| {
+        let authority = authority(&dir.path().join("ca"));
+        let files = issue(&authority, Role::Host, "A");
+        made = Some(authority);
+        Listen { tls: Some(TlsListen { address: loopback(), advertise: None, files }), plain: None }
+    });
+    (stage, made.expect("an authority"))
+}
+
+fn call(stage: &Stage, files: &TlsFiles, host: &str) -> nil_host::Result<Client> {
+    let host: HostName = host.parse().expect("a good name");
+    let address = stage.agent.listening().tls.expect("an address").into();
+    let tls = ClientTls::load(files).expect("a certificate");
+    Client::connect_to(&Endpoint::Tls { address, host: host.clone(), tls }, &host)
+}
+
+#[test]
+fn a_viewer_may_look_an_operator_may_order_and_a_host_may_ask_what_hosts_ask() {
+    let (stage, authority) = stage();
+    let guest = "g".parse().expect("a good name");
+    for (role, may_order) in [(Role::Viewer, false), (Role::Operator, true), (Role::Host, false)] {
+        let mut client = call(&stage, &issue(&authority, role, &format!("{role}-1")), "A").expect("an agent");
+        assert_eq!(client.describe().expect("an answer").name.as_str(), "A");
+        assert_eq!(client.ps().expect("an answer"), []);
+        let refused = client.stop(&guest).expect_err("there is no guest").to_string();
+        assert_eq!(refused.contains("there is no guest named g"), may_order, "{role}: {refused}");
+        assert_eq!(refused.contains("may not do that"), !may_order, "{role}: {refused}");
+    }
+}
+
+#[test]
+fn the_address_of_an_agent_stands_in_its_pool() {
+    let (stage, _authority) = stage();
+    let pool = nil_pool::Pool::open(&stage.dir.path().join("pool"), nil_pool::Access::ReadOnly).expect("the pool");
+    let address = pool.find_host("A").expect("the host").address.expect("its address");
+    assert_eq!(address.to_string(), stage.agent.listening().tls.expect("an address").to_string());
+}
+
+#[test]
+fn certificates_of_others_and_hosts_of_another_name_are_refused() {
+    let (stage, ours) = stage();
+    let theirs = authority(&stage.dir.path().join("other-ca"));
+    let stranger = call(&stage, &issue(&theirs, Role::Operator, "eve"), "A").map(|_| ());
+    assert!(matches!(stranger, Err(Error::Untrusted { .. })), "{stranger:?}");
+    let mixed =
+        TlsFiles { authority: issue(&ours, Role::Viewer, "bob").authority, ..issue(&theirs, Role::Operator, "mal") };
+    // Whether the handshake fails or the first request depends on who is quicker to say so.
+    if let Ok(tls) = ClientTls::load(&mixed) {
+        let address = stage.agent.listening().tls.expect("an address").into();
+        let host: HostName = "A".parse().expect("a good name");
+        let called = Client::connect_to(&Endpoint::Tls { address, host: host.clone(), tls }, &host);
+        assert!(called.and_then(|mut client| client.describe()).is_err());
+    }
+    let elsewhere = call(&stage, &issue(&ours, Role::Operator, "op"), "B").map(|_| ());
+    assert!(matches!(elsewhere, Err(Error::Untrusted { .. })), "{elsewhere:?}");
+    stage.check_unharmed();
+}
+
+#[test]
+fn plain_text_is_not_understood_where_tls_is_spoken() {
+    let (stage, _authority) = stage();
+    let address = stage.agent.listening().tls.expect("an address");
+    let mut stream = std::net::TcpStream::connect(address).expect("a connection");
+    stream.set_read_timeout(Some(crate::stage::PATIENCE)).expect("patience");
+    stream.write_all(get("/v1/host").as_bytes()).expect("written");
+    assert_eq!(Answer::read(stream).status, 0);
+    stage.check_unharmed();
+}
+
+#[test]
+fn a_certificate_of_another_host_is_no_certificate_for_this_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let authority = authority(&dir.path().join("ca"));
+    let files = issue(&authority, Role::Host, "B");
+    let listen = Listen { tls: Some(TlsListen { address: loopback(), advertise: None, files }), plain: None };
+    let error = start(dir.path(), listen).expect_err("another host's certificate");
+    assert!(error.contains("it is for host B, and this is host A"), "{error}");
+}
+
+#[test]
+fn without_tls_an_agent_answers_on_loopback_alone_and_there_viewers() {
+    let stage = Stage::new();
+    let ask = |request: String| {
+        let mut stream = stage.tcp();
+        stream.write_all(request.as_bytes()).expect("written");
+        Answer::read(stream)
+    };
+    assert_eq!(ask(get("/v1/host")).status, 200);
+    ask(get("/v1/guests/g").replace("GET", "DELETE")).refuses(403, "viewer at 127.0.0.1 may not do that");
+    ask(get("/v1/peer/arm").replace("GET", "POST")).refuses(403, "may not do that");
+    let dir = tempfile::tempdir().expect("a directory");
+    let address = "0.0.0.0:0".parse().expect("an address");
+    let listen = Listen { plain: Some(PlainListen { address, role: Role::Viewer }), tls: None };
+    let error = start(dir.path(), listen).expect_err("an address that others can reach");
+    assert!(error.contains("can be reached from other machines"), "{error}");
+}
+
+/// Why an agent does not start that is to answer there.
+fn start(dir: &Path, listen: Listen) -> Result<nil_host::Agent, String> {
+    let host = nil_host::RunDir::at(dir.join("run")).host(&"A".parse().expect("a good name"));
+    let options =
+        nil_host::AgentOptions { dir: host, pools: Vec::new(), move_bandwidth: None, listen, peers: Vec::new() };
+    nil_host::Agent::start(&options).map_err(|error| error.story())
+}
