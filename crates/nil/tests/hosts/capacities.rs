@@ -178,3 +178,43 @@ fn a_guest_runs_on_no_host_but_those_that_may() {
     let refusal = control.map_memory().expect_err("it is not listed").to_string();
     assert!(refusal.contains("host C is not on the access list of capacity"), "{refusal}");
 }
+
+#[test]
+fn a_host_that_cannot_open_what_a_capacity_lies_in_declines_it_until_it_can() {
+    let playground = Playground::new();
+    playground.add_pool("own");
+    let (pool, own) = (playground.pool(), playground.path("own"));
+    let (_a, b) = (playground.agent_with("A", &["--pool", &pool, "--pool", &own]), playground.agent("B"));
+    // A file of its own: one stripe, in a pool that holds nothing else.
+    let args = ["capacity", "add", &pool, "--class", "shared", "--tag", "new", "--size", "4M", "--hosts", "A,B"];
+    let added = playground.json(&[&args[..], &["--stripe", &own]].concat());
+    let tag = added["tag"].as_str().expect("a tag").to_owned();
+    let answered = [answer("A", "accepted"), answer("B", "declined_as_unusable")];
+    await_that("the hosts' answers", || answers(&playground, &tag) == answered);
+    b.end(Signal::TERM);
+    let _b = playground.agent_with("B", &["--pool", &pool, "--pool", &own]);
+    let accepted = [answer("A", "accepted"), answer("B", "accepted")];
+    await_that("the acceptance by both", || answers(&playground, &tag) == accepted);
+}
+
+#[test]
+fn a_tag_leads_to_its_capacity_wherever_the_agents_of_this_machine_have_it() {
+    let playground = Playground::new();
+    let _agent = playground.agent("A");
+    let tag = add(&playground, "A");
+    // Nothing is searched but what the agent has joined.
+    let empty = playground.path("empty");
+    std::fs::create_dir(&empty).expect("a directory");
+    let place = playground.json(&["tag", "resolve", &tag, "--search", &empty]);
+    assert_eq!((&place["kind"], &place["path"]), (&"capacity".into(), &playground.pool().into()));
+    assert_eq!((&place["bytes"], &place["stretches"][0]["bytes"]), (&(4 << 20).into(), &(4 << 20).into()));
+    let told = playground.nil(&["tag", "resolve", &tag, "--search", &empty]);
+    assert!(told.stdout.contains("is a capacity of 4 MiB") && told.stdout.contains("by capacity c"), "{}", told.stdout);
+    // A copy of the pool is another memory.
+    std::fs::copy(playground.pool(), std::path::Path::new(&empty).join("copy")).expect("a copy");
+    playground.nil(&["tag", "resolve", &tag, "--search", &empty]).refuses(1, &["in 2 places", "empty/copy"]);
+    let nowhere = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff";
+    playground
+        .nil(&["tag", "resolve", nowhere, "--search", &empty])
+        .refuses(1, &["nothing on this machine", "--search"]);
+}
