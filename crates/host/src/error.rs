@@ -1,5 +1,6 @@
 //! What can go wrong on a host, said so that a person knows what to do.
 
+use crate::compatibility::Reason;
 use crate::name::{GuestName, HostName};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -154,6 +155,14 @@ pub enum Error {
     /// What was asked for is not there; the sentence says what.
     #[error("{0}")]
     Unknown(String),
+    /// A host cannot have a guest.
+    #[error("{said}")]
+    Incompatible {
+        /// The guest, the host, and every reason: one a line.
+        said: String,
+        /// The same for programs.
+        reasons: Vec<Reason>,
+    },
     /// What was being done was called off.
     #[error("it was called off")]
     CalledOff,

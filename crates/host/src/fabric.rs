@@ -142,6 +142,7 @@ mod tests {
             guests: 0,
             unattended: Vec::new(),
             silent: None,
+            capabilities: None,
         }
     }
 

@@ -13,7 +13,9 @@
 mod agent;
 mod api;
 mod body;
+mod capabilities;
 mod client;
+mod compatibility;
 mod config;
 mod error;
 mod fabric;
@@ -30,12 +32,15 @@ mod run_dir;
 mod survey;
 mod tags;
 mod tls;
+mod versions;
 mod wire;
 mod worker;
 
 pub use agent::{Agent, AgentOptions, Farewell, GuestsAtStop, Listening, NotStopped};
 pub use api::description;
+pub use capabilities::{Capabilities, Placement, Virtualisation};
 pub use client::{Client, ConsoleStream, Endpoint};
+pub use compatibility::{Incompatibility, PoolNeed, Reason, Requirements, Verdict, check};
 pub use config::{
     HostConfig, Listen, LogConfig, LogLevel, LogTarget, PeerAddress, PeerConfig, PlainListen, SandboxMode, TlsListen,
     WorkerConfig,
@@ -58,4 +63,5 @@ pub use tls::{
     Authority, CertificateOrder, ClientTls, Identity, IssuedCertificate, NetworkName, Peer, Role, ServerTls,
     SubjectName, TlsFiles, identity_of,
 };
+pub use versions::{Interface, Versions};
 pub use worker::{BuiltinImages, WorkerOptions, run_worker};

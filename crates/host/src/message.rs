@@ -14,11 +14,16 @@
 use crate::name::GuestName;
 use crate::order::ImageSource;
 use crate::process::ProcessId;
+use crate::versions::Versions;
 use nil_migrate::HandoffReport;
 use nil_mover::{MovePlan, MoveProgress, MoveRange, MoveReport};
 use nil_pool::{GuestId, GuestSlot, PoolId};
+use nil_vmm::CpuModel;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+
+/// The version of what agents and workers say to each other: see [`crate::versions`].
+pub(crate) const WORKER_PROTOCOL: u32 = 1;
 
 /// Which of a worker's two moves is meant. One of each can be on; they take turns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -37,7 +42,12 @@ pub(crate) enum WorkerRequest {
     /// Tell your status, now and whenever it changes.
     Watch,
     /// Load and run this image.
-    Boot { image: ImageSource, command_line: String },
+    Boot {
+        image: ImageSource,
+        command_line: String,
+        #[serde(default)]
+        cpu: Option<CpuModel>,
+    },
     /// Get ready to take the guest over.
     Arm,
     /// Run the guest that was frozen here, and whose worker has died since.
@@ -104,6 +114,9 @@ pub(crate) struct WorkerStatus {
     pub(crate) move_limit: Option<u64>,
     /// Where the guest's memory lies in the worker's address space, once it does.
     pub(crate) memory_address: Option<u64>,
+    /// What it speaks.
+    #[serde(default = "Versions::first")]
+    pub(crate) versions: Versions,
 }
 
 /// A worker's life: `Empty → Starting → Armed? → Running ⇄ Leaving → Released`, with ways out at every step. Memory moves

@@ -3,10 +3,11 @@
 use crate::name::{GuestName, HostName};
 use nil_mover::{Budget, Direction, MovePlan, MoveRange};
 use nil_pool::{GuestId, GuestSlot, LegRequest, PoolId, StripeRequest};
+use nil_vmm::CpuModel;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
-use utoipa::openapi::{ObjectBuilder, OneOfBuilder, RefOr, Schema, Type};
+use utoipa::openapi::{ObjectBuilder, OneOfBuilder, Ref, RefOr, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 /// Where a guest's image comes from.
@@ -65,6 +66,18 @@ pub struct RunVm {
     /// The only hosts that may ever run it, of those that have joined the pool; all, if none is named.
     #[serde(default)]
     pub hosts: Vec<HostName>,
+    /// The CPU that it is promised: the name of a level (`"x86-64-v2"`) or a whole model; `None` is all that its host has.
+    #[serde(default)]
+    #[schema(schema_with = model_schema)]
+    pub cpu: Option<CpuModel>,
+}
+
+/// A model is told by the name of a level or as a whole.
+fn model_schema() -> Schema {
+    let name = ObjectBuilder::new().schema_type(Type::String).description(Some("`x86-64-v1` to `x86-64-v4`"));
+    let none = ObjectBuilder::new().schema_type(Type::Null);
+    let whole = Ref::from_schema_name("CpuModel");
+    OneOfBuilder::new().item(none).item(name).item(whole).description(Some("The CPU that it is promised.")).into()
 }
 
 /// What becomes of the memory of a guest that was in DRAM when it has moved.

@@ -1,5 +1,6 @@
 //! How an agent says that something cannot be done: `application/problem+json`, as RFC 9457 has it.
 
+use crate::compatibility::Reason;
 use crate::error::Error;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,7 @@ pub struct Problem {
     pub detail: String,
     /// All reasons, where there are several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub reasons: Vec<String>,
+    pub reasons: Vec<Reason>,
 }
 
 impl Problem {
@@ -29,7 +30,11 @@ impl Problem {
 
 impl From<&Error> for Problem {
     fn from(error: &Error) -> Self {
-        Self::new(status(error), error.story())
+        let problem = Self::new(status(error), error.story());
+        match error {
+            Error::Incompatible { reasons, .. } => Self { reasons: reasons.clone(), ..problem },
+            _ => problem,
+        }
     }
 }
 
@@ -42,7 +47,10 @@ impl From<Error> for Problem {
 impl From<Problem> for Error {
     /// What a client makes of what an agent says: the sentence is what counts.
     fn from(problem: Problem) -> Self {
-        Self::Refused(problem.detail)
+        match problem.reasons {
+            reasons if reasons.is_empty() => Self::Refused(problem.detail),
+            reasons => Self::Incompatible { said: problem.detail, reasons },
+        }
     }
 }
 
@@ -62,8 +70,11 @@ fn status(error: &Error) -> StatusCode {
         | Error::ForeignRunDir { .. }
         | Error::Unusable { .. }
         | Error::ProcessGone => Status::INTERNAL_SERVER_ERROR,
-        Error::Pool(_) | Error::Migrate(_) | Error::Vm(_) | Error::CalledOff | Error::Refused(_) => {
-            Status::UNPROCESSABLE_ENTITY
-        }
+        Error::Pool(_)
+        | Error::Migrate(_)
+        | Error::Vm(_)
+        | Error::CalledOff
+        | Error::Refused(_)
+        | Error::Incompatible { .. } => Status::UNPROCESSABLE_ENTITY,
     }
 }

@@ -1,9 +1,11 @@
 //! What hosts say about themselves and their guests, for clients to show.
 
+use crate::capabilities::Capabilities;
 use crate::name::{GuestName, HostName};
 use nil_migrate::HandoffReport;
 use nil_mover::{MoveProgress, MoveReport};
 use nil_pool::{GuestId, GuestKind, HostId, PoolId};
+use nil_vmm::ModelName;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -37,6 +39,9 @@ pub struct HostReport {
     /// Why its agent does not answer although somebody takes the call.
     #[serde(default)]
     pub silent: Option<String>,
+    /// What it can do for guests; `None` when nobody is there to tell.
+    #[serde(default)]
+    pub capabilities: Option<Capabilities>,
 }
 
 /// A host's membership in a pool.
@@ -95,6 +100,9 @@ pub struct GuestReport {
     pub memory_bytes: u64,
     /// Its vCPUs.
     pub vcpus: u32,
+    /// The CPU model that it was started with; `None` when the pool cannot tell.
+    #[serde(default)]
+    pub cpu_model: Option<ModelName>,
     /// How often it has changed owner, counted from 1.
     pub epoch: Option<u32>,
     /// Seconds since it was created, on whichever host.

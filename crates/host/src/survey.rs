@@ -131,6 +131,7 @@ fn unattended(dir: &HostDir, silent: Option<String>) -> HostReport {
         guests: alive.len(),
         unattended: alive,
         silent,
+        capabilities: None,
     }
 }
 
@@ -179,6 +180,7 @@ mod tests {
             detail: None,
             memory_bytes: 2 << 20,
             vcpus: 1,
+            cpu_model: None,
             epoch: Some(1),
             uptime_s: Some(0),
             pool: "/pool".into(),
@@ -199,6 +201,7 @@ mod tests {
             guests: unattended.len(),
             unattended: unattended.iter().map(|name| name.parse().expect("a good name")).collect(),
             silent: None,
+            capabilities: None,
         }
     }
 

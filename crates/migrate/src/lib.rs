@@ -21,6 +21,9 @@ pub mod source;
 pub mod target;
 pub mod tsc;
 
+/// The version of the handoff protocol: what the words in the pool mean to both sides, and who does what next.
+pub const PROTOCOL_VERSION: u32 = 1;
+
 pub use error::{Error, Result};
 pub use part::Part;
 pub use protocol::Handoff;

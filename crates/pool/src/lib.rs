@@ -75,7 +75,7 @@ pub use format::address::{BadAddress, HostAddress};
 pub use format::answers::Answer;
 pub use format::capacity::{Class, Extent};
 pub use format::guest::{GuestKind, Region};
-pub use format::header::{BadCoherence, Coherence, Header};
+pub use format::header::{BadCoherence, Coherence, Header, VERSION as FORMAT_VERSION};
 pub use format::host::HostKind;
 pub use format::pin::PinId;
 pub use format::placement::{BadPlacement, Place, Placed};

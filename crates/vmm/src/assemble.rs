@@ -3,6 +3,7 @@
 
 use crate::boot::{self, BootOptions};
 use crate::config::{Config, MachineConfig};
+use crate::cpu::CpuModel;
 use crate::devices::{Console, Devices, SerialPort};
 use crate::error::{Error, Result};
 use crate::kvm::KvmHost;
@@ -64,6 +65,7 @@ impl Assembled {
         let MachineConfig { vcpus, memory_bytes, .. } = config.machine;
         let options = BootOptions { memory_bytes, vcpus, command_line: request.command_line.clone() };
         let state = boot::load(&request.image, &self.ram.by_guest_address()?, &options)?;
+        config.tsc_khz = u32::try_from(self.tsc_hz / 1000).ok().filter(|&khz| khz != 0);
         let machine = &mut config.machine;
         machine.page_table_root = state.page_table_root;
         machine.prewarm_stub = state.prewarm_stub.map_or(0, |stub| stub.0);
@@ -73,7 +75,10 @@ impl Assembled {
         for (vcpu, entry) in self.vcpus.iter_mut().zip(&state.vcpus) {
             vcpu.enter_at(&entry.regs(), |sregs| boot::user_mode_64(sregs, state.page_table_root))?;
         }
-        config.msr_indices = self.vcpus.first().map_or(Ok(Vec::new()), |vcpu| vcpu.restorable_msrs(host))?;
+        let permitted = request.cpu.as_ref().and_then(CpuModel::msrs);
+        let mut indices = self.vcpus.first().map_or(Ok(Vec::new()), |vcpu| vcpu.restorable_msrs(host))?;
+        indices.retain(|index| permitted.is_none_or(|permitted| permitted.contains(index)));
+        config.msr_indices = indices;
         self.carry(&config.msr_indices)
     }
 

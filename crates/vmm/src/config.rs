@@ -2,10 +2,11 @@
 //!
 //! Written once, before the guest is first owned; every target builds its machine from it.
 
-use crate::cpuid;
+use crate::cpu::{ModelName, cpuid};
 use crate::error::{Error, Result};
 use crate::kvm::KvmHost;
 use crate::state::{self, Kind};
+use crate::vm::BootRequest;
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 use nil_pool::{Area, Epoch, GuestConfig, Sections};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -47,15 +48,23 @@ pub(crate) struct Config {
     pub(crate) machine: MachineConfig,
     pub(crate) cpuid: CpuId,
     pub(crate) msr_indices: Vec<u32>,
+    /// The CPU model; `None`: it was started by a nil that knew of none.
+    pub(crate) model: Option<ModelName>,
+    /// The frequency of its TSC; `None`: it is not known.
+    pub(crate) tsc_khz: Option<u32>,
 }
 
 impl Config {
     /// The configuration of a guest that is booted on `host`, as far as it does not depend on its image.
-    pub(crate) fn for_boot(host: &KvmHost, guest: &GuestConfig, irqchip: bool) -> Self {
-        let flags = if irqchip { MachineConfig::IRQCHIP } else { 0 };
+    pub(crate) fn for_boot(host: &KvmHost, guest: &GuestConfig, request: &BootRequest) -> Result<Self> {
+        let (cpuid, model) = match &request.cpu {
+            Some(model) => (cpuid::of_model(model, host.cpuid())?, model.name().clone()),
+            None => (host.cpuid().clone(), "host".parse()?),
+        };
+        let flags = if request.irqchip { MachineConfig::IRQCHIP } else { 0 };
         let GuestConfig { memory_bytes, vcpus, .. } = *guest;
         let machine = MachineConfig { vcpus, memory_bytes, flags, ..Default::default() };
-        Self { machine, cpuid: host.cpuid().clone(), msr_indices: Vec::new() }
+        Ok(Self { machine, cpuid, msr_indices: Vec::new(), model: Some(model), tsc_khz: None })
     }
 
     /// Number of vCPUs.
@@ -69,6 +78,12 @@ impl Config {
         state::put(&mut out, Kind::Machine, 0, &self.machine)?;
         state::put(&mut out, Kind::Cpuid, 0, self.cpuid.as_slice())?;
         state::put(&mut out, Kind::MsrIndices, 0, self.msr_indices.as_slice())?;
+        if let Some(model) = &self.model {
+            state::put(&mut out, Kind::CpuModel, 0, model.as_str().as_bytes())?;
+        }
+        if let Some(khz) = &self.tsc_khz {
+            state::put(&mut out, Kind::TscFrequency, 0, khz)?;
+        }
         out.finish();
         Ok(())
     }
@@ -92,12 +107,17 @@ impl Config {
             state::parse_all(Kind::Cpuid, state::bytes(sections, area, Kind::Cpuid, 0)?)?;
         let cpuid = CpuId::from_entries(&entries).map_err(|_| Error::CpuidTooLong { entries: entries.len() })?;
         let msr_indices = state::parse_all(Kind::MsrIndices, state::bytes(sections, area, Kind::MsrIndices, 0)?)?;
-        Ok(Self { machine, cpuid, msr_indices })
+        // Guests of earlier versions have neither of these.
+        let model = state::find(sections, Kind::CpuModel, 0)?.map(|name| String::from_utf8_lossy(name).parse());
+        let tsc_khz = state::find(sections, Kind::TscFrequency, 0)?.map(|khz| state::parse(Kind::TscFrequency, khz));
+        Ok(Self { machine, cpuid, msr_indices, model: model.transpose()?, tsc_khz: tsc_khz.transpose()? })
     }
 
     /// Whether this host can run a guest of this configuration.
     pub(crate) fn check_runs_on(&self, host: &KvmHost) -> Result<()> {
-        let missing = cpuid::missing_features(&self.cpuid, host.cpuid());
+        let (promised, offered) = (cpuid::read(self.cpuid.as_slice()), cpuid::read(host.cpuid().as_slice()));
+        let lacking = promised.features.difference(&offered.features).map(ToString::to_string);
+        let missing: Vec<String> = lacking.chain(promised.unnamed).collect();
         if !missing.is_empty() {
             return Err(Error::IncompatibleCpu { missing });
         }
@@ -107,6 +127,6 @@ impl Config {
 
 /// Refuses a number of vCPUs that this host cannot run.
 pub(crate) fn check_vcpu_count(asked: u32, host: &KvmHost) -> Result<()> {
-    let most = u32::try_from(host.kvm().get_max_vcpus()).unwrap_or(u32::MAX).min(nil_guest_abi::MAX_VCPUS);
+    let most = host.most_vcpus();
     if (1..=most).contains(&asked) { Ok(()) } else { Err(Error::VcpuCount { asked, most }) }
 }

@@ -1,5 +1,6 @@
 //! What can go wrong in the VMM, in sentences that name the thing, the fault, and the way out.
 
+use crate::cpu::{BadModel, Features, ModelName};
 use std::io;
 
 /// Result of this crate.
@@ -47,6 +48,20 @@ pub enum Error {
         /// Names of the missing features.
         missing: Vec<String>,
     },
+    /// A guest was to be started with a CPU model that this host does not have.
+    #[error(
+        "this host cannot offer CPU model {model}: it lacks {}; `nil cpu show` lists what it has",
+        missing.iter().map(|feature| feature.name()).collect::<Vec<_>>().join(", ")
+    )]
+    ModelNotOffered {
+        /// The model.
+        model: ModelName,
+        /// What the host lacks.
+        missing: Features,
+    },
+    /// A CPU model is none.
+    #[error(transparent)]
+    Model(#[from] BadModel),
     /// KVM refuses MSRs that the guest carries.
     #[error("this host's KVM cannot restore MSR {index:#x}, which the guest carries")]
     IncompatibleMsr {

@@ -3,7 +3,7 @@
 //! Everything a worker needs to know before it builds a machine: required capabilities (with a sentence for each that is
 //! missing), the CPUID that a guest may see, the MSRs that can be saved *and* restored, and how memory is virtualised.
 
-use crate::cpuid;
+use crate::cpu::cpuid;
 use crate::error::{Error, Result};
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_msr_entry};
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
@@ -60,7 +60,7 @@ impl KvmHost {
         }
         let supported =
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))?;
-        let cpuid = cpuid::for_guests(&supported)?;
+        let cpuid = cpuid::of_host(&supported)?;
         Ok(Self { kvm, cpuid, paging: detect_paging() })
     }
 
@@ -70,10 +70,15 @@ impl KvmHost {
         &self.kvm
     }
 
-    /// The CPUID that a guest booted here sees (before its vCPU's own APIC id is filled in).
+    /// The CPUID of a guest that gets all that this host has (before its vCPU's own APIC id is filled in).
     #[must_use]
     pub fn cpuid(&self) -> &CpuId {
         &self.cpuid
+    }
+
+    /// The most vCPUs that a guest can have.
+    pub(crate) fn most_vcpus(&self) -> u32 {
+        u32::try_from(self.kvm.get_max_vcpus()).unwrap_or(u32::MAX).min(nil_guest_abi::MAX_VCPUS)
     }
 
     /// How memory is virtualised.

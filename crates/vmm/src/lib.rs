@@ -5,6 +5,8 @@
 //!    │           ├─ vcpu      one vCPU: a `Part` that saves and loads itself
 //!    │           ├─ machine   devices and in-kernel irqchip: the other `Part`
 //!    │           └─ config    what a target must know before it can build the machine
+//!    ├─ cpu                   CPU models: what the guest may rely on
+//!    ├─ offer                 what a guest needs, what a host offers
 //!    ├─ boot                  image loader
 //!    ├─ warm                  second-level page tables, ahead of time
 //!    ├─ run                   the life of a vCPU thread
@@ -19,7 +21,7 @@
 mod assemble;
 pub mod boot;
 mod config;
-mod cpuid;
+mod cpu;
 mod devices;
 mod error;
 mod handing_over;
@@ -27,6 +29,7 @@ mod kick;
 mod kvm;
 mod machine;
 mod memory;
+mod offer;
 mod placement;
 mod relocation;
 mod run;
@@ -36,10 +39,12 @@ mod vcpu;
 mod vm;
 mod warm;
 
-pub use cpuid::missing_features;
+pub use cpu::{BadModel, CpuModel, Feature, Features, ModelName, UnknownFeature, XsaveState};
 pub use devices::Console;
 pub use error::{Error, Result};
 pub use handing_over::{Deadlines, HandoffOutcome};
 pub use kvm::{KvmHost, Paging};
 pub use nil_migrate::{HandoffReport, Phases, Reason, WaitStyle};
+pub use offer::{Device, DeviceKind, GuestNeeds, KvmOffer, model_of};
+pub use state::VERSION as STATE_VERSION;
 pub use vm::{BootRequest, Vm, VmEvent, check_host};

@@ -9,7 +9,7 @@ use nil_pool::{SectionWriter, Sections};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// The version of every section that this VMM writes, and the only one that it reads.
-const VERSION: u16 = 1;
+pub const VERSION: u16 = 1;
 
 /// What a section holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +49,10 @@ pub(crate) enum Kind {
     MsrIndices = 0x61,
     /// [`crate::config::MachineConfig`] as bytes
     Machine = 0x62,
+    /// the name of the guest's CPU model, in ASCII; absent in guests of a nil that knew of none
+    CpuModel = 0x63,
+    /// `u32`: the frequency of the guest's TSC in kHz; absent where it is not known
+    TscFrequency = 0x64,
 }
 
 impl Kind {
@@ -71,6 +75,8 @@ impl Kind {
             Self::Cpuid => "CPUID",
             Self::MsrIndices => "MSR list",
             Self::Machine => "machine configuration",
+            Self::CpuModel => "CPU model",
+            Self::TscFrequency => "TSC frequency",
         }
     }
 }

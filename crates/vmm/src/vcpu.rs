@@ -5,7 +5,7 @@
 //! way out, and on the way in only what differs from what this vCPU already holds is written: a target has loaded the
 //! guest's previous state ahead of time, and MSRs, XCRs, debug registers rarely change between two handoffs.
 
-use crate::cpuid;
+use crate::cpu::cpuid::{self, Controls};
 use crate::error::{Error, Result};
 use crate::kick;
 use crate::kvm::KvmHost;
@@ -48,6 +48,8 @@ struct Held {
 pub(crate) struct Vcpu {
     fd: VcpuFd,
     irqchip: bool,
+    /// What its CPUID lets it turn on.
+    controls: Controls,
     /// What is read into on save: entries in the order of the guest's MSR list.
     msrs: Msrs,
     /// What the KVM vCPU holds, in the same order; and the entries that differ, on load.
@@ -66,7 +68,15 @@ impl Vcpu {
         }
         let msrs = Msrs::new(0).map_err(|_| Error::IncompatibleMsr { index: 0 })?;
         let differing = msrs.clone();
-        Ok(Self { fd, irqchip, msrs, held_msrs: Vec::new(), differing, held: Held::default() })
+        Ok(Self {
+            fd,
+            irqchip,
+            controls: Controls::of(cpuid),
+            msrs,
+            held_msrs: Vec::new(),
+            differing,
+            held: Held::default(),
+        })
     }
 
     /// Fixes which MSRs travel with this vCPU (the guest's list), and checks that KVM gives and takes each of them.
@@ -85,14 +95,15 @@ impl Vcpu {
         host.carried_msrs(&self.fd)
     }
 
-    /// Puts the vCPU at a guest's entry point.
+    /// Puts the vCPU at a guest's entry point, with what the guest's CPUID lets it have turned on.
     pub(crate) fn enter_at(&mut self, regs: &kvm_regs, change: impl FnOnce(&mut kvm_sregs)) -> Result<()> {
         let mut sregs = self.fd.get_sregs().map_err(Error::kvm("KVM_GET_SREGS"))?;
         change(&mut sregs);
+        sregs.cr4 &= self.controls.cr4;
         self.fd.set_sregs(&sregs).map_err(Error::kvm("KVM_SET_SREGS"))?;
         self.fd.set_regs(regs).map_err(Error::kvm("KVM_SET_REGS"))?;
         let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
-        xcrs.xcrs[0] = kvm_xcr { xcr: 0, value: cpuid::XCR0, ..Default::default() };
+        xcrs.xcrs[0] = kvm_xcr { xcr: 0, value: self.controls.xcr0, ..Default::default() };
         self.fd.set_xcrs(&xcrs).map_err(Error::kvm("KVM_SET_XCRS"))?;
         if self.irqchip {
             // Every vCPU starts at its entry point; without this, all but the first would wait for a SIPI.

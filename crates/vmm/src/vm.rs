@@ -8,6 +8,7 @@
 
 use crate::assemble::Assembled;
 use crate::config::{Config, check_vcpu_count};
+use crate::cpu::CpuModel;
 use crate::devices::Console;
 use crate::error::{Error, Result};
 use crate::kick;
@@ -42,6 +43,8 @@ pub struct BootRequest {
     pub command_line: String,
     /// Whether the kernel emulates interrupt controllers and timer.
     pub irqchip: bool,
+    /// The CPU that it is promised; `None` is all that this host has.
+    pub cpu: Option<CpuModel>,
 }
 
 /// What happens to a guest by itself.
@@ -104,7 +107,7 @@ impl Vm {
     /// Whatever makes this host, this pool or this image unfit, by name.
     pub fn boot(control: &GuestControl, me: HostSlot, request: &BootRequest) -> Result<Self> {
         let host = KvmHost::open()?;
-        let mut config = Config::for_boot(&host, &control.config()?, request.irqchip);
+        let mut config = Config::for_boot(&host, &control.config()?, request)?;
         config.check_runs_on(&host)?;
         let state = map_state(control)?;
         let ram = GuestRam::new(control, &state, config.machine.memory_bytes)?;

@@ -4,7 +4,7 @@ use super::Host;
 use super::jobs::Errand;
 use super::pinning::HOLDER;
 use super::table::Entry;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::message::{Lane, Phase};
 use crate::name::GuestName;
 use crate::report::{GuestReport, GuestState, HostReport, MemoryReport, describe};
@@ -21,6 +21,7 @@ impl Host {
             guests: self.list().iter().filter(|guest| guest.host.as_deref() == Some(self.dir.name().as_str())).count(),
             unattended: Vec::new(),
             silent: None,
+            capabilities: Some(self.capabilities()),
         }
     }
 
@@ -53,6 +54,7 @@ impl Host {
         };
         let hosts = membership.pool().hosts();
         let name_of = |slot| hosts.iter().find(|host| host.slot == slot).map(|host| host.name.clone());
+        let control = membership.pool().guest(guest.slot, guest.id).ok();
         GuestReport {
             name: guest.name.clone(),
             id: guest.id,
@@ -62,16 +64,12 @@ impl Host {
             detail,
             memory_bytes: guest.memory_bytes,
             vcpus: guest.vcpus,
+            cpu_model: control.as_ref().and_then(|control| nil_vmm::model_of(control).ok()?),
             epoch: guest.ownership.and_then(epoch),
             uptime_s: age(guest.created),
             pool: membership.pool().path().to_path_buf(),
             worker_pid: entry.as_ref().map(|entry| entry.worker.id().pid),
-            memory: membership
-                .pool()
-                .guest(guest.slot, guest.id)
-                .map_err(Error::from)
-                .and_then(|control| memory_report(&control))
-                .ok(),
+            memory: control.and_then(|control| memory_report(&control).ok()),
             memory_address: entry.as_ref().and_then(|entry| entry.memory_address),
             move_limit: entry.as_ref().and_then(|entry| entry.move_limit),
             moving: entry.and_then(|entry| entry.moving),

@@ -87,14 +87,8 @@ impl Host {
 
     /// Checks whether the guest can leave now, and keeps it from being sent elsewhere meanwhile.
     fn departing(&self, order: &Migrate) -> Result<Occupation<'_>> {
-        let Migrate { guest, to, deadline_us, .. } = order;
-        if to == self.dir.name() {
-            return Err(Error::refused(format!("guest {guest} is on host {to} already")));
-        }
-        if !DEADLINES.contains(deadline_us) {
-            return Err(Error::refused("a handoff's deadline is between 1 ms and 60 s; the default is 1s"));
-        }
-        check_costs(order.budget, order.stall_timeout_us)?;
+        let Migrate { guest, to, .. } = order;
+        self.check_order(order)?;
         self.movable(guest)?;
         match self.table.occupy(guest, Lane::Main, Errand::Migration { to: to.clone() }) {
             Ok(occupation) => Ok(occupation),
@@ -105,6 +99,18 @@ impl Host {
             Err(None) => Err(self.unknown_guest(guest)),
         }
     }
+
+    /// Refuses an order that makes no sense, wherever the guest is.
+    pub(super) fn check_order(&self, order: &Migrate) -> Result<()> {
+        let Migrate { guest, to, deadline_us, .. } = order;
+        if to == self.dir.name() {
+            return Err(Error::refused(format!("guest {guest} is on host {to} already")));
+        }
+        if !DEADLINES.contains(deadline_us) {
+            return Err(Error::refused("a handoff's deadline is between 1 ms and 60 s; the default is 1s"));
+        }
+        check_costs(order.budget, order.stall_timeout_us)
+    }
 }
 
 impl Journey<'_> {
@@ -112,7 +118,7 @@ impl Journey<'_> {
         let Migrate { guest, to, .. } = self.order;
         // Before anything moves: a target that cannot be there costs the guest nothing.
         let placement = self.occupation.control.placement()?;
-        let arrival = match self.host.check_target(self.order, &self.occupation) {
+        let arrival = match self.host.check_target(self.order, &self.occupation.control, &self.occupation.job) {
             Ok(()) => self.arrive(hear),
             Err(Error::CalledOff) => Ok(Arrival::Kept(cancelled())),
             Err(error) => return Err(self.failed(error)),

@@ -13,6 +13,7 @@
 mod arming;
 mod bandwidth;
 mod calling_off;
+mod compatibility;
 mod duties;
 mod events;
 mod former;
@@ -46,6 +47,7 @@ pub(crate) use unclaimed::Unclaimed;
 pub(crate) use undertaking::Work;
 
 use crate::api::{self, Sockets};
+use crate::capabilities::Processors;
 use crate::config::{Listen, PeerConfig};
 use crate::error::{Error, Result};
 use crate::name::{GuestName, HostName};
@@ -58,6 +60,7 @@ use ledger::Ledger;
 use network::{Doors, Network};
 use nil_mover::topology::{Topology, Warning};
 use nil_pool::HostId;
+use nil_vmm::CpuModel;
 use pools::Pools;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -85,6 +88,8 @@ pub struct AgentOptions {
     pub listen: Listen,
     /// Where other hosts are, for those that do not say so in a pool.
     pub peers: Vec<PeerConfig>,
+    /// The most that guests may be promised of this host's CPUs; `None` is all that they have.
+    pub cpu_limit: Option<CpuModel>,
 }
 
 /// What becomes of an agent's guests when it stops.
@@ -135,6 +140,7 @@ pub(crate) struct Host {
     network: Network,
     orders: OrderCount,
     bandwidth: Bandwidth,
+    processors: Processors,
     /// Held while the capacity of a guest's memory is made or given back.
     placing: Mutex<()>,
     /// Guests whose workers live, as far as we can tell, and have not been understood: they are left alone.
@@ -168,6 +174,7 @@ impl Agent {
             network,
             orders: OrderCount::default(),
             bandwidth: Bandwidth::new(options.move_bandwidth),
+            processors: Processors::up_to(options.cpu_limit.clone()),
             placing: Mutex::default(),
             unadopted: Mutex::default(),
         });

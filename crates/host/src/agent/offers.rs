@@ -117,16 +117,11 @@ impl Host {
     }
 }
 
-/// Refuses a target that is not on the guest's access list, before anything has moved.
-pub(super) fn check_listed(to: &HostName, guest: &GuestName, control: &GuestControl) -> Result<()> {
+/// The hosts that may run a guest; all, if none is named.
+pub(super) fn access_of(guest: &GuestName, control: &GuestControl) -> Vec<HostId> {
     let pool = control.pool();
     let state = pool.find_guest(guest.as_str()).and_then(|guest| guest.state);
-    let Some(capacity) = state.and_then(|tag| pool.find_capacity(tag)) else { return Ok(()) };
-    let listed = pool.find_host(to.as_str()).is_some_and(|host| capacity.access.contains(&host.id));
-    if capacity.access.is_empty() || listed {
-        return Ok(());
-    }
-    Err(Error::refused(format!("host {to} is not among the hosts that may run guest {guest} (`nil vm run --hosts`)")))
+    state.and_then(|tag| pool.find_capacity(tag)).map(|capacity| capacity.access).unwrap_or_default()
 }
 
 /// What is demanded of a guest that runs here.

@@ -1,5 +1,6 @@
 //! The pools that a host has joined.
 
+use crate::capabilities::Placement;
 use crate::error::{Error, Result, story};
 use crate::name::HostName;
 use crate::report::PoolReport;
@@ -81,6 +82,13 @@ impl Pools {
             }
         };
         self.all().iter().map(report).collect()
+    }
+
+    /// Whether the host takes guests: not while it is cordoned in any of its pools.
+    pub(super) fn placement(&self) -> Placement {
+        let cordoned =
+            |membership: &Arc<Membership>| membership.pool().host(membership.slot()).is_some_and(|it| it.cordoned);
+        if self.all().iter().any(cordoned) { Placement::Cordoned } else { Placement::Open }
     }
 
     /// "pool PATH (slot 0)", for each.

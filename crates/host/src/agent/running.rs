@@ -61,8 +61,9 @@ impl Host {
         me: HostSlot,
         order: &RunVm,
     ) -> Result<()> {
+        let cpu = self.processors.model_for(order.cpu.as_ref())?;
         let worker = self.start_worker(reservation, control, me)?;
-        let request = WorkerRequest::Boot { image: order.image.clone(), command_line: order.command_line.clone() };
+        let request = WorkerRequest::Boot { image: order.image.clone(), command_line: order.command_line.clone(), cpu };
         self.order(&order.name, &request, PATIENCE_WITH_BOOT)?;
         self.table.wait(&order.name, worker.id(), NEWS, |phase| !matches!(phase, Phase::Empty | Phase::Starting));
         Ok(())

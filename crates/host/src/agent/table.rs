@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::message::{Lane, Phase, WorkerStatus};
 use crate::name::{GuestName, HostName};
 use crate::process::{Process, ProcessId};
+use crate::versions::Versions;
 use nil_mover::MoveProgress;
 use nil_pool::{GuestControl, GuestId};
 use std::collections::BTreeMap;
@@ -28,6 +29,8 @@ pub(super) struct Entry {
     pub(super) move_limit: Option<u64>,
     /// Where its memory lies in the worker.
     pub(super) memory_address: Option<u64>,
+    /// What the worker speaks.
+    pub(super) versions: Versions,
     /// What is being done with it; of each lane one thing at a time.
     jobs: Jobs,
 }
@@ -50,8 +53,8 @@ impl Jobs {
 impl Entry {
     /// The entry of a guest whose worker says that of itself.
     pub(super) fn new(control: GuestControl, worker: Arc<Process>, status: WorkerStatus) -> Self {
-        let WorkerStatus { guest: id, phase, detail, moving, move_limit, memory_address, .. } = status;
-        Self { id, control, worker, phase, detail, moving, move_limit, memory_address, jobs: Jobs::default() }
+        let WorkerStatus { guest: id, phase, detail, moving, move_limit, memory_address, versions, .. } = status;
+        Self { id, control, worker, phase, detail, moving, move_limit, memory_address, versions, jobs: Jobs::default() }
     }
 
     /// What is being done with it in that lane.

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::message::{Phase, WorkerReply, WorkerRequest, WorkerStatus};
 use crate::name::GuestName;
 use crate::process::{Ending, Process, ProcessId};
+use crate::versions::{Versions, reads};
 use crate::wire::Connection;
 use nil_pool::{GuestControl, HostSlot, PoolId};
 use std::collections::BTreeSet;
@@ -167,6 +168,7 @@ impl Host {
         let mut connection = Connection::call(&self.dir.worker_socket(name), format!("the worker of guest {name}"))?;
         connection.send(&WorkerRequest::Watch)?;
         let status = first_word(&mut connection, patience)?;
+        check_protocol(name, &status)?;
         let process = Arc::new(Process::open(status.process)?);
         let control = self.pools.get(status.pool)?.pool().guest(status.slot, status.guest)?;
         let reservation = self.table.reserve(name, self.dir.name(), Duration::ZERO)?;
@@ -268,6 +270,18 @@ impl Host {
 /// Whether a worker is gone that cannot be adopted. Whatever else is wrong with it: it may run its guest.
 fn is_dead(error: &Error) -> bool {
     matches!(error, Error::NobodyThere { .. } | Error::ProcessGone)
+}
+
+/// Refuses a worker that does not speak as we do. It is left alone: its guest runs on.
+fn check_protocol(name: &GuestName, status: &WorkerStatus) -> Result<()> {
+    let (ours, theirs) = (Versions::OURS.worker, status.versions.worker);
+    if reads(ours, theirs) {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "the worker of guest {name} speaks version {theirs} of the worker protocol, this agent version {ours} and the one \
+         before: start an agent of the nil that has started the worker, or one that is one version newer"
+    )))
 }
 
 /// A worker's first status.

@@ -5,6 +5,7 @@ use super::problem::{Answer, Refusal};
 use super::request::{Asked, At, Document};
 use crate::agent::Work;
 use crate::body::{MigrationBody, MoveBody};
+use crate::compatibility::Verdict;
 use crate::name::GuestName;
 use crate::report::{CalledOff, JobReport};
 use axum::Json;
@@ -31,6 +32,24 @@ pub(super) async fn migrate(
     Document(body): Document<MigrationBody>,
 ) -> Answer<Response> {
     api.job(Work::Migrate(body.order(guest))).await.map(|job| accepted(&job))
+}
+
+/// `POST /v1/guests/{name}/migrations/check`: says whether the target could have the guest; moves nothing.
+#[utoipa::path(
+    post,
+    path = "/v1/guests/{name}/migrations/check",
+    tag = "moves",
+    params(("name" = GuestName, Path, description = "The guest, which must be on this host")),
+    request_body = MigrationBody,
+    responses((status = 200, description = "Whether it could go there, and every reason if not", body = Verdict), Refusal)
+)]
+pub(super) async fn check_migration(
+    State(api): State<Api>,
+    At(guest): At<GuestName>,
+    Document(body): Document<MigrationBody>,
+) -> Answer<Json<Verdict>> {
+    let order = body.order(guest);
+    api.question(move |host| host.check_migration(&order)).await.map(Json)
 }
 
 /// `POST /v1/guests/{name}/moves`

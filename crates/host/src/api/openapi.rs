@@ -26,6 +26,7 @@ use utoipa::openapi;
         guests::pin,
         guests::release_pin,
         moves::migrate,
+        moves::check_migration,
         moves::cancel_migration,
         moves::move_memory,
         moves::cancel_move,

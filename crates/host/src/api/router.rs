@@ -22,6 +22,7 @@ pub(super) fn router(api: Api) -> Router {
         .route("/v1/guests/{name}/pins", get(guests::pins).post(guests::pin))
         .route("/v1/guests/{name}/pins/{pin}", delete(guests::release_pin))
         .route("/v1/guests/{name}/migrations", post(moves::migrate).delete(moves::cancel_migration))
+        .route("/v1/guests/{name}/migrations/check", post(moves::check_migration))
         .route("/v1/guests/{name}/moves", post(moves::move_memory).delete(moves::cancel_move))
         .route("/v1/jobs", get(jobs::list))
         .route("/v1/jobs/{id}", get(jobs::find))

@@ -18,6 +18,7 @@ pub(crate) use call::{HangUp, Lines};
 pub use console::ConsoleStream;
 
 use crate::body::{MigrationBody, MoveBody, PinBody};
+use crate::compatibility::Verdict;
 use crate::error::{Error, Result};
 use crate::name::{GuestName, HostName};
 use crate::order::{ArmOrder, Migrate, MoveMemory, PinMemory, RunVm, SettleOrder};
@@ -128,6 +129,15 @@ impl Client {
             Some(JobResult::Migration(report)) => Ok(*report),
             _ => Err(job.into_error()),
         }
+    }
+
+    /// Whether a guest of this host could be moved to another, and every reason if it could not. Nothing moves.
+    ///
+    /// # Errors
+    /// It could not be found out.
+    pub fn check_migration(&mut self, order: &Migrate) -> Result<Verdict> {
+        let path = format!("/v1/guests/{}/migrations/check", order.guest);
+        self.caller.ask(Method::POST, &path, Some(&MigrationBody::from(order)))
     }
 
     /// Calls the migration of a guest of this host off, and returns when the guest is where it was, with a sentence that

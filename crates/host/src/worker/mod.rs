@@ -18,6 +18,7 @@ use crate::message::{Phase, WorkerReply, WorkerRequest, WorkerStatus};
 use crate::name::GuestName;
 use crate::process::ProcessId;
 use crate::run_dir::HostDir;
+use crate::versions::Versions;
 use crate::wire::{self, Connection};
 use nil_mover::MoveProgress;
 use nil_pool::{Access, GuestId, GuestSlot, HostSlot, Pool};
@@ -123,6 +124,7 @@ fn start(options: &WorkerOptions, images: BuiltinImages) -> Result<Arc<Orders>> 
         moving: None,
         move_limit: None,
         memory_address: None,
+        versions: Versions::OURS,
     });
     let socket = options.host.worker_socket(&options.guest);
     // What lies there was left by a dead worker: the agent starts one per guest at most.
@@ -178,7 +180,7 @@ fn serve(mut connection: Connection, orders: &Arc<Orders>) {
                 drop(answering);
                 return orders.stream_console(connection, from);
             }
-            WorkerRequest::Boot { image, command_line } => done(orders.boot(&image, &command_line)),
+            WorkerRequest::Boot { image, command_line, cpu } => done(orders.boot(&image, &command_line, cpu)),
             WorkerRequest::Arm => done(orders.arm()),
             WorkerRequest::Thaw => done(orders.thaw()),
             WorkerRequest::Move { lane, plan, bandwidth } => {

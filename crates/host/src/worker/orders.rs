@@ -9,7 +9,7 @@ use crate::order::ImageSource;
 use crate::wire::Connection;
 
 use nil_pool::{GuestControl, HostSlot};
-use nil_vmm::{BootRequest, Vm, VmEvent, WaitStyle};
+use nil_vmm::{BootRequest, CpuModel, Vm, VmEvent, WaitStyle};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -78,11 +78,11 @@ impl Orders {
     }
 
     /// Loads an image and runs it.
-    pub(super) fn boot(self: &Arc<Self>, image: &ImageSource, command_line: &str) -> Result<()> {
+    pub(super) fn boot(self: &Arc<Self>, image: &ImageSource, command_line: &str, cpu: Option<CpuModel>) -> Result<()> {
         self.build(Phase::Running, || {
             let memory_bytes = self.control.config()?.memory_bytes;
             let image = self.load_image(image, memory_bytes)?;
-            let request = BootRequest { image, command_line: command_line.to_owned(), irqchip: false };
+            let request = BootRequest { image, command_line: command_line.to_owned(), irqchip: false, cpu };
             let vm = Vm::boot(&self.control, self.me, &request)?;
             vm.start()?;
             Ok(vm)

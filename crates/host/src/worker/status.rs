@@ -154,6 +154,7 @@ impl StatusBoard {
 mod tests {
     use super::*;
     use crate::process::ProcessId;
+    use crate::versions::Versions;
     use nil_pool::{GuestId, GuestSlot, PoolId};
     use std::os::unix::net::UnixStream;
 
@@ -169,6 +170,7 @@ mod tests {
             moving: None,
             move_limit: None,
             memory_address: None,
+            versions: Versions::OURS,
         })
     }
 

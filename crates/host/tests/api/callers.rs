@@ -126,7 +126,13 @@ fn without_tls_an_agent_answers_on_loopback_alone_and_there_viewers() {
 /// Why an agent does not start that is to answer there.
 fn start(dir: &Path, listen: Listen) -> Result<nil_host::Agent, String> {
     let host = nil_host::RunDir::at(dir.join("run")).host(&"A".parse().expect("a good name"));
-    let options =
-        nil_host::AgentOptions { dir: host, pools: Vec::new(), move_bandwidth: None, listen, peers: Vec::new() };
+    let options = nil_host::AgentOptions {
+        dir: host,
+        pools: Vec::new(),
+        move_bandwidth: None,
+        listen,
+        peers: Vec::new(),
+        cpu_limit: None,
+    };
     nil_host::Agent::start(&options).map_err(|error| error.story())
 }

@@ -1,5 +1,6 @@
 //! `nil host`: be a host, and see which ones there are.
 
+use super::cpu;
 use super::table::Table;
 use super::{Output, inspect};
 use anyhow::{Context, Result};
@@ -51,6 +52,9 @@ pub(crate) struct RunArgs {
     /// Move no more than so many bytes of guests' memory per second, all guests together. Moves share it fairly.
     #[arg(long, value_name = "SIZE")]
     move_bandwidth: Option<Bytes>,
+    /// Offer guests no more of the CPU than this model has: `x86-64-v1` to `x86-64-v4`, or a file of `nil cpu baseline`.
+    #[arg(long, value_name = "MODEL")]
+    cpu_limit: Option<String>,
 }
 
 pub(crate) fn run(command: Command, output: Output) -> Result<ExitCode> {
@@ -80,6 +84,7 @@ fn run_agent(args: &RunArgs, output: Output) -> Result<ExitCode> {
         move_bandwidth: args.move_bandwidth.map(Bytes::get),
         listen: Listen::default(),
         peers: Vec::new(),
+        cpu_limit: args.cpu_limit.as_deref().map(cpu::limit).transpose()?,
     })?;
     output.print(&Up { host: args.name.clone(), introduction: agent.introduction(), guests: agent.guests() })?;
 

@@ -8,7 +8,7 @@ use super::moving::{CalledOff, host_of};
 use super::progress::Shown;
 use super::striping::StripingArgs;
 use anyhow::{Context, Result};
-use nil_host::{Client, HostName, Migrate, MigrationOutcome, MigrationReport, RunDir, Settling, Survey};
+use nil_host::{Client, HostName, Migrate, MigrationOutcome, MigrationReport, RunDir, Settling, Survey, Verdict};
 use nil_migrate::HandoffReport;
 use nil_mover::{MoveOutcome, MoveReport};
 use serde::Serialize;
@@ -22,6 +22,7 @@ use std::time::Duration;
   nil migrate guest --to B --stay-in-pool --max-stall 100us
   nil migrate guest --to B --deadline 100ms --json
   nil migrate guest --to B --stripe /dev/dax0.0:2 --stripe /dev/dax1.0
+  nil migrate guest --to B --check
   nil migrate guest --cancel")]
 pub(crate) struct Args {
     /// The guest: its name or its id.
@@ -38,6 +39,9 @@ pub(crate) struct Args {
     /// Call off the migration that is on: the guest runs on where it is, with its memory where it was.
     #[arg(long)]
     cancel: bool,
+    /// Move nothing: say whether the target could have the guest, and every reason if it could not.
+    #[arg(long, conflicts_with = "cancel")]
+    check: bool,
     #[command(flatten)]
     striping: StripingArgs,
     #[command(flatten)]
@@ -66,6 +70,12 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<ExitCode> {
         striping: args.striping.striping()?,
         ..Migrate::new(guest.name.parse()?, target.name.clone())
     };
+    if args.check {
+        let verdict = Client::connect(&run_dir.host(&source))?.check_migration(&order)?;
+        let exit = if verdict.compatible { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        output.print(&Checked(verdict))?;
+        return Ok(exit);
+    }
     let mut shown = Shown::new(output, &format!("nil migrate {} --cancel", order.guest));
     let report = Client::connect(&run_dir.host(&source))?.migrate(&order, |progress| shown.show(progress))?;
     let exit = match report.outcome {
@@ -76,6 +86,17 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<ExitCode> {
     };
     output.print(&Report(report))?;
     Ok(exit)
+}
+
+/// Whether a guest could be moved.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+struct Checked(Verdict);
+
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.0)
+    }
 }
 
 #[derive(Debug, Serialize)]

@@ -8,6 +8,7 @@
 mod budget;
 mod capacity;
 mod completions;
+mod cpu;
 mod decouple;
 mod duration;
 mod host;
@@ -74,6 +75,9 @@ enum Command {
     /// Run a host, and list hosts.
     #[command(subcommand)]
     Host(host::Command),
+    /// Look at CPUs, and agree on what guests may be promised of them.
+    #[command(subcommand)]
+    Cpu(cpu::Command),
     /// Start and stop virtual machines.
     #[command(subcommand)]
     Vm(vm::Command),
@@ -120,6 +124,7 @@ fn run(command: Command, output: Output) -> anyhow::Result<ExitCode> {
         Command::Capacity(command) => command.run(output == Output::Json),
         Command::Tag(command) => tag::run(command, output),
         Command::Host(command) => host::run(command, output),
+        Command::Cpu(command) => cpu::run(command, output),
         Command::Vm(command) => vm::run(command, output),
         Command::Ps(args) => ps::run(&args, output),
         Command::Top(args) => top::run(&args, output),

@@ -41,10 +41,20 @@ impl Output {
     pub(crate) fn failure(self, error: &anyhow::Error) -> ExitCode {
         let message = story(error);
         if self == Self::Json {
-            println!("{}", serde_json::json!({ "error": message }));
+            println!("{}", failure_document(error, &message));
         }
         eprintln!("nil: {message}");
         ExitCode::FAILURE
+    }
+}
+
+/// What a program is told of a failure: the sentence, and where there are several reasons, each of them.
+fn failure_document(error: &anyhow::Error, message: &str) -> serde_json::Value {
+    match error.downcast_ref() {
+        Some(nil_host::Error::Incompatible { reasons, .. }) => {
+            serde_json::json!({ "error": message, "reasons": reasons })
+        }
+        _ => serde_json::json!({ "error": message }),
     }
 }
 

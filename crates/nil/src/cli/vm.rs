@@ -1,14 +1,16 @@
 //! `nil vm`: start a virtual machine, look at its console, stop it.
 
-use super::Output;
+use super::{Output, cpu};
 use crate::images;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use nil_host::{
-    Client, ConsoleStream, GuestName, GuestReport, GuestState, HostName, ImageSource, MemoryIn, RunDir, RunVm, Survey,
+    Client, ConsoleStream, GuestName, GuestReport, GuestState, HostName, HostReport, ImageSource, MemoryIn, RunDir,
+    RunVm, Survey,
 };
 use nil_pool::Bytes;
 use nil_pool::{Access, Pool};
+use nil_vmm::CpuModel;
 use serde::Serialize;
 use std::fmt;
 use std::fs;
@@ -68,6 +70,10 @@ pub(crate) struct RunArgs {
     /// The only hosts that may ever run it, by name; all that have joined the pool, if left out.
     #[arg(long, value_delimiter = ',', value_name = "HOSTS")]
     hosts: Vec<HostName>,
+    /// What it may rely on of the CPU: `host` (all that its host has), `x86-64-v1` to `x86-64-v4`, `cluster` (what all
+    /// members of the pool have), or a file of `nil cpu baseline`.
+    #[arg(long, default_value = "host", value_name = "MODEL")]
+    cpu: String,
     /// What to tell the guest: its command line.
     #[arg(long, default_value = "", value_name = "TEXT", allow_hyphen_values = true)]
     append: String,
@@ -111,10 +117,27 @@ fn start(args: &RunArgs, run_dir: &RunDir, output: Output) -> Result<()> {
         image,
         command_line: args.append.clone(),
         hosts: args.hosts.clone(),
+        cpu: cpu::model(&args.cpu, &survey.members(pool).collect::<Vec<_>>())?,
     };
+    warn_of_what_cannot_be_hidden(survey.host(host.as_str())?, order.cpu.as_ref(), output);
     let guest = Client::connect(&run_dir.host(&host))?.run_vm(&order)?;
     output.print(&Started(guest))?;
     if args.console { follow_console(run_dir, args.name.as_str(), output) } else { Ok(()) }
+}
+
+/// Says which instructions a guest finds although its model leaves them out.
+fn warn_of_what_cannot_be_hidden(host: &HostReport, model: Option<&CpuModel>, output: Output) {
+    let offer = host.capabilities.as_ref().and_then(|capabilities| capabilities.kvm.offer());
+    let (Some(model), Some(offer)) = (model, offer) else { return };
+    let seen: Vec<&str> = offer.unmaskable.difference(model.features()).map(|feature| feature.name()).collect();
+    if !seen.is_empty() {
+        output.progress(format!(
+            "note: the KVM of host {} cannot hide from the guest what {} leaves out; programs in it should not use: {}",
+            host.name,
+            model.name(),
+            seen.join(" ")
+        ));
+    }
 }
 
 fn find_image(image: &str) -> Result<ImageSource> {

@@ -59,6 +59,7 @@ impl Resident {
             image: ImageSource::Builtin(Program::Rest.name().into()),
             command_line: options.to_string(),
             hosts: Vec::new(),
+            cpu: None,
         };
         let id = fleet.call(host)?.run_vm(&order).with_context(|| format!("guest {name} could not be started"))?.id;
         let info = fleet.pools()[pool].find_guest(&id.to_string()).context("the guest is not in the pool")?;

@@ -68,6 +68,7 @@ impl<'rack> Shuttle<'rack> {
             image: ImageSource::Builtin(Program::Demo.name().into()),
             command_line: options.to_string(),
             hosts: Vec::new(),
+            cpu: None,
         };
         let report = rack.call(Side::A)?.run_vm(&order).context("the guest could not be started")?;
         let info = rack.pool().find_guest(&report.id.to_string()).context("the guest is not in the pool")?;

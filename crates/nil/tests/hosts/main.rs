@@ -2,6 +2,7 @@
 
 mod agents;
 mod capacities;
+mod compatibility;
 mod crashes;
 mod guests;
 mod holds;

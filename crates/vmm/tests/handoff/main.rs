@@ -1,5 +1,6 @@
 //! A guest of a few instructions goes back and forth between two hosts of one process.
 
+mod models;
 mod rack;
 mod relocation;
 

@@ -3,11 +3,11 @@
 use nil_pool::{
     CreateOptions, GuestControl, GuestKind, GuestRequest, HostId, HostIdentity, HostKind, Membership, MemoryHome, Pool,
 };
-use nil_vmm::{BootRequest, Vm};
+use nil_vmm::{BootRequest, CpuModel, Error, Vm};
 use std::time::Duration;
 
 /// Where the guest counts: the loader leaves this page free.
-const COUNTER: usize = 0x1_0000;
+pub(crate) const COUNTER: usize = 0x1_0000;
 
 /// Counts in RBX and writes every count to memory, for ever:
 /// `mov rdi, 0x10000; next: inc rbx; mov [rdi], rbx; jmp next`
@@ -43,12 +43,23 @@ impl Rack {
 
     /// A counting guest (or another image) on the first host, ready to start.
     pub(crate) fn boot(&self, image: &[u8], irqchip: bool, home: MemoryHome) -> (GuestControl, Vm) {
+        self.boot_as(image, irqchip, home, None).expect("a machine")
+    }
+
+    /// The same with a CPU model.
+    pub(crate) fn boot_as(
+        &self,
+        image: &[u8],
+        irqchip: bool,
+        home: MemoryHome,
+        cpu: Option<CpuModel>,
+    ) -> Result<(GuestControl, Vm), Error> {
         let (name, kind, memory_bytes) = ("counter".into(), GuestKind::Vm, 8 << 20);
         let request = GuestRequest { name, kind, memory_bytes, vcpus: 1, features: 0, home };
         let control = self.hosts[0].create_guest(&request).expect("room for a guest");
-        let boot = BootRequest { image: image.to_vec(), command_line: String::new(), irqchip };
-        let vm = Vm::boot(&control, self.hosts[0].slot(), &boot).expect("a machine");
-        (control, vm)
+        let boot = BootRequest { image: image.to_vec(), command_line: String::new(), irqchip, cpu };
+        let vm = Vm::boot(&control, self.hosts[0].slot(), &boot)?;
+        Ok((control, vm))
     }
 }
 

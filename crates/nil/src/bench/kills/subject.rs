@@ -73,6 +73,7 @@ impl Subject {
             image: ImageSource::Builtin(Program::Demo.name().into()),
             command_line: options.to_string(),
             hosts: Vec::new(),
+            cpu: None,
         };
         let report = run_when_free(rack, side, &order).context("a guest could not be started")?;
         let info = rack.pool().find_guest(&report.id.to_string()).context("the guest is not in the pool")?;
