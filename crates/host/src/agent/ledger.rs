@@ -161,10 +161,6 @@ impl Record {
         self.lock().subject
     }
 
-    pub(super) fn is_over(&self) -> bool {
-        self.lock().end.is_some()
-    }
-
     /// How things stand with it.
     pub(crate) fn report(&self) -> JobReport {
         self.report_of(&self.lock())

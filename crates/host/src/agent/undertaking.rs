@@ -9,11 +9,8 @@ use crate::report::{JobKind, JobReport, JobResult, Progress};
 use nil_mover::Direction;
 use nil_pool::JobId;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::oneshot;
-
-/// How often a job whose time may be up one day is looked at.
-const LOOK_AT_TIME: Duration = Duration::from_millis(20);
 
 /// What takes long.
 #[derive(Clone, Debug)]
@@ -83,22 +80,17 @@ impl Host {
         self.ledger.begin(record, occupation);
         self.tell_job_begun(record);
         let Some(limit) = record.purpose().limit else { return Ok(()) };
-        let (record, deadline) = (Arc::clone(record), Instant::now() + limit);
-        self.spawn("deadline", move |host| host.watch_time(&record, deadline))
-    }
-
-    fn watch_time(&self, record: &Record, deadline: Instant) {
-        while !record.is_over() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                tracing::warn!("guest {}: the time for this job is up; it is called off", record.purpose().guest);
-                if let Err(error) = self.cancel_record(record) {
-                    tracing::debug!("guest {}: {}", record.purpose().guest, error.story());
-                }
+        let (record, job) = (Arc::clone(record), Arc::clone(&occupation.job));
+        self.spawn("deadline", move |host| {
+            if job.wait(limit).is_some() {
                 return;
             }
-            std::thread::sleep(left.min(LOOK_AT_TIME));
-        }
+            let guest = &record.purpose().guest;
+            tracing::warn!("guest {guest}: the time for this job is up; it is called off");
+            if let Err(error) = host.cancel_record(&record) {
+                tracing::info!("guest {guest}: {}", error.story());
+            }
+        })
     }
 
     /// The job of that number, if this agent has begun it and has not forgotten it.

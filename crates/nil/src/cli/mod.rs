@@ -13,6 +13,7 @@ mod decouple;
 mod duration;
 mod host;
 mod inspect;
+mod job;
 mod man;
 mod migrate;
 mod move_report;
@@ -94,6 +95,9 @@ enum Command {
     /// Declare memory of a guest that must not move.
     #[command(subcommand)]
     Pin(pin::Command),
+    /// See what agents do that takes long, follow it, call it off.
+    #[command(subcommand)]
+    Job(job::Command),
     /// Print what a shell needs to complete this command line.
     Completions(completions::Args),
     /// Write manual pages, one for each command.
@@ -132,6 +136,7 @@ fn run(command: Command, output: Output) -> anyhow::Result<ExitCode> {
         Command::Decouple(args) => decouple::run(&args, output),
         Command::Recouple(args) => recouple::run(&args, output),
         Command::Pin(command) => pin::run(command, output),
+        Command::Job(command) => job::run(command, output),
         Command::Completions(args) => completions::run(&args, output),
         Command::Man(args) => man::run(&args, output),
         Command::Topo(command) => topo::run(&command, output),
