@@ -54,7 +54,8 @@ pub use order::{
 pub use problem::Problem;
 pub use report::{
     GuestReport, GuestState, Happening, HostEvent, HostReport, JobKind, JobOutcome, JobPhase, JobReport, JobResult,
-    MemoryMoved, MemoryReport, MigrationOutcome, MigrationReport, PinReport, PoolReport, Progress, Whereabouts,
+    MemoryMoved, MemoryReport, MigrationOutcome, MigrationReport, PinReport, PoolReport, Progress, SandboxLayer,
+    SandboxReport, Whereabouts,
 };
 pub use run_dir::{HostDir, RunDir};
 pub use survey::Survey;
@@ -64,4 +65,4 @@ pub use tls::{
     SubjectName, TlsFiles, identity_of,
 };
 pub use versions::{Interface, Versions};
-pub use worker::{BuiltinImages, WorkerOptions, run_worker};
+pub use worker::{BuiltinImages, WorkerOptions, WorkerSandbox, run_worker};

@@ -14,6 +14,7 @@
 use crate::name::GuestName;
 use crate::order::ImageSource;
 use crate::process::ProcessId;
+use crate::report::SandboxReport;
 use crate::versions::Versions;
 use nil_migrate::HandoffReport;
 use nil_mover::{MovePlan, MoveProgress, MoveRange, MoveReport};
@@ -23,7 +24,12 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// The version of what agents and workers say to each other: see [`crate::versions`].
-pub(crate) const WORKER_PROTOCOL: u32 = 1;
+///
+/// | Version | What came with it |
+/// |---|---|
+/// | 1 | everything before |
+/// | 2 | [`WorkerRequest::TakePools`], the sandbox |
+pub(crate) const WORKER_PROTOCOL: u32 = 2;
 
 /// Which of a worker's two moves is meant. One of each can be on; they take turns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -62,8 +68,11 @@ pub(crate) enum WorkerRequest {
     Pin { range: MoveRange, owner: String, reason: String },
     /// Take such a declaration back.
     ReleasePin { pin: String },
-    /// Open these pools, too: memory of the guest may be striped over them.
+    /// Open these pools, too: memory of the guest may be striped over them. For workers of version 1.
     KnowPools { paths: Vec<PathBuf> },
+    /// Take these pools, too, which the agent has opened: it sends them when it has got [`WorkerReply::SendFiles`], one
+    /// file for each path. Since version 2.
+    TakePools { paths: Vec<PathBuf> },
     /// Hand the guest to the host in that slot.
     Handoff { to: u16, deadline_us: u64 },
     /// Take the guest back from the handoff that is on, if it has not been claimed yet.
@@ -82,6 +91,8 @@ pub(crate) enum WorkerRequest {
 pub(crate) enum WorkerReply {
     Status(Box<WorkerStatus>),
     Done,
+    /// Send the open files that the request has announced.
+    SendFiles,
     /// How far the move is.
     Moving(MoveProgress),
     /// The move is over.
@@ -117,6 +128,9 @@ pub(crate) struct WorkerStatus {
     /// What it speaks.
     #[serde(default = "Versions::first")]
     pub(crate) versions: Versions,
+    /// What confines the worker.
+    #[serde(default)]
+    pub(crate) sandbox: SandboxReport,
 }
 
 /// A worker's life: `Empty → Starting → Armed? → Running ⇄ Leaving → Released`, with ways out at every step. Memory moves
@@ -151,5 +165,28 @@ impl Phase {
             Self::Released | Self::TornDown | Self::Ended => true,
             Self::Empty | Self::Starting | Self::Armed | Self::Running | Self::Leaving | Self::Halted => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A status as a worker of version 1 told it.
+    const VERSION_1: &str = r#"{"process":{"pid":7,"started":9},"guest":"6f1c9a52-6d0c-4a39-9f0b-0c5a9a2f7b11",
+        "pool":"1b0d8f0e-7f5a-4d7e-8f43-0a1d5a8f6c22","slot":3,"name":"g","phase":"running","detail":null,"moving":null,
+        "move_limit":null,"memory_address":4096}"#;
+
+    #[test]
+    fn a_worker_that_does_not_say_which_version_it_speaks_is_understood() {
+        let status: WorkerStatus = serde_json::from_str(VERSION_1).expect("a status");
+        assert_eq!((status.versions.worker, status.phase), (1, Phase::Running));
+        assert_eq!(status.sandbox, SandboxReport::default());
+    }
+
+    #[test]
+    fn what_a_later_version_says_beside_is_passed_over() {
+        let later = VERSION_1.replace("\"phase\"", "\"mood\":\"calm\",\"phase\"");
+        assert!(serde_json::from_str::<WorkerStatus>(&later).is_ok());
     }
 }

@@ -114,11 +114,18 @@ impl Process {
     }
 }
 
+/// The signal with which the kernel ends a process whose sandbox forbids what it does.
+const FORBIDDEN: i32 = Signal::SYS.as_raw();
+
 impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exited(0) => write!(f, "ended"),
             Self::Exited(code) => write!(f, "ended with status {code}"),
+            Self::Killed(FORBIDDEN) => write!(
+                f,
+                "was killed by signal {FORBIDDEN} (SIGSYS), because it made a system call that its sandbox forbids"
+            ),
             Self::Killed(signal) => write!(f, "was killed by signal {signal}"),
             Self::Unknown => write!(f, "is gone"),
         }

@@ -120,6 +120,54 @@ pub struct GuestReport {
     pub move_limit: Option<u64>,
     /// Where its memory begins in the address space of that process.
     pub memory_address: Option<u64>,
+    /// What confines that process; `None` when it is not known.
+    #[serde(default)]
+    pub sandbox: Option<SandboxReport>,
+}
+
+/// What confines the worker that runs a guest.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct SandboxReport {
+    /// The layers that are in place; none when the sandbox is off.
+    pub layers: Vec<SandboxLayer>,
+    /// What could not be put in place, and why, in sentences.
+    pub missing: Vec<String>,
+}
+
+/// A layer of a worker's sandbox.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SandboxLayer {
+    /// It has no privilege that it does not need.
+    Capabilities,
+    /// It can open the files that it needs, and no others.
+    Landlock,
+    /// It can make the system calls that it needs, and no others.
+    Seccomp,
+    /// It is in a control group of its own.
+    Cgroup,
+}
+
+impl SandboxLayer {
+    /// The layer in one word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Capabilities => "capabilities",
+            Self::Landlock => "landlock",
+            Self::Seccomp => "seccomp",
+            Self::Cgroup => "cgroup",
+        }
+    }
+}
+
+/// "seccomp+landlock+capabilities", "off", or with what is missing.
+impl fmt::Display for SandboxReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let layers: Vec<&str> = self.layers.iter().rev().map(|layer| layer.word()).collect();
+        let layers = if layers.is_empty() { "off".to_owned() } else { layers.join("+") };
+        if self.missing.is_empty() { f.pad(&layers) } else { write!(f, "{layers} ({})", self.missing.join("; ")) }
+    }
 }
 
 /// How a migration ended.

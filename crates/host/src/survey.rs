@@ -189,6 +189,7 @@ mod tests {
             moving: None,
             move_limit: None,
             memory_address: None,
+            sandbox: None,
         }
     }
 

@@ -5,12 +5,17 @@
 
 use crate::error::{Error, Result};
 use rustix::io::Errno;
-use rustix::net::SendFlags;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -142,6 +147,49 @@ impl Connection {
             .map_err(|source| Error::NotUnderstood { peer: self.peer.clone(), source })
     }
 
+    /// Gives the peer open files, which it waits for.
+    pub(crate) fn send_files<'a>(&self, files: impl IntoIterator<Item = BorrowedFd<'a>>) -> Result<()> {
+        for file in files {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            let files = [file];
+            ancillary.push(SendAncillaryMessage::ScmRights(&files));
+            // One byte carries one file.
+            let sent = sendmsg(self.stream(), &[IoSlice::new(b"f")], &mut ancillary, SendFlags::NOSIGNAL);
+            sent.map_err(|errno| self.broken(errno.into()))?;
+        }
+        Ok(())
+    }
+
+    /// Receives so many open files, which the peer has been told to send now: nothing else may be on its way, or files
+    /// would be lost with it.
+    pub(crate) fn receive_files(&self, count: usize) -> Result<Vec<OwnedFd>> {
+        if !self.reader.buffer().is_empty() {
+            return Err(self.broken(ErrorKind::InvalidData.into()));
+        }
+        (0..count).map(|_| self.receive_file()).collect()
+    }
+
+    fn receive_file(&self) -> Result<OwnedFd> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let received = recvmsg(self.stream(), &mut [IoSliceMut::new(&mut byte)], &mut ancillary, flags);
+        let received = received.map_err(|errno| match errno {
+            Errno::AGAIN => Error::NoAnswer { peer: self.peer.clone() },
+            errno => self.broken(errno.into()),
+        })?;
+        if received.bytes == 0 {
+            return Err(Error::Hangup { peer: self.peer.clone() });
+        }
+        let files = ancillary.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(files) => Some(files),
+            _ => None,
+        });
+        files.flatten().next().ok_or_else(|| self.broken(ErrorKind::InvalidData.into()))
+    }
+
     /// Receives one line, which must come.
     pub(crate) fn expect<T: DeserializeOwned>(&mut self) -> Result<T> {
         self.receive()?.ok_or_else(|| Error::Hangup { peer: self.peer.clone() })
@@ -169,6 +217,8 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Seek, SeekFrom};
+    use std::os::fd::AsFd;
 
     fn pair() -> (Connection, UnixStream) {
         let (ours, theirs) = UnixStream::pair().expect("two sockets");
@@ -206,6 +256,42 @@ mod tests {
         let (connection, _peer) = pair();
         let error = connection.send(&" ".repeat(1 << 20)).expect_err("too long").to_string();
         assert!(error.contains("the test") && error.contains("1048576"), "{error}");
+    }
+
+    #[test]
+    fn open_files_are_handed_over_one_by_one() {
+        let (giver, taker) = pair();
+        let taker = Connection::over(taker, "the test");
+        let files = [b"one", b"two"].map(|text| {
+            let mut file = tempfile::tempfile().expect("a file");
+            file.write_all(text).expect("written");
+            file
+        });
+        giver.send_files(files.iter().map(AsFd::as_fd)).expect("given");
+        let taken = taker.receive_files(2).expect("taken");
+        let texts = taken.into_iter().map(|file| {
+            let (mut file, mut text) = (fs::File::from(file), String::new());
+            file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_string(&mut text)).expect("read");
+            text
+        });
+        assert_eq!(texts.collect::<Vec<_>>(), ["one", "two"]);
+    }
+
+    #[test]
+    fn what_carries_no_file_is_refused() {
+        let (taker, mut peer) = pair();
+        peer.write_all(b"f").expect("written");
+        assert!(matches!(taker.receive_files(1), Err(Error::Broken { .. })));
+        drop(peer);
+        assert!(matches!(taker.receive_files(1), Err(Error::Hangup { .. })));
+    }
+
+    #[test]
+    fn files_are_not_looked_for_behind_bytes_that_were_read_already() {
+        let (mut taker, mut peer) = pair();
+        peer.write_all(b"[1]\nf").expect("written");
+        assert_eq!(taker.receive::<Vec<u8>>().expect("a line"), Some(vec![1]));
+        assert!(matches!(taker.receive_files(1), Err(Error::Broken { .. })));
     }
 
     #[test]

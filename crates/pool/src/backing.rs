@@ -95,6 +95,14 @@ impl Backing {
         Self::measure(file, path, &metadata)
     }
 
+    /// Takes what somebody else has opened for reading and writing.
+    pub(crate) fn adopt(file: File, path: &Path) -> Result<Self> {
+        let failed = |source| Error::System { what: "examine", path: path.to_owned(), source };
+        let metadata = file.metadata().map_err(failed)?;
+        refuse_wrong_kind(path, &metadata)?;
+        Self::measure(file, path, &metadata)
+    }
+
     fn measure(file: File, path: &Path, metadata: &std::fs::Metadata) -> Result<Self> {
         let path = path.to_owned();
         if FileType::from_raw_mode(metadata.mode()) == FileType::CharacterDevice {

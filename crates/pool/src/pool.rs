@@ -14,6 +14,7 @@ use crate::mapping::{Access, Mapping};
 use crate::ownership::HostSlot;
 use crate::sync::Ordering;
 use crate::tables::{Seen, Tables};
+use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -65,6 +66,17 @@ impl Pool {
         let backing = Backing::open(path, access)?;
         let (header, _) = read_headers(&backing)?.into_usable(&backing)?;
         Self::attach(backing, header, access)
+    }
+
+    /// Opens a pool in a file or device that somebody else has opened, for reading and writing, at `path`. For a process
+    /// that may not open it itself.
+    ///
+    /// # Errors
+    /// As [`Pool::open`].
+    pub fn open_file(file: File, path: &Path) -> Result<Self> {
+        let backing = Backing::adopt(file, path)?;
+        let (header, _) = read_headers(&backing)?.into_usable(&backing)?;
+        Self::attach(backing, header, Access::ReadWrite)
     }
 
     /// Maps the tables of a pool whose header has been validated.

@@ -47,4 +47,4 @@ pub use kvm::{KvmHost, Paging};
 pub use nil_migrate::{HandoffReport, Phases, Reason, WaitStyle};
 pub use offer::{Device, DeviceKind, GuestNeeds, KvmOffer, model_of};
 pub use state::VERSION as STATE_VERSION;
-pub use vm::{BootRequest, Vm, VmEvent, check_host};
+pub use vm::{BootRequest, Vm, VmEvent, check_host, confine_vcpu_threads};

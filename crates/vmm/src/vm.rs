@@ -23,7 +23,7 @@ use nil_mover::GuestMemory;
 use nil_pool::{Epoch, GuestControl, HostSlot, Ownership, StateArea};
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -97,6 +97,15 @@ pub struct Vm {
     /// Kept until the threads have ended, in this order.
     _vm: Arc<VmFd>,
     ram: Arc<GuestRam>,
+}
+
+/// What vCPU threads begin with.
+static CONFINE: OnceLock<fn()> = OnceLock::new();
+
+/// Has every vCPU thread of this process begin with `confine`: it runs what the guest gives it to run, and needs less than
+/// other threads. What is said once stands.
+pub fn confine_vcpu_threads(confine: fn()) {
+    let _ = CONFINE.set(confine);
 }
 
 impl Vm {
@@ -232,7 +241,13 @@ impl Vm {
 
     fn spawn(&self, index: usize, body: impl FnOnce() + Send + 'static) -> Result<()> {
         kick::block()?;
-        let thread = thread::Builder::new().name(format!("vcpu{index}")).spawn(body).map_err(Error::Thread)?;
+        let confined = move || {
+            if let Some(confine) = CONFINE.get() {
+                confine();
+            }
+            body();
+        };
+        let thread = thread::Builder::new().name(format!("vcpu{index}")).spawn(confined).map_err(Error::Thread)?;
         lock(&self.threads).push(thread);
         Ok(())
     }

@@ -65,7 +65,7 @@ impl Host {
             None => error,
         })?;
         let begun = Instant::now();
-        let worker = self.start_worker(&reservation, &control, membership.slot())?.id();
+        let worker = self.start_worker(&reservation, &control, membership.slot(), None)?.id();
         tracing::debug!("guest {}: its worker is up after {:?}", order.name, begun.elapsed());
         let armed = self.order(&order.name, &WorkerRequest::Arm, PATIENCE_WITH_ARMING);
         if let Err(error) = armed {

@@ -50,7 +50,7 @@ impl Host {
         let entry = self.table.find_id(guest.id).filter(|entry| entry.phase != Phase::Armed);
         let (state, detail) = match &entry {
             Some(entry) => (state_of_phase(entry.phase), detail(entry)),
-            None => state_of_word(guest.ownership, responsible == Some(me)),
+            None => self.state_of_word(guest, responsible == Some(me)),
         };
         let hosts = membership.pool().hosts();
         let name_of = |slot| hosts.iter().find(|host| host.slot == slot).map(|host| host.name.clone());
@@ -71,11 +71,28 @@ impl Host {
             worker_pid: entry.as_ref().map(|entry| entry.worker.id().pid),
             memory: control.and_then(|control| memory_report(&control).ok()),
             memory_address: entry.as_ref().and_then(|entry| entry.memory_address),
+            sandbox: entry.as_ref().map(|entry| entry.sandbox.clone()),
             move_limit: entry.as_ref().and_then(|entry| entry.move_limit),
             moving: entry.and_then(|entry| entry.moving),
         }
     }
 }
+
+impl Host {
+    /// What a guest without a worker here is doing: by its word, and by how its worker ended if we have seen that.
+    fn state_of_word(&self, guest: &GuestInfo, ours: bool) -> (GuestState, Option<String>) {
+        let (state, detail) = state_of_word(guest.ownership, ours);
+        match (state, self.endings().get(&guest.id)) {
+            (GuestState::Lost, Some(ending)) => {
+                (state, Some(format!("its worker died while it ran: it {ending}; {KEPT}")))
+            }
+            _ => (state, detail),
+        }
+    }
+}
+
+/// What a person can do about a guest that is lost.
+const KEPT: &str = "its memory is kept until `nil vm stop`";
 
 /// Where a guest's memory lies, as the pool has it.
 pub(super) fn memory_report(control: &GuestControl) -> Result<MemoryReport> {
@@ -127,11 +144,10 @@ pub(super) fn state_of_phase(phase: Phase) -> GuestState {
 
 /// What a guest without a worker here is doing, by its word alone.
 fn state_of_word(word: Option<Ownership>, ours: bool) -> (GuestState, Option<String>) {
-    let lost = "its worker died while it ran; its memory is kept until `nil vm stop`";
     match word {
         None => (GuestState::Unclear, Some("its ownership word is damaged; see `nil pool check`".to_owned())),
         Some(Ownership::Vacant) => (GuestState::Starting, None),
-        Some(Ownership::Lost { .. }) => (GuestState::Lost, Some(lost.to_owned())),
+        Some(Ownership::Lost { .. }) => (GuestState::Lost, Some(format!("its worker died while it ran; {KEPT}"))),
         Some(Ownership::Owned { .. }) if ours => {
             (GuestState::Unclear, Some("it has no worker; its host is about to see why".to_owned()))
         }

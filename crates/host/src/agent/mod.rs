@@ -13,6 +13,7 @@
 mod arming;
 mod bandwidth;
 mod calling_off;
+mod cgroups;
 mod compatibility;
 mod duties;
 mod events;
@@ -48,22 +49,24 @@ pub(crate) use undertaking::Work;
 
 use crate::api::{self, Sockets};
 use crate::capabilities::Processors;
-use crate::config::{Listen, PeerConfig};
+use crate::config::{Listen, PeerConfig, WorkerConfig};
 use crate::error::{Error, Result};
 use crate::name::{GuestName, HostName};
+use crate::process::Ending;
 use crate::run_dir::HostDir;
 use crate::wire::{self, Stale};
 use bandwidth::Bandwidth;
+use cgroups::Groups;
 use events::Events;
 use identity::{AgentLock, Novelty};
 use ledger::Ledger;
 use network::{Doors, Network};
 use nil_mover::topology::{Topology, Warning};
-use nil_pool::HostId;
+use nil_pool::{GuestId, HostId};
 use nil_vmm::CpuModel;
 use pools::Pools;
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -90,6 +93,8 @@ pub struct AgentOptions {
     pub peers: Vec<PeerConfig>,
     /// The most that guests may be promised of this host's CPUs; `None` is all that they have.
     pub cpu_limit: Option<CpuModel>,
+    /// How workers are confined.
+    pub workers: WorkerConfig,
 }
 
 /// What becomes of an agent's guests when it stops.
@@ -145,6 +150,10 @@ pub(crate) struct Host {
     placing: Mutex<()>,
     /// Guests whose workers live, as far as we can tell, and have not been understood: they are left alone.
     unadopted: Mutex<BTreeSet<GuestName>>,
+    workers: WorkerConfig,
+    groups: Groups,
+    /// How the workers of guests that are lost now have ended.
+    endings: Mutex<BTreeMap<GuestId, Ending>>,
 }
 
 impl Agent {
@@ -164,6 +173,7 @@ impl Agent {
                 identity::forget(&dir, &lock);
             }
         })?;
+        let groups = Groups::find(dir.name(), &options.workers);
         let host = Arc::new(Host {
             dir,
             id,
@@ -177,6 +187,9 @@ impl Agent {
             processors: Processors::up_to(options.cpu_limit.clone()),
             placing: Mutex::default(),
             unadopted: Mutex::default(),
+            workers: options.workers.clone(),
+            groups,
+            endings: Mutex::default(),
         });
         warn_of_onlined_memory();
         host.spawn("lease", Host::beat)?;

@@ -130,7 +130,7 @@ impl Host {
     /// Starts a fresh worker that takes the frozen guest back.
     fn thaw(self: &Arc<Self>, name: &GuestName, control: &GuestControl, me: HostSlot) -> Result<()> {
         let reservation = self.table.reserve(name, self.dir.name(), Duration::ZERO)?;
-        self.start_worker(&reservation, control, me)?;
+        self.start_worker(&reservation, control, me, None)?;
         self.order(name, &WorkerRequest::Thaw, PATIENCE_WITH_THAW)?;
         Ok(())
     }

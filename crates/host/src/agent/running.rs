@@ -5,7 +5,7 @@ use super::table::{Entry, Reservation};
 use crate::error::{Error, Result, story};
 use crate::message::{Phase, WorkerRequest};
 use crate::name::GuestName;
-use crate::order::{MemoryIn, RunVm};
+use crate::order::{ImageSource, MemoryIn, RunVm};
 use crate::process::ProcessId;
 use crate::report::{GuestReport, known};
 use nil_pool::{GRANULE, GuestControl, GuestKind, GuestRequest, HostSlot, Membership, MemoryHome, Ownership};
@@ -62,7 +62,11 @@ impl Host {
         order: &RunVm,
     ) -> Result<()> {
         let cpu = self.processors.model_for(order.cpu.as_ref())?;
-        let worker = self.start_worker(reservation, control, me)?;
+        let image = match &order.image {
+            ImageSource::Builtin(_) => None,
+            ImageSource::File(path) => Some(path.as_path()),
+        };
+        let worker = self.start_worker(reservation, control, me, image)?;
         let request = WorkerRequest::Boot { image: order.image.clone(), command_line: order.command_line.clone(), cpu };
         self.order(&order.name, &request, PATIENCE_WITH_BOOT)?;
         self.table.wait(&order.name, worker.id(), NEWS, |phase| !matches!(phase, Phase::Empty | Phase::Starting));

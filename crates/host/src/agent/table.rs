@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::message::{Lane, Phase, WorkerStatus};
 use crate::name::{GuestName, HostName};
 use crate::process::{Process, ProcessId};
+use crate::report::SandboxReport;
 use crate::versions::Versions;
 use nil_mover::MoveProgress;
 use nil_pool::{GuestControl, GuestId};
@@ -31,6 +32,8 @@ pub(super) struct Entry {
     pub(super) memory_address: Option<u64>,
     /// What the worker speaks.
     pub(super) versions: Versions,
+    /// What confines the worker, as it tells.
+    pub(super) sandbox: SandboxReport,
     /// What is being done with it; of each lane one thing at a time.
     jobs: Jobs,
 }
@@ -53,8 +56,10 @@ impl Jobs {
 impl Entry {
     /// The entry of a guest whose worker says that of itself.
     pub(super) fn new(control: GuestControl, worker: Arc<Process>, status: WorkerStatus) -> Self {
-        let WorkerStatus { guest: id, phase, detail, moving, move_limit, memory_address, versions, .. } = status;
-        Self { id, control, worker, phase, detail, moving, move_limit, memory_address, versions, jobs: Jobs::default() }
+        let WorkerStatus { guest: id, phase, detail, moving, move_limit, memory_address, versions, sandbox, .. } =
+            status;
+        let jobs = Jobs::default();
+        Self { id, control, worker, phase, detail, moving, move_limit, memory_address, versions, sandbox, jobs }
     }
 
     /// What is being done with it in that lane.

@@ -1,6 +1,7 @@
 //! Starting workers, finding those of an earlier agent, and watching over all of them.
 
 use super::Host;
+use super::cgroups::Limits;
 use super::table::{Entry, Reservation};
 use crate::error::{Error, Result};
 use crate::message::{Phase, WorkerReply, WorkerRequest, WorkerStatus};
@@ -8,12 +9,13 @@ use crate::name::GuestName;
 use crate::process::{Ending, Process, ProcessId};
 use crate::versions::{Versions, reads};
 use crate::wire::Connection;
-use nil_pool::{GuestControl, HostSlot, PoolId};
-use std::collections::BTreeSet;
+use nil_pool::{GuestControl, GuestId, HostSlot, PoolId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -32,11 +34,12 @@ impl Host {
         reservation: &Reservation<'_>,
         control: &GuestControl,
         me: HostSlot,
+        image: Option<&Path>,
     ) -> Result<Arc<Process>> {
         let name = reservation.name();
         let (ours, theirs) =
             UnixStream::pair().map_err(|error| Error::io("create", "a socket for the worker", error))?;
-        let process = Arc::new(Process::spawn(&mut self.worker_command(name, control, me, theirs)?)?);
+        let process = Arc::new(Process::spawn(&mut self.worker_command(name, control, me, image, theirs)?)?);
         let mut connection = Connection::over(ours, format!("the worker of guest {name}"));
         let status = match first_word(&mut connection, FIRST_WORD) {
             Ok(status) => status,
@@ -58,6 +61,7 @@ impl Host {
         name: &GuestName,
         control: &GuestControl,
         me: HostSlot,
+        image: Option<&Path>,
         stdin: UnixStream,
     ) -> Result<Command> {
         let path = self.dir.worker_log(name);
@@ -76,6 +80,19 @@ impl Host {
             .arg(control.pool().path());
         for companion in self.pools.paths_beside(control.pool().id()) {
             command.arg("--companion").arg(companion);
+        }
+        let config = control.config()?;
+        let limits = Limits::of(&self.workers, config.memory_bytes, config.vcpus);
+        let (groups, unmet) = self.groups.make(name, limits);
+        for group in groups {
+            command.arg("--cgroup").arg(group);
+        }
+        for sentence in unmet {
+            command.args(["--lacks", &sentence]);
+        }
+        command.args(["--sandbox", self.workers.sandbox.as_str()]);
+        for readable in image.into_iter().chain(self.workers.paths.iter().map(AsRef::as_ref)) {
+            command.arg("--readable").arg(readable);
         }
         command
             .args(["--guest", name.as_str()])
@@ -173,9 +190,10 @@ impl Host {
         let control = self.pools.get(status.pool)?.pool().guest(status.slot, status.guest)?;
         let reservation = self.table.reserve(name, self.dir.name(), Duration::ZERO)?;
         let (phase, moving, id, pool) = (status.phase, status.moving.clone(), status.process, status.pool);
+        let protocol = status.versions.worker;
         reservation.fill(Entry::new(control, Arc::clone(&process), status));
         self.watch(name.clone(), process, connection)?;
-        self.tell_pools(name, pool);
+        self.tell_pools(name, pool, protocol);
         if matches!(phase, Phase::Empty | Phase::Starting | Phase::Armed) {
             let name = name.clone();
             self.spawn("orphan", move |host| host.see_off_orphan(&name, id))?;
@@ -187,13 +205,36 @@ impl Host {
     }
 
     /// Tells a worker of an earlier agent which other pools the host has joined now.
-    fn tell_pools(&self, name: &GuestName, pool: PoolId) {
+    fn tell_pools(&self, name: &GuestName, pool: PoolId, protocol: u32) {
         let paths = self.pools.paths_beside(pool);
         if paths.is_empty() {
             return;
         }
-        if let Err(error) = self.order(name, &WorkerRequest::KnowPools { paths }, FIRST_WORD) {
+        let told = match protocol {
+            1 => self.order(name, &WorkerRequest::KnowPools { paths }, FIRST_WORD).map(drop),
+            _ => self.give_pools(name, paths),
+        };
+        if let Err(error) = told {
             tracing::warn!("guest {name}: its memory cannot be striped: {}", error.story());
+        }
+    }
+
+    /// Opens pools for a worker, which may not open them itself.
+    fn give_pools(&self, name: &GuestName, paths: Vec<PathBuf>) -> Result<()> {
+        let open = |path: &PathBuf| {
+            let file = OpenOptions::new().read(true).write(true).open(path);
+            file.map_err(|error| Error::io("open the pool", path, error))
+        };
+        let files = paths.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let mut worker = Connection::call(&self.dir.worker_socket(name), format!("the worker of guest {name}"))?;
+        worker.set_patience(Some(FIRST_WORD))?;
+        worker.send(&WorkerRequest::TakePools { paths })?;
+        loop {
+            match worker.expect()? {
+                WorkerReply::SendFiles => worker.send_files(files.iter().map(AsFd::as_fd))?,
+                WorkerReply::Refused(why) => return Err(Error::refused(why)),
+                _ => return Ok(()),
+            }
         }
     }
 
@@ -232,6 +273,11 @@ impl Host {
     }
 
     fn heard(&self, status: &WorkerStatus) {
+        let is_current = |entry: &Entry| entry.worker.id() == status.process;
+        if status.phase.is_final() && self.table.find(&status.name).as_ref().is_some_and(is_current) {
+            // Before the name is free for another worker, which has its socket in the same place.
+            let _ = fs::remove_file(self.dir.worker_socket(&status.name));
+        }
         let Some(before) = self.table.note(status) else { return };
         let (name, why) = (&status.name, status.detail.as_deref().unwrap_or("no reason given"));
         match status.phase {
@@ -249,6 +295,7 @@ impl Host {
     }
 
     fn worker_ended(self: &Arc<Self>, name: &GuestName, worker: ProcessId, ending: Ending) {
+        self.groups.remove(name);
         // A guest that has left is not in the table any more, or is there again with another worker.
         let Some(entry) = self.table.remove(name, worker) else { return };
         match entry.phase {
@@ -260,10 +307,27 @@ impl Host {
                 // If it is gone already, all the better.
                 let _ = fs::remove_file(socket);
                 tracing::error!("guest {name}: its worker (process {}) {ending}", worker.pid);
+                self.remember_ending(entry.id, ending);
                 self.recover_guest(name, &entry.control);
             }
         }
         self.tell_rest(name, entry.id);
+    }
+}
+
+impl Host {
+    /// How the workers of guests that are lost have ended.
+    pub(super) fn endings(&self) -> MutexGuard<'_, BTreeMap<GuestId, Ending>> {
+        self.endings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps how a worker has ended, for who asks about its guest, and forgets those of guests that are no more.
+    fn remember_ending(&self, guest: GuestId, ending: Ending) {
+        let alive: BTreeSet<GuestId> =
+            self.pools.all().iter().flat_map(|membership| membership.pool().guests()).map(|guest| guest.id).collect();
+        let mut endings = self.endings();
+        endings.retain(|guest, _| alive.contains(guest));
+        endings.insert(guest, ending);
     }
 }
 
@@ -293,5 +357,39 @@ fn first_word(connection: &mut Connection, patience: Duration) -> Result<WorkerS
         WorkerReply::Status(status) => Ok(*status),
         WorkerReply::Refused(why) => Err(Error::refused(why)),
         _ => Err(Error::refused(format!("{} did not say what it is doing", connection.peer()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::WORKER_PROTOCOL;
+
+    fn status(protocol: u32) -> WorkerStatus {
+        WorkerStatus {
+            versions: Versions { worker: protocol, ..Versions::OURS },
+            process: ProcessId::current().expect("this process"),
+            guest: GuestId::random(),
+            pool: PoolId::random(),
+            slot: nil_pool::GuestSlot(0),
+            name: "g".parse().expect("a good name"),
+            phase: Phase::Running,
+            detail: None,
+            moving: None,
+            move_limit: None,
+            memory_address: None,
+            sandbox: crate::report::SandboxReport::default(),
+        }
+    }
+
+    #[test]
+    fn workers_of_this_version_and_the_one_before_are_adopted_and_those_of_a_later_one_are_not() {
+        let check = |protocol| check_protocol(&"g".parse().expect("a good name"), &status(protocol));
+        for protocol in [WORKER_PROTOCOL - 1, WORKER_PROTOCOL] {
+            check(protocol).expect("understood");
+        }
+        let error = check(WORKER_PROTOCOL + 1).expect_err("from the future");
+        assert!(error.to_string().contains("newer"), "{error}");
+        assert!(!is_dead(&error), "it lives, and is left alone");
     }
 }

@@ -22,6 +22,7 @@ use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 /// The most bytes that a configuration may have.
 const LARGEST: u64 = 1 << 20;
@@ -35,6 +36,8 @@ pub struct HostConfig {
     pub pools: Vec<PathBuf>,
     /// Bytes per second that may be used to move guests' memory, all moves together; `None` is no limit.
     pub move_bandwidth: Option<u64>,
+    /// The most that guests may be promised of this host's CPUs, as `--cpu-limit` takes it; `None` is all that they have.
+    pub cpu_limit: Option<String>,
     /// Where to answer other machines.
     pub listen: Listen,
     /// Where other hosts are, for those that do not say so in a pool. No two have the same name.
@@ -117,6 +120,27 @@ pub enum SandboxMode {
     Required,
     /// Not at all.
     Off,
+}
+
+impl SandboxMode {
+    /// The mode's name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::Required => "required",
+            Self::Off => "off",
+        }
+    }
+}
+
+impl FromStr for SandboxMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let known = [Self::On, Self::Required, Self::Off].into_iter().find(|mode| mode.as_str() == text);
+        known.ok_or_else(|| format!("`{text}` is no way to confine a worker; there are on, required and off"))
+    }
 }
 
 /// Where the agent's log goes, and how much of it there is.

@@ -18,6 +18,7 @@ pub(super) struct RawConfig {
     pub(super) pools: Option<Vec<PathBuf>>,
     #[serde(default, deserialize_with = "size")]
     pub(super) move_bandwidth: Option<u64>,
+    pub(super) cpu_limit: Option<String>,
     pub(super) listen: Option<RawListen>,
     pub(super) worker: Option<RawWorker>,
     pub(super) log: Option<RawLog>,
@@ -77,11 +78,12 @@ pub(super) struct RawPeer {
 impl RawConfig {
     /// What it means, where relative paths begin at `folder`.
     pub(super) fn interpret(self, folder: &Path) -> HostConfig {
-        let Self { name, pools, move_bandwidth, listen, worker, log, peers } = self;
+        let Self { name, pools, move_bandwidth, cpu_limit, listen, worker, log, peers } = self;
         HostConfig {
             name,
             pools: absolute(folder, pools),
             move_bandwidth,
+            cpu_limit,
             listen: listen.map(|listen| listen.interpret(folder)).unwrap_or_default(),
             peers: peers
                 .unwrap_or_default()

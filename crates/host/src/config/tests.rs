@@ -2,6 +2,7 @@
 
 use super::raw::{RawConfig, RawListen, RawLog, RawPlain, RawTls, RawWorker};
 use super::*;
+use proptest::prelude::*;
 
 fn parse(text: &str) -> std::result::Result<HostConfig, String> {
     HostConfig::parse(text, Path::new("/etc/nil"))
@@ -32,9 +33,9 @@ fn the_example_is_a_configuration() {
 
 #[test]
 fn the_example_has_every_key_that_there_is() {
-    let RawConfig { name, pools, move_bandwidth, listen, worker, log, peers } =
+    let RawConfig { name, pools, move_bandwidth, cpu_limit, listen, worker, log, peers } =
         toml::from_str(&whole_example()).expect("a configuration");
-    assert!(name.is_some() && pools.is_some() && move_bandwidth.is_some());
+    assert!(name.is_some() && pools.is_some() && move_bandwidth.is_some() && cpu_limit.is_some());
     let RawListen { tls, plain } = listen.expect("a section");
     assert!(matches!(tls, Some(RawTls { advertise: Some(_), .. })));
     assert!(matches!(plain, Some(RawPlain { role: Some(_), .. })));
@@ -141,4 +142,24 @@ fn a_file_is_named_in_what_is_wrong_with_it() {
     assert!(read().contains("host.toml"));
     std::fs::write(&path, " ".repeat(2 << 20)).expect("written");
     assert!(read().contains("more than 1048576 bytes"));
+}
+
+proptest! {
+    #[test]
+    fn no_text_is_too_strange_to_be_refused(text in "\\PC*", at in 0_usize..4096, byte in any::<u8>()) {
+        let _ = parse(&text);
+        let mut spoilt = whole_example().into_bytes();
+        let at = at % spoilt.len();
+        spoilt[at] = byte;
+        if let Ok(spoilt) = String::from_utf8(spoilt) {
+            let _ = parse(&spoilt);
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_understood_is_the_same_when_it_is_written_and_read_again(text in "\\[?[0-9a-z.:]{0,20}\\]?:[0-9]{1,6}") {
+        if let Ok(address) = text.parse::<PeerAddress>() {
+            prop_assert_eq!(address.to_string().parse::<PeerAddress>(), Ok(address));
+        }
+    }
 }

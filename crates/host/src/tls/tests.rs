@@ -3,6 +3,7 @@
 use super::authority::Validity;
 use super::*;
 use crate::error::Result;
+use proptest::prelude::*;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair};
 use rustls::sign::CertifiedKey;
 use std::fs::{self, Permissions};
@@ -379,4 +380,25 @@ fn bytes_that_are_no_certificate_say_nothing_about_anybody() {
         assert!(identity_of(&[part]).is_err());
     }
     assert!(identity_of(&[]).is_err());
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_are_too_strange_to_be_no_certificate(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+        prop_assert!(identity_of(&[bytes.into()]).is_err());
+    }
+}
+
+#[test]
+fn a_certificate_with_any_byte_changed_is_read_without_harm() {
+    let lab = Lab::new();
+    let whole = pem::read_certificates(&lab.issue(Role::Host, "A").certificate).expect("a certificate");
+    for at in 0..whole[0].len() {
+        for change in [0x01, 0x80, 0xFF] {
+            let mut spoilt = whole[0].to_vec();
+            spoilt[at] ^= change;
+            // Whether it is genuine is for the handshake to find out.
+            let _ = identity_of(&[spoilt.into()]);
+        }
+    }
 }

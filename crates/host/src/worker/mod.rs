@@ -11,12 +11,15 @@ mod leaving;
 mod memory;
 mod moves;
 mod orders;
+mod sandbox;
 mod status;
 
+use crate::config::SandboxMode;
 use crate::error::{Error, Result, story};
 use crate::message::{Phase, WorkerReply, WorkerRequest, WorkerStatus};
 use crate::name::GuestName;
 use crate::process::ProcessId;
+use crate::report::SandboxReport;
 use crate::run_dir::HostDir;
 use crate::versions::Versions;
 use crate::wire::{self, Connection};
@@ -50,11 +53,29 @@ pub struct WorkerOptions {
     pub guest_id: GuestId,
     /// The guest's name.
     pub guest: GuestName,
+    /// How it is to be confined.
+    pub sandbox: WorkerSandbox,
+}
+
+/// How a worker is to be confined.
+#[derive(Clone, Debug, Default)]
+pub struct WorkerSandbox {
+    /// Whether, and how strictly.
+    pub mode: SandboxMode,
+    /// What it may read besides what it always needs: the guest's image.
+    pub readable: Vec<PathBuf>,
+    /// The control groups that its agent has made for it.
+    pub groups: Vec<PathBuf>,
+    /// What its agent could not limit, in sentences.
+    pub lacks: Vec<String>,
 }
 
 /// How long a worker lives on after its guest has left: tearing a VM down takes CPU time that belongs to the guest's
 /// first moments on the target.
 const LINGER: Duration = Duration::from_millis(50);
+
+/// How long the agent may take to send a file that it has announced.
+const PATIENCE_WITH_FILES: Duration = Duration::from_secs(5);
 
 /// Runs a worker until it has nothing more to do.
 ///
@@ -112,9 +133,15 @@ fn agent_connection() -> Result<Connection> {
 fn start(options: &WorkerOptions, images: BuiltinImages) -> Result<Arc<Orders>> {
     let pool = Pool::open(&options.pool, Access::ReadWrite)?.on_behalf_of(options.host_slot)?;
     add_companions(&pool, &options.companions);
+    let socket = options.host.worker_socket(&options.guest);
+    // What lies there was left by a dead worker: the agent starts one per guest at most.
+    let (listener, _) = wire::listen(&socket)?;
+    let listener = Arc::new(listener);
+    let process = ProcessId::current()?;
+    let sandbox = confine(options)?;
     let control = pool.guest(options.guest_slot, options.guest_id)?;
     let board = StatusBoard::new(WorkerStatus {
-        process: ProcessId::current()?,
+        process,
         guest: options.guest_id,
         pool: pool.id(),
         slot: options.guest_slot,
@@ -125,14 +152,19 @@ fn start(options: &WorkerOptions, images: BuiltinImages) -> Result<Arc<Orders>> 
         move_limit: None,
         memory_address: None,
         versions: Versions::OURS,
+        sandbox,
     });
-    let socket = options.host.worker_socket(&options.guest);
-    // What lies there was left by a dead worker: the agent starts one per guest at most.
-    let (listener, _) = wire::listen(&socket)?;
-    let orders = Arc::new(Orders::new(control, options.host_slot, board, socket, images));
+    let orders = Arc::new(Orders::new(control, options.host_slot, board, Arc::clone(&listener), images));
     let serving = Arc::clone(&orders);
     spawn("listener", move || accept(&listener, &serving))?;
     Ok(orders)
+}
+
+/// Nothing that a guest, or another host, could have made has been touched before this.
+fn confine(options: &WorkerOptions) -> Result<SandboxReport> {
+    let report = sandbox::confine(&options.sandbox)?;
+    tracing::info!("guest {}: sandbox: {report}", options.guest);
+    Ok(report)
 }
 
 /// Opens the pools in which stripes of the guest's memory may lie. Most guests need none of them: one that cannot be
@@ -146,8 +178,23 @@ fn add_companions(pool: &Pool, paths: &[PathBuf]) {
     }
 }
 
+/// The same for pools that the agent has opened, because this process may not.
+fn take_companions(agent: &Connection, pool: &Pool, paths: &[PathBuf]) -> Result<()> {
+    agent.send(&WorkerReply::SendFiles)?;
+    agent.set_patience(Some(PATIENCE_WITH_FILES))?;
+    let files = agent.receive_files(paths.len())?;
+    agent.set_patience(None)?;
+    for (path, file) in paths.iter().zip(files) {
+        pool.add_companion(&Pool::open_file(file.into(), path)?);
+    }
+    Ok(())
+}
+
 fn accept(listener: &UnixListener, orders: &Arc<Orders>) {
     for stream in listener.incoming() {
+        if orders.has_ended() {
+            return;
+        }
         let orders = Arc::clone(orders);
         let served = stream
             .map_err(|error| Error::io("accept on", "the worker's socket", error))
@@ -201,6 +248,7 @@ fn serve(mut connection: Connection, orders: &Arc<Orders>) {
                 add_companions(orders.control.pool(), &paths);
                 WorkerReply::Done
             }
+            WorkerRequest::TakePools { paths } => done(take_companions(&connection, orders.control.pool(), &paths)),
             WorkerRequest::CancelHandoff => done(orders.cancel_handoff()),
             WorkerRequest::Disarm => done(orders.disarm()),
             WorkerRequest::Stop => done(orders.stop()),

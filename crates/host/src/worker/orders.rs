@@ -10,9 +10,11 @@ use crate::wire::Connection;
 
 use nil_pool::{GuestControl, HostSlot};
 use nil_vmm::{BootRequest, CpuModel, Vm, VmEvent, WaitStyle};
-use std::fs::{self, File};
+use rustix::net::{Shutdown, shutdown};
+use std::fs::File;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
@@ -27,7 +29,7 @@ pub(super) struct Orders {
     pub(super) control: GuestControl,
     pub(super) me: HostSlot,
     pub(super) board: StatusBoard,
-    socket: PathBuf,
+    listener: Arc<UnixListener>,
     images: BuiltinImages,
     vm: Mutex<Option<Arc<Vm>>>,
     /// Held during a handoff.
@@ -45,14 +47,14 @@ impl Orders {
         control: GuestControl,
         me: HostSlot,
         board: StatusBoard,
-        socket: PathBuf,
+        listener: Arc<UnixListener>,
         images: BuiltinImages,
     ) -> Self {
         Self {
             control,
             me,
             board,
-            socket,
+            listener,
             images,
             vm: Mutex::default(),
             handing_over: Mutex::default(),
@@ -224,14 +226,19 @@ impl Orders {
         self.board.enter(from, phase, detail).map_err(not_now)
     }
 
-    /// Enters the worker's last phase. Its socket goes first: a new worker for the guest may come as soon as the agent
-    /// knows of it.
+    /// Whether the worker has entered its last phase.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Enters the worker's last phase. Nobody calls it from then on: a new worker for the guest may come, and take its
+    /// socket's place, as soon as the agent knows of it. The agent removes the socket; this process may remove no file.
     pub(super) fn end(&self, phase: Phase, detail: Option<String>) {
         if self.ended.swap(true, Ordering::AcqRel) {
             return;
         }
-        // It may have been removed by an agent that held us for dead.
-        let _ = fs::remove_file(&self.socket);
+        // It cannot fail: the socket listens.
+        let _ = shutdown(&self.listener, Shutdown::Both);
         let alive = [Phase::Empty, Phase::Starting, Phase::Armed, Phase::Running, Phase::Leaving, Phase::Halted];
         let _ = self.board.enter(&alive, phase, detail);
     }

@@ -154,6 +154,7 @@ impl StatusBoard {
 mod tests {
     use super::*;
     use crate::process::ProcessId;
+    use crate::report::SandboxReport;
     use crate::versions::Versions;
     use nil_pool::{GuestId, GuestSlot, PoolId};
     use std::os::unix::net::UnixStream;
@@ -171,6 +172,7 @@ mod tests {
             move_limit: None,
             memory_address: None,
             versions: Versions::OURS,
+            sandbox: SandboxReport::default(),
         })
     }
 

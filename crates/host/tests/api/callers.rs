@@ -130,6 +130,7 @@ fn start(dir: &Path, listen: Listen) -> Result<nil_host::Agent, String> {
         dir: host,
         pools: Vec::new(),
         move_bandwidth: None,
+        workers: nil_host::WorkerConfig::default(),
         listen,
         peers: Vec::new(),
         cpu_limit: None,

@@ -31,8 +31,15 @@ impl Stage {
         Pool::create(&pool, &CreateOptions { size: Some(64 << 20), ..CreateOptions::default() }).expect("a pool");
         let host = RunDir::at(dir.path().join("run")).host(&"A".parse().expect("a good name"));
         let (listen, pools) = (listen(&dir), vec![pool]);
-        let options =
-            AgentOptions { dir: host.clone(), pools, move_bandwidth: None, listen, peers: Vec::new(), cpu_limit: None };
+        let options = AgentOptions {
+            dir: host.clone(),
+            pools,
+            move_bandwidth: None,
+            workers: nil_host::WorkerConfig::default(),
+            listen,
+            peers: Vec::new(),
+            cpu_limit: None,
+        };
         Self { agent: Agent::start(&options).expect("an agent"), dir, host }
     }
 

@@ -1,9 +1,15 @@
 //! How a command's result reaches the person or the program that asked.
 
+use anyhow::Context;
+use nil_host::{LogConfig, LogLevel, LogTarget};
 use serde::Serialize;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// For whom results are printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,16 +77,60 @@ fn story(error: &anyhow::Error) -> String {
     text
 }
 
-/// Sends log lines to standard error: those of an agent to its terminal, those of a worker to its log file. `NIL_LOG`
-/// says which (`warn`, `info`, `debug`); `info` is the default.
-pub(super) fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("NIL_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let colours = io::stderr().is_terminal();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_ansi(colours)
-        .with_writer(io::stderr)
-        .init();
+/// Where log lines go.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum LogTo {
+    /// To standard error, whatever that is.
+    Stderr,
+    /// Where an agent's configuration says.
+    Configured(LogConfig),
+}
+
+/// Sends log lines somewhere, from now on. `NIL_LOG` says which (`warn`, `info`, `debug`); without it what is configured,
+/// and `info` otherwise.
+pub(super) fn log_to(to: LogTo) -> anyhow::Result<()> {
+    let config = match to {
+        LogTo::Stderr => LogConfig { to: LogTarget::Stderr, level: None },
+        LogTo::Configured(config) => config,
+    };
+    let level = config.level.map_or("info", LogLevel::as_str);
+    let filter = EnvFilter::try_from_env("NIL_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let journal = match config.to {
+        LogTarget::Stderr => None,
+        LogTarget::Auto if !is_journal(io::stderr(), std::env::var("JOURNAL_STREAM").ok().as_deref()) => None,
+        LogTarget::Auto | LogTarget::Journal => {
+            Some(tracing_journald::layer().context("systemd's journal takes no log lines; log to stderr instead")?)
+        }
+    };
+    match journal {
+        Some(journal) => tracing_subscriber::registry().with(filter).with(journal).init(),
+        None => tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_target(false)
+            .with_ansi(io::stderr().is_terminal())
+            .with_writer(io::stderr)
+            .init(),
+    }
+    Ok(())
+}
+
+/// Whether a stream is the one that systemd has connected to its journal: `DEVICE:INODE` of it (systemd.exec(5)).
+fn is_journal(stream: impl AsFd, told: Option<&str>) -> bool {
+    rustix::fs::fstat(stream).is_ok_and(|stat| told == Some(format!("{}:{}", stat.st_dev, stat.st_ino).as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn the_journal_is_told_from_every_other_stream() {
+        let (one, other) = (tempfile::tempfile().expect("a file"), tempfile::tempfile().expect("a file"));
+        let name = |file: &File| file.metadata().map(|it| format!("{}:{}", it.dev(), it.ino())).expect("metadata");
+        assert!(is_journal(&one, Some(&name(&one))));
+        assert!(!is_journal(&one, Some(&name(&other))));
+        assert!(!is_journal(&one, None));
+    }
 }

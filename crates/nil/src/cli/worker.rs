@@ -1,7 +1,10 @@
 //! `nil worker`: the process of one guest. Agents start it.
 
+mod violation;
+
+use super::output::{LogTo, log_to};
 use anyhow::{Context, Result};
-use nil_host::{GuestName, HostName, RunDir, WorkerOptions, run_worker};
+use nil_host::{GuestName, HostName, RunDir, SandboxMode, WorkerOptions, WorkerSandbox, run_worker};
 use nil_pool::{GuestId, GuestSlot, HostSlot};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,10 +35,23 @@ pub(crate) struct Args {
     /// The guest's identity.
     #[arg(long)]
     guest_id: GuestId,
+    /// How it is confined.
+    #[arg(long)]
+    sandbox: SandboxMode,
+    /// What it may read.
+    #[arg(long, value_name = "PATH")]
+    readable: Vec<PathBuf>,
+    /// A control group to enter.
+    #[arg(long, value_name = "PATH")]
+    cgroup: Vec<PathBuf>,
+    /// A limit that could not be set.
+    #[arg(long, value_name = "SENTENCE")]
+    lacks: Vec<String>,
 }
 
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
-    super::output::log_to_stderr();
+    log_to(LogTo::Stderr)?;
+    violation::name_if_asked();
     let options = WorkerOptions {
         host: RunDir::at(args.run_dir).host(&args.host),
         host_slot: HostSlot::new(args.host_slot).context("a host slot has 12 bits")?,
@@ -44,6 +60,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         guest_slot: GuestSlot(args.guest_slot),
         guest_id: args.guest_id,
         guest: args.guest,
+        sandbox: WorkerSandbox { mode: args.sandbox, readable: args.readable, groups: args.cgroup, lacks: args.lacks },
     };
     run_worker(&options, builtin_image)?;
     Ok(ExitCode::SUCCESS)

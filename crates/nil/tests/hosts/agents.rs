@@ -1,6 +1,7 @@
 //! Agents come and go.
 
-use crate::playground::Playground;
+use crate::kvm::has_kvm;
+use crate::playground::{Playground, await_that};
 use rustix::process::Signal;
 use std::fs;
 use std::io::Write;
@@ -91,4 +92,36 @@ fn a_confused_client_does_an_agent_no_harm() {
         stream.write_all(line.as_bytes()).expect("written");
     }
     assert_eq!(playground.json(&["host", "list"])["hosts"][0]["agent_pid"], agent.pid());
+}
+
+#[test]
+fn an_agent_is_replaced_by_one_of_another_program_and_its_guest_runs_on() {
+    if !has_kvm() {
+        return;
+    }
+    let playground = Playground::new();
+    // On a disk: a copy of the program is larger than what /dev/shm should be asked for.
+    let elsewhere = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let old = elsewhere.path().join("nil");
+    fs::copy(env!("CARGO_BIN_EXE_nil"), &old).expect("a copy of the program");
+    let mut command = std::process::Command::new(&old);
+    command.args(["--json", "host", "run", "--name", "A", "--pool", &playground.pool()]);
+    command.env("NIL_RUN_DIR", playground.run_dir()).stdin(std::process::Stdio::null());
+    let agent = playground.agent_of("A", command);
+    let before = playground.run_vm("g", "A");
+    assert!(before["worker_pid"].is_number(), "{before}");
+
+    // As a package manager does it: the new program comes, the old one is gone, the service is restarted.
+    fs::remove_file(&old).expect("removed");
+    assert!(agent.end(Signal::TERM).success());
+    let agent = playground.agent("A");
+    assert_eq!(agent.up["guests"], serde_json::json!(["g"]));
+    let after = playground.await_state("g", "running");
+    for same in ["worker_pid", "epoch", "sandbox"] {
+        assert_eq!(after[same], before[same], "{same}");
+    }
+    // Its worker is one of the old program, and takes the new agent's orders.
+    playground.json(&["decouple", "g"]);
+    playground.json(&["vm", "stop", "g"]);
+    await_that("the end of the worker", || playground.workers().is_empty());
 }

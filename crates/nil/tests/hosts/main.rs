@@ -2,7 +2,9 @@
 
 mod agents;
 mod capacities;
+mod certificates;
 mod compatibility;
+mod configuration;
 mod crashes;
 mod guests;
 mod holds;
@@ -15,6 +17,7 @@ mod move_crashes;
 mod moves;
 mod playground;
 mod refusals;
+mod sandboxes;
 mod silences;
 mod standstills;
 mod stripes;

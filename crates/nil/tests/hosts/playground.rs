@@ -80,7 +80,11 @@ impl Playground {
     }
 
     pub(crate) fn agent_with(&self, name: &str, args: &[&str]) -> Agent {
-        let mut command = self.command(&[&["--json", "host", "run", "--name", name], args].concat());
+        self.agent_of(name, self.command(&[&["--json", "host", "run", "--name", name], args].concat()))
+    }
+
+    /// Starts an agent by a command of the test's own, and waits until it is up.
+    pub(crate) fn agent_of(&self, name: &str, mut command: Command) -> Agent {
         let log = fs::File::create(self.dir.path().join(format!("agent-{name}.log"))).expect("a log");
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("nil runs");
         let mut line = String::new();
