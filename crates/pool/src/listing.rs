@@ -245,7 +245,7 @@ impl Pool {
     }
 
     /// All guests, without what stands in their state areas.
-    pub(crate) fn bare_guests(&self) -> impl Iterator<Item = GuestInfo> {
+    pub fn bare_guests(&self) -> impl Iterator<Item = GuestInfo> {
         let slots = 0..u16::try_from(self.tables().layout().guests.count).unwrap_or(u16::MAX);
         slots.filter_map(|slot| self.guest_info(GuestSlot(slot)))
     }

@@ -8,7 +8,7 @@ use crate::kvm::KvmHost;
 use crate::state;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
-use nil_pool::GuestControl;
+use nil_pool::{GuestControl, StateArea};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -107,8 +107,8 @@ impl GuestNeeds {
 ///
 /// # Errors
 /// The guest's configuration is damaged, or of another version.
-pub fn model_of(control: &GuestControl) -> Result<Option<ModelName>> {
-    Ok(Config::read(&control.map_state()?.config(), &control.config()?)?.model)
+pub fn model_of(control: &GuestControl, state: &StateArea) -> Result<Option<ModelName>> {
+    Ok(Config::read(&state.config(), &control.config()?)?.model)
 }
 
 impl KvmOffer {

@@ -8,7 +8,8 @@ use crate::error::Result;
 use crate::message::{Lane, Phase};
 use crate::name::GuestName;
 use crate::report::{GuestReport, GuestState, HostReport, MemoryReport, describe};
-use nil_pool::{GRANULE, GuestControl, GuestInfo, Membership, Ownership};
+use nil_pool::{GRANULE, GuestControl, GuestInfo, HostInfo, Membership, Ownership, StateArea};
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 impl Host {
@@ -18,7 +19,7 @@ impl Host {
             id: Some(self.id),
             agent_pid: Some(std::process::id()),
             pools: self.pools.reports(),
-            guests: self.list().iter().filter(|guest| guest.host.as_deref() == Some(self.dir.name().as_str())).count(),
+            guests: self.count_guests(),
             unattended: Vec::new(),
             silent: None,
             capabilities: Some(self.capabilities()),
@@ -27,24 +28,43 @@ impl Host {
 
     /// Every guest in the host's pools, those of other hosts as the pool has them.
     pub(crate) fn list(&self) -> Vec<GuestReport> {
+        self.list_where(|_| true)
+    }
+
+    /// Those that are meant.
+    pub(crate) fn list_where(&self, is_meant: impl Fn(&GuestInfo) -> bool) -> Vec<GuestReport> {
         let mut reports = Vec::new();
         for membership in self.pools.all() {
-            for guest in membership.pool().guests() {
-                reports.push(self.describe_guest(&membership, &guest));
+            let hosts = membership.pool().hosts();
+            for guest in membership.pool().bare_guests().filter(&is_meant) {
+                reports.push(self.describe_guest(&membership, &guest, &hosts));
             }
         }
         reports.sort_by(|a, b| a.name.cmp(&b.name));
         reports
     }
 
+    /// How many guests are this host's.
+    fn count_guests(&self) -> usize {
+        let ours = |membership: &Membership, guest: &GuestInfo| {
+            let entry = self.table.find_id(guest.id).filter(|entry| entry.phase != Phase::Armed);
+            entry.is_some() || guest.ownership.and_then(Ownership::responsible) == Some(membership.slot())
+        };
+        let count = |membership: &Arc<Membership>| {
+            membership.pool().bare_guests().filter(|guest| ours(membership, guest)).count()
+        };
+        self.pools.all().iter().map(count).sum()
+    }
+
     /// One guest with a worker here.
     pub(super) fn report(&self, name: &GuestName, entry: &Entry) -> Option<GuestReport> {
         let membership = self.pools.get(entry.control.pool().id()).ok()?;
         let guest = membership.pool().find_guest(name.as_str())?;
-        Some(self.describe_guest(&membership, &guest))
+        Some(self.describe_guest(&membership, &guest, &membership.pool().hosts()))
     }
 
-    fn describe_guest(&self, membership: &Membership, guest: &GuestInfo) -> GuestReport {
+    /// `hosts` are those of the guest's pool.
+    fn describe_guest(&self, membership: &Membership, guest: &GuestInfo, hosts: &[HostInfo]) -> GuestReport {
         let me = membership.slot();
         let responsible = guest.ownership.and_then(Ownership::responsible);
         let entry = self.table.find_id(guest.id).filter(|entry| entry.phase != Phase::Armed);
@@ -52,9 +72,10 @@ impl Host {
             Some(entry) => (state_of_phase(entry.phase), detail(entry)),
             None => self.state_of_word(guest, responsible == Some(me)),
         };
-        let hosts = membership.pool().hosts();
         let name_of = |slot| hosts.iter().find(|host| host.slot == slot).map(|host| host.name.clone());
+        // Mapped once: that is most of what a guest costs here.
         let control = membership.pool().guest(guest.slot, guest.id).ok();
+        let area = control.as_ref().and_then(|control| Some((control, control.map_state().ok()?)));
         GuestReport {
             name: guest.name.clone(),
             id: guest.id,
@@ -64,12 +85,12 @@ impl Host {
             detail,
             memory_bytes: guest.memory_bytes,
             vcpus: guest.vcpus,
-            cpu_model: control.as_ref().and_then(|control| nil_vmm::model_of(control).ok()?),
+            cpu_model: area.as_ref().and_then(|(control, area)| nil_vmm::model_of(control, area).ok()?),
             epoch: guest.ownership.and_then(epoch),
             uptime_s: age(guest.created),
             pool: membership.pool().path().to_path_buf(),
             worker_pid: entry.as_ref().map(|entry| entry.worker.id().pid),
-            memory: control.and_then(|control| memory_report(&control).ok()),
+            memory: area.as_ref().and_then(|(control, area)| memory_of(control, area).ok()),
             memory_address: entry.as_ref().and_then(|entry| entry.memory_address),
             sandbox: entry.as_ref().map(|entry| entry.sandbox.clone()),
             move_limit: entry.as_ref().and_then(|entry| entry.move_limit),
@@ -96,7 +117,11 @@ const KEPT: &str = "its memory is kept until `nil vm stop`";
 
 /// Where a guest's memory lies, as the pool has it.
 pub(super) fn memory_report(control: &GuestControl) -> Result<MemoryReport> {
-    let state = control.map_state()?;
+    memory_of(control, &control.map_state()?)
+}
+
+/// The same, by the guest's state area.
+fn memory_of(control: &GuestControl, state: &StateArea) -> Result<MemoryReport> {
     let summary = state.placement().summary();
     let bytes = |granules: u64| granules * GRANULE;
     let total = control.config()?.memory_bytes;

@@ -42,12 +42,12 @@ pub(super) async fn find(State(api): State<Api>, At(name): At<String>) -> Answer
 
 /// The guest of that name or identity. A name may be in several pools: the guest of this host is meant then.
 fn find_one(host: &Host, name: &str) -> Result<GuestReport> {
-    let guests = host.list();
-    let is_meant = |guest: &&GuestReport| guest.name == name || guest.id.to_string() == name;
-    let is_ours = |guest: &&GuestReport| guest.host.as_deref() == Some(host.name().as_str());
-    let mut meant = guests.iter().filter(is_meant);
-    meant.clone().find(is_ours).or_else(|| meant.next()).cloned().ok_or_else(|| {
-        let names = guests.iter().map(|guest| &guest.name);
+    let mut meant = host.list_where(|guest| guest.name == name || guest.id.to_string() == name);
+    let is_ours = |guest: &GuestReport| guest.host.as_deref() == Some(host.name().as_str());
+    // Those of this host last.
+    meant.sort_by_key(is_ours);
+    meant.pop().ok_or_else(|| {
+        let names = host.list().into_iter().map(|guest| guest.name);
         Error::UnknownGuest { name: name.to_owned(), known: known("guest", names) }
     })
 }
