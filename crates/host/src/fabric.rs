@@ -4,7 +4,8 @@
 //! machines are known by the pools' host tables, which tell their names and whether they are cordoned, and no more: they
 //! count as hosts with one CPU and no DRAM, so that no plan relies on them for more than a handoff.
 
-use crate::report::PoolReport;
+use crate::name::HostName;
+use crate::report::{HostReport, PoolReport};
 use crate::survey::Survey;
 use nil_fabric::{Bytes, Fabric, Host, LiveHost, LivePool, Name, PoolUuid, Result};
 use nil_pool::{Access, HostId, HostInfo, HostKind, Liveness, Pool, PoolId};
@@ -18,6 +19,12 @@ use std::thread;
 /// # Errors
 /// Two hosts, or a host and a pool, have the same name.
 pub fn live_fabric(survey: &Survey) -> Result<Fabric> {
+    let load = Machine::this().load;
+    fabric_of(survey, |_, _| load)
+}
+
+/// The same, with hosts of this machine as busy as `load` says: the part of so many CPUs, 0 to 1.
+pub(crate) fn fabric_of(survey: &Survey, load: impl Fn(&HostName, u32) -> f64) -> Result<Fabric> {
     let mut pools: BTreeMap<PoolId, &PoolReport> = BTreeMap::new();
     for pool in survey.hosts.iter().flat_map(|host| &host.pools) {
         pools.entry(pool.id).or_insert(pool);
@@ -28,7 +35,8 @@ pub fn live_fabric(survey: &Survey) -> Result<Fabric> {
     let machine = Machine::this();
     let mut hosts: BTreeMap<String, LiveHost> = BTreeMap::new();
     for report in &survey.hosts {
-        let host = machine.host(report.name.as_str().parse()?, report.id.is_some_and(cordoned));
+        let load = load(&report.name, machine.cpus).clamp(0.0, 1.0);
+        let host = machine.host(report.name.as_str().parse()?, load, report.id.is_some_and(cordoned));
         let pools = report.pools.iter().map(|pool| uuid(pool.id)).collect::<Result<_>>()?;
         hosts.insert(report.name.to_string(), LiveHost { host, pools });
     }
@@ -57,7 +65,9 @@ fn host_table(pool: &PoolReport) -> Option<Vec<HostInfo>> {
 }
 
 fn lives_elsewhere(entry: &HostInfo, survey: &Survey) -> bool {
-    let known = survey.hosts.iter().any(|host| host.id == Some(entry.id));
+    // One of this machine whose agent does not run has no identity that we could ask for.
+    let is_it = |host: &HostReport| host.id == Some(entry.id) || host.name.as_str() == entry.name;
+    let known = survey.hosts.iter().any(is_it);
     !known && entry.kind == HostKind::Agent && entry.liveness != Liveness::Dead && entry.damage.is_none()
 }
 
@@ -101,8 +111,8 @@ impl Machine {
         }
     }
 
-    fn host(&self, name: Name, cordoned: bool) -> Host {
-        let Self { cpus, dram, dram_free, load } = *self;
+    fn host(&self, name: Name, load: f64, cordoned: bool) -> Host {
+        let Self { cpus, dram, dram_free, .. } = *self;
         Host { name, rack: None, cpus, dram, dram_free, load, cordoned }
     }
 }
@@ -123,7 +133,6 @@ fn load_of(loadavg: &str) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::HostReport;
     use std::path::PathBuf;
 
     fn report(name: &str, pools: &[(PoolId, &str)]) -> HostReport {

@@ -25,6 +25,7 @@ mod layout;
 mod message;
 mod name;
 mod order;
+mod outlook;
 mod problem;
 mod process;
 mod report;
@@ -49,13 +50,15 @@ pub use error::{Error, Result};
 pub use fabric::live_fabric;
 pub use name::{BadName, GuestName, HostName};
 pub use order::{
-    GuestRange, ImageSource, MemoryIn, Migrate, MoveMemory, PinMemory, RunVm, Settling, StripeShare, Striping,
+    Drain, GuestRange, ImageSource, MemoryIn, Migrate, MoveMemory, PinMemory, RunVm, Settling, StripeShare, Striping,
 };
+pub use outlook::{Rebalancing, rebalance_plan};
 pub use problem::Problem;
 pub use report::{
-    GuestReport, GuestState, Happening, HostEvent, HostReport, JobKind, JobOutcome, JobPhase, JobReport, JobResult,
-    MemoryMoved, MemoryReport, MigrationOutcome, MigrationReport, PinReport, PoolReport, Progress, SandboxLayer,
-    SandboxReport, Whereabouts,
+    CordonReport, Departure, DrainOutcome, DrainReport, GuestReport, GuestState, Happening, HostEvent, HostReport,
+    JobKind, JobOutcome, JobPhase, JobReport, JobResult, MemoryMoved, MemoryReport, MigrationOutcome, MigrationReport,
+    PinReport, PlacementPlan, PlannedMove, PoolReport, Progress, RebalancePlan, SandboxLayer, SandboxReport, Stay,
+    Unevenness, Whereabouts,
 };
 pub use run_dir::{HostDir, RunDir};
 pub use survey::Survey;

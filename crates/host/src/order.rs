@@ -206,6 +206,27 @@ pub(crate) struct SettleOrder {
     pub(crate) stall_timeout_us: u64,
 }
 
+/// A host is to be emptied.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Drain {
+    /// How many guests leave at once: 1 to 64.
+    #[serde(default = "moves_at_once")]
+    pub parallel: u32,
+    /// How long it may take before it stops, in microseconds; none is no limit.
+    #[serde(default)]
+    pub time_limit_us: Option<u64>,
+}
+
+impl Drain {
+    /// How many guests leave at once unless something else is said.
+    pub const PARALLEL: u32 = 4;
+}
+
+pub(crate) fn moves_at_once() -> u32 {
+    Drain::PARALLEL
+}
+
 impl Migrate {
     /// How long a guest may stand frozen, if nothing else is said: 1 s.
     pub const DEADLINE_US: u64 = 1_000_000;

@@ -16,10 +16,14 @@ pub(crate) use job::{ArmNews, CalledOff};
 pub use job::{JobKind, JobOutcome, JobPhase, JobReport, JobResult};
 pub(crate) use memory::describe;
 pub use memory::{MemoryMoved, MemoryReport, PinReport, Whereabouts};
+pub use placement::{
+    CordonReport, Departure, DrainOutcome, DrainReport, PlacementPlan, PlannedMove, RebalancePlan, Stay, Unevenness,
+};
 
 mod event;
 mod job;
 mod memory;
+mod placement;
 
 /// A host, as its agent describes it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]

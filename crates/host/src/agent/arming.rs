@@ -64,6 +64,7 @@ impl Host {
             )),
             None => error,
         })?;
+        self.check_open()?;
         let begun = Instant::now();
         let worker = self.start_worker(&reservation, &control, membership.slot(), None)?.id();
         tracing::debug!("guest {}: its worker is up after {:?}", order.name, begun.elapsed());

@@ -12,6 +12,8 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often it is told so: it may have been about to begin.
 const TELL_AGAIN: Duration = Duration::from_millis(20);
+/// How long to wait at a stretch for something that ends by itself.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl Host {
     /// Calls the migration of a guest off, and waits until the guest is where it was. Returns how things stand.
@@ -68,10 +70,23 @@ impl Host {
     }
 }
 
+/// Calls off what is done with the host itself, and waits until it has stopped. Returns how things stand.
+pub(super) fn call_off_alone(job: &Job) -> Result<String> {
+    tracing::info!("{}; that is called off", job.errand);
+    job.cancel(|_| {})?;
+    loop {
+        match job.wait(LOOK_AGAIN) {
+            Some(End::AsBefore(how)) => return Ok(how),
+            Some(End::Otherwise(how)) => return Err(Error::refused(how)),
+            None => {}
+        }
+    }
+}
+
 fn moves(errand: &Errand, direction: Direction) -> bool {
     match errand {
         Errand::Move(moved) | Errand::Orphan(moved) => *moved == direction,
         Errand::Settling => direction == Direction::Recouple,
-        Errand::PullBack | Errand::Migration { .. } => false,
+        Errand::PullBack | Errand::Migration { .. } | Errand::Drain => false,
     }
 }

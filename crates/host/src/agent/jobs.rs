@@ -38,6 +38,8 @@ pub(super) enum Errand {
     Settling,
     /// A move that an earlier agent had ordered comes to its end.
     Orphan(Direction),
+    /// The host is emptied.
+    Drain,
 }
 
 /// How far a job is, as far as calling it off goes.
@@ -177,6 +179,7 @@ impl fmt::Display for Errand {
             Self::Move(direction) | Self::Orphan(direction) => write!(f, "its memory is being {}d", direction.verb()),
             Self::PullBack => f.write_str("a part of its memory is being pulled back"),
             Self::Migration { to } => write!(f, "it is being moved to host {to}"),
+            Self::Drain => f.write_str("the host is being emptied"),
             Self::Settling => f.write_str("it has just come, and its memory is being recoupled"),
         }
     }

@@ -12,7 +12,6 @@
 //! that is called off, is in [`super::jobs`]: a record here points there.
 
 use super::jobs::{Job, Stage};
-use super::table::Occupation;
 use crate::error::{Error, Result};
 use crate::feed::{Feed, Reader};
 use crate::message::Lane;
@@ -21,6 +20,7 @@ use crate::problem::Problem;
 use crate::report::{JobKind, JobOutcome, JobPhase, JobReport, JobResult, Progress};
 use nil_pool::{GuestId, JobId, PoolId};
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
@@ -36,10 +36,20 @@ const PERIOD: Duration = Duration::from_millis(250);
 #[derive(Clone, Debug)]
 pub(super) struct Purpose {
     pub(super) kind: JobKind,
-    pub(super) guest: GuestName,
+    /// The guest, if it is about one.
+    pub(super) guest: Option<GuestName>,
     pub(super) to: Option<HostName>,
     /// After this time it is called off.
     pub(super) limit: Option<Duration>,
+}
+
+/// What is being done, and how it is called off.
+#[derive(Clone, Debug)]
+pub(super) enum Doing {
+    /// With the guest.
+    Guest(Lane, Arc<Job>),
+    /// With the host.
+    Host(Arc<Job>),
 }
 
 /// One job.
@@ -57,8 +67,7 @@ pub(crate) struct Record {
 struct State {
     /// Who wants to know whether it has begun.
     orderer: Option<oneshot::Sender<Result<JobReport>>>,
-    /// What is being done with the guest.
-    doing: Option<(Lane, Arc<Job>)>,
+    doing: Option<Doing>,
     /// The guest that it is about, and the pool that has its record.
     subject: Option<(PoolId, GuestId)>,
     progress: Option<Progress>,
@@ -91,6 +100,15 @@ pub(super) struct Ledger {
 struct Books {
     records: HashMap<JobId, Arc<Record>>,
     over: VecDeque<JobId>,
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.guest {
+            Some(guest) => write!(f, "guest {guest}: {}", self.kind),
+            None => self.kind.fmt(f),
+        }
+    }
 }
 
 impl Record {
@@ -150,8 +168,8 @@ impl Record {
         self.steps.follow(after)
     }
 
-    /// What is being done with the guest, if it has begun and is not over.
-    pub(super) fn doing(&self) -> Option<(Lane, Arc<Job>)> {
+    /// What is being done, if it has begun and is not over.
+    pub(super) fn doing(&self) -> Option<Doing> {
         let state = self.lock();
         state.doing.clone().filter(|_| state.end.is_none())
     }
@@ -159,6 +177,10 @@ impl Record {
     /// The guest that it is about, and the pool that has its record, once it has begun.
     pub(super) fn subject(&self) -> Option<(PoolId, GuestId)> {
         self.lock().subject
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.lock().end.is_some()
     }
 
     /// How things stand with it.
@@ -170,7 +192,7 @@ impl Record {
         let Purpose { kind, guest, to, limit } = &self.purpose;
         let phase = match (&state.end, &state.doing) {
             (Some(_), _) => JobPhase::Ended,
-            (None, Some((_, job))) => job.look(phase_of),
+            (None, Some(Doing::Guest(_, job) | Doing::Host(job))) => job.look(phase_of),
             (None, None) => JobPhase::Preparing,
         };
         let end = state.end.as_ref().map(|end| &end.outcome);
@@ -210,11 +232,11 @@ impl Ledger {
     }
 
     /// A job has begun: from now on it can be followed and called off.
-    pub(super) fn begin(&self, record: &Arc<Record>, occupation: &Occupation<'_>) {
+    /// `subject` is the guest that it is about, and the pool that has its record.
+    pub(super) fn begin(&self, record: &Arc<Record>, doing: Doing, subject: Option<(PoolId, GuestId)>) {
         self.lock().records.insert(record.id, Arc::clone(record));
         let mut state = record.lock();
-        state.doing = Some((occupation.lane(), Arc::clone(&occupation.job)));
-        state.subject = Some((occupation.control.pool().id(), occupation.control.id()));
+        (state.doing, state.subject) = (Some(doing), subject);
         record.tell_orderer(&mut state);
     }
 

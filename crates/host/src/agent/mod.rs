@@ -15,6 +15,8 @@ mod bandwidth;
 mod calling_off;
 mod cgroups;
 mod compatibility;
+mod cordon;
+mod draining;
 mod duties;
 mod events;
 mod former;
@@ -57,6 +59,7 @@ use crate::run_dir::HostDir;
 use crate::wire::{self, Stale};
 use bandwidth::Bandwidth;
 use cgroups::Groups;
+use draining::Drainage;
 use events::Events;
 use identity::{AgentLock, Novelty};
 use ledger::Ledger;
@@ -146,6 +149,7 @@ pub(crate) struct Host {
     orders: OrderCount,
     bandwidth: Bandwidth,
     processors: Processors,
+    drainage: Drainage,
     /// Held while the capacity of a guest's memory is made or given back.
     placing: Mutex<()>,
     /// Guests whose workers live, as far as we can tell, and have not been understood: they are left alone.
@@ -185,6 +189,7 @@ impl Agent {
             orders: OrderCount::default(),
             bandwidth: Bandwidth::new(options.move_bandwidth),
             processors: Processors::up_to(options.cpu_limit.clone()),
+            drainage: Drainage::default(),
             placing: Mutex::default(),
             unadopted: Mutex::default(),
             workers: options.workers.clone(),
@@ -192,6 +197,7 @@ impl Agent {
             endings: Mutex::default(),
         });
         warn_of_onlined_memory();
+        host.restore_cordon()?;
         host.spawn("lease", Host::beat)?;
         host.adopt_workers()?;
         host.recover_all();

@@ -25,7 +25,7 @@ impl Host {
             // A pool that an older nil has made has no room for reports.
             Ok(()) | Err(Error::Pool(nil_pool::Error::NoReports { .. })) => {}
             Err(error) => {
-                tracing::warn!("guest {}: the report of its migration is not kept: {}", report.guest, error.story());
+                tracing::warn!("{}: its report is not kept: {}", record.purpose(), error.story());
             }
         }
     }

@@ -26,6 +26,7 @@ impl Host {
         self.check_adopted(&order.name)?;
         let membership = self.pools.get(order.pool)?;
         let reservation = self.table.reserve(&order.name, self.dir.name(), Duration::ZERO)?;
+        self.check_open()?;
         let access = self.hosts_that_may_run(order, membership.pool())?;
         let request = GuestRequest {
             name: order.name.to_string(),

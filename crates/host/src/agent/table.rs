@@ -141,6 +141,15 @@ impl Table {
         guests.iter().filter_map(|(name, entry)| Some((name.clone(), entry.clone()?))).collect()
     }
 
+    /// Guests that may be here soon: names that are taken, workers that stand ready.
+    pub(super) fn comers(&self) -> Vec<GuestName> {
+        let guests = self.lock();
+        let comes = |entry: &Option<Entry>| {
+            entry.as_ref().is_none_or(|entry| matches!(entry.phase, Phase::Empty | Phase::Starting | Phase::Armed))
+        };
+        guests.iter().filter(|(_, entry)| comes(entry)).map(|(name, _)| name.clone()).collect()
+    }
+
     pub(super) fn find(&self, name: &GuestName) -> Option<Entry> {
         self.lock().get(name).cloned().flatten()
     }

@@ -1,16 +1,21 @@
 //! Beginning jobs, and calling them off by their number or when their time is up.
 
 use super::Host;
-use super::ledger::{Ended, Purpose, Record, unknown_job};
+use super::calling_off::call_off_alone;
+use super::jobs::Job;
+use super::ledger::{Doing, Ended, Purpose, Record, unknown_job};
 use super::table::Occupation;
 use crate::error::{Error, Result};
-use crate::order::{Migrate, MoveMemory, SettleOrder};
+use crate::order::{Drain, Migrate, MoveMemory, SettleOrder};
 use crate::report::{JobKind, JobReport, JobResult, Progress};
 use nil_mover::Direction;
 use nil_pool::JobId;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+
+/// How often a job whose time may be up one day is looked at.
+const LOOK_AT_TIME: Duration = Duration::from_millis(20);
 
 /// What takes long.
 #[derive(Clone, Debug)]
@@ -21,11 +26,15 @@ pub(crate) enum Work {
     Move(MoveMemory),
     /// A guest has come; its memory is recoupled.
     Settle(SettleOrder),
+    /// This host is emptied.
+    Drain(Drain),
 }
 
 impl Work {
     fn purpose(&self) -> Purpose {
         let (kind, guest, to, limit_us) = match self {
+            // It stops by itself when its time is up, so that it can say what is left.
+            Self::Drain(_) => return Purpose { kind: JobKind::Drain, guest: None, to: None, limit: None },
             Self::Migrate(order) => (JobKind::Migration, &order.guest, Some(&order.to), order.time_limit_us),
             Self::Move(order) => {
                 let kind = match order.direction {
@@ -36,7 +45,7 @@ impl Work {
             }
             Self::Settle(order) => (JobKind::Settle, &order.guest, None, None),
         };
-        Purpose { kind, guest: guest.clone(), to: to.cloned(), limit: limit_us.map(Duration::from_micros) }
+        Purpose { kind, guest: Some(guest.clone()), to: to.cloned(), limit: limit_us.map(Duration::from_micros) }
     }
 }
 
@@ -50,7 +59,7 @@ impl Host {
                 Err(error) => Err(error),
             };
             if let Err(error) = &outcome {
-                tracing::debug!("guest {}: {}", record.purpose().guest, error.story());
+                tracing::debug!("{}: {}", record.purpose(), error.story());
             }
             if host.ledger.end(&record, outcome) == Ended::Recorded {
                 host.keep_report(&record);
@@ -65,6 +74,7 @@ impl Host {
             Work::Migrate(order) => JobResult::Migration(Box::new(self.migrate(order, record)?)),
             Work::Move(order) => JobResult::Memory(Box::new(self.move_memory(order, record)?)),
             Work::Settle(order) => JobResult::Settled(Box::new(self.settle(order, record)?)),
+            Work::Drain(order) => JobResult::Drained(Box::new(self.drain(order, record)?)),
         })
     }
 
@@ -77,20 +87,33 @@ impl Host {
 
     /// What the job does with the guest has begun.
     pub(super) fn begun(self: &Arc<Self>, record: &Arc<Record>, occupation: &Occupation<'_>) -> Result<()> {
-        self.ledger.begin(record, occupation);
+        let subject = (occupation.control.pool().id(), occupation.control.id());
+        let doing = Doing::Guest(occupation.lane(), Arc::clone(&occupation.job));
+        self.ledger.begin(record, doing, Some(subject));
         self.tell_job_begun(record);
         let Some(limit) = record.purpose().limit else { return Ok(()) };
-        let (record, job) = (Arc::clone(record), Arc::clone(&occupation.job));
-        self.spawn("deadline", move |host| {
-            if job.wait(limit).is_some() {
+        let (record, deadline) = (Arc::clone(record), Instant::now() + limit);
+        self.spawn("deadline", move |host| host.watch_time(&record, deadline))
+    }
+
+    /// What the job does with this host, and no guest in particular, has begun.
+    pub(super) fn begun_alone(&self, record: &Arc<Record>, job: &Arc<Job>) {
+        self.ledger.begin(record, Doing::Host(Arc::clone(job)), None);
+        self.tell_job_begun(record);
+    }
+
+    fn watch_time(&self, record: &Record, deadline: Instant) {
+        while !record.is_over() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                tracing::warn!("{}: its time is up; it is called off", record.purpose());
+                if let Err(error) = self.cancel_record(record) {
+                    tracing::debug!("{}: {}", record.purpose(), error.story());
+                }
                 return;
             }
-            let guest = &record.purpose().guest;
-            tracing::warn!("guest {guest}: the time for this job is up; it is called off");
-            if let Err(error) = host.cancel_record(&record) {
-                tracing::info!("guest {guest}: {}", error.story());
-            }
-        })
+            std::thread::sleep(left.min(LOOK_AT_TIME));
+        }
     }
 
     /// The job of that number, if this agent has begun it and has not forgotten it.
@@ -106,7 +129,11 @@ impl Host {
 
     fn cancel_record(&self, record: &Record) -> Result<String> {
         match record.doing() {
-            Some((lane, job)) => self.call_off(&record.purpose().guest, lane, &job),
+            Some(Doing::Guest(lane, job)) => {
+                let guest = record.purpose().guest.as_ref().ok_or_else(|| unknown_job(record.id()))?;
+                self.call_off(guest, lane, &job)
+            }
+            Some(Doing::Host(job)) => call_off_alone(&job),
             None => Err(Error::Busy(format!("it came too late: job {} is over", record.id()))),
         }
     }

@@ -22,6 +22,7 @@ mod moves;
 mod openapi;
 mod patience;
 mod peers;
+mod placement;
 mod problem;
 mod rates;
 mod request;

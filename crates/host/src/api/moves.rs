@@ -49,7 +49,7 @@ pub(super) async fn check_migration(
     Document(body): Document<MigrationBody>,
 ) -> Answer<Json<Verdict>> {
     let order = body.order(guest);
-    api.order(move |host| host.check_migration(&order)).await.map(Json)
+    api.question(move |host| host.check_migration(&order)).await.map(Json)
 }
 
 /// `POST /v1/guests/{name}/moves`

@@ -1,6 +1,6 @@
 //! The description of the API, for programs that make clients or tests of it: `docs/api/openapi.json`.
 
-use super::{events, guests, host, jobs, moves, peers};
+use super::{events, guests, host, jobs, moves, peers, placement};
 use crate::problem::Problem;
 use crate::report::{ArmNews, HostEvent, Progress};
 use axum::Json;
@@ -35,6 +35,11 @@ use utoipa::openapi;
         jobs::cancel,
         jobs::events,
         events::watch,
+        placement::cordon,
+        placement::uncordon,
+        placement::plan,
+        placement::drain,
+        placement::cancel,
         peers::arm,
         peers::settle,
     ),
@@ -44,6 +49,7 @@ use utoipa::openapi;
         (name = "guests", description = "Guests, and the pins of their memory"),
         (name = "moves", description = "Migrations, and moves of guests' memory between DRAM and pool"),
         (name = "jobs", description = "What takes long: how far it is, and calling it off"),
+        (name = "placement", description = "Whether the host takes guests, and emptying it"),
         (name = "peers", description = "What agents ask of each other"),
     )
 )]

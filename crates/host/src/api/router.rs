@@ -3,11 +3,11 @@
 use super::calls::Api;
 use super::problem::Refusal;
 use super::rates::Rates;
-use super::{events, guests, host, jobs, moves, openapi, peers, rates, roles};
+use super::{events, guests, host, jobs, moves, openapi, peers, placement, rates, roles};
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::from_fn;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use std::sync::Arc;
 
 /// Everything that can be asked of an agent.
@@ -16,6 +16,8 @@ pub(super) fn router(api: Api) -> Router {
     Router::new()
         .route("/healthz", get(host::health))
         .route("/v1/host", get(host::describe))
+        .route("/v1/host/cordon", put(placement::cordon).delete(placement::uncordon))
+        .route("/v1/host/drain", get(placement::plan).post(placement::drain).delete(placement::cancel))
         .route("/v1/pools", get(host::pools))
         .route("/v1/guests", get(guests::list).post(guests::run))
         .route("/v1/guests/{name}", get(guests::find).delete(guests::stop))

@@ -21,9 +21,10 @@ use crate::body::{MigrationBody, MoveBody, PinBody};
 use crate::compatibility::Verdict;
 use crate::error::{Error, Result};
 use crate::name::{GuestName, HostName};
-use crate::order::{ArmOrder, Migrate, MoveMemory, PinMemory, RunVm, SettleOrder};
+use crate::order::{ArmOrder, Drain, Migrate, MoveMemory, PinMemory, RunVm, SettleOrder};
 use crate::report::{
-    CalledOff, GuestReport, HostReport, JobReport, JobResult, MemoryMoved, MigrationReport, PinReport, Progress,
+    CalledOff, CordonReport, DrainReport, GuestReport, HostReport, JobReport, JobResult, MemoryMoved, MigrationReport,
+    PinReport, PlacementPlan, Progress,
 };
 use crate::run_dir::HostDir;
 use axum::http::Method;
@@ -206,6 +207,51 @@ impl Client {
     /// It cannot be stopped now; the sentence says why.
     pub fn stop(&mut self, guest: &GuestName) -> Result<()> {
         self.caller.ask_for_nothing(Method::DELETE, &format!("/v1/guests/{guest}"))
+    }
+
+    /// Has no more guests come to this host.
+    ///
+    /// # Errors
+    /// A pool cannot be told so.
+    pub fn cordon(&mut self) -> Result<CordonReport> {
+        self.caller.ask(Method::PUT, "/v1/host/cordon", None::<&()>)
+    }
+
+    /// Lets guests come to this host again.
+    ///
+    /// # Errors
+    /// A pool cannot be told so.
+    pub fn uncordon(&mut self) -> Result<CordonReport> {
+        self.caller.ask(Method::DELETE, "/v1/host/cordon", None::<&()>)
+    }
+
+    /// What would go where if this host were emptied now, so many guests at once.
+    ///
+    /// # Errors
+    /// The hosts around contradict each other.
+    pub fn drain_plan(&mut self, parallel: u32) -> Result<PlacementPlan> {
+        self.get(&format!("/v1/host/drain?parallel={parallel}"))
+    }
+
+    /// Empties this host. `progress` hears how far it is. It goes on when the caller hangs up.
+    ///
+    /// # Errors
+    /// It is being emptied already. (Guests that cannot leave are no error but an outcome.)
+    pub fn drain(&mut self, order: &Drain, mut progress: impl FnMut(&Progress)) -> Result<DrainReport> {
+        let job: JobReport = self.caller.ask(Method::POST, "/v1/host/drain", Some(order))?;
+        let job = self.follow(job.id, &mut progress)?;
+        match job.report {
+            Some(JobResult::Drained(report)) => Ok(*report),
+            _ => Err(job.into_error()),
+        }
+    }
+
+    /// Calls off the emptying of this host, and returns when it has stopped, with a sentence that says how things stand.
+    ///
+    /// # Errors
+    /// It is not being emptied.
+    pub fn cancel_drain(&mut self) -> Result<String> {
+        self.call_off(Method::DELETE, "/v1/host/drain")
     }
 
     /// The jobs of this host, the newest first.

@@ -50,8 +50,8 @@ pub enum Happening {
         job: JobId,
         /// What it is for.
         kind: JobKind,
-        /// The guest.
-        guest: GuestName,
+        /// The guest, if it is about one.
+        guest: Option<GuestName>,
         /// How far it is.
         progress: Progress,
     },

@@ -1,6 +1,6 @@
 //! What an agent does that takes long, for clients to follow: jobs.
 
-use super::{MemoryMoved, MigrationOutcome, MigrationReport, Progress};
+use super::{DrainOutcome, DrainReport, MemoryMoved, MigrationOutcome, MigrationReport, Progress};
 use crate::error::Error;
 use crate::name::{GuestName, HostName};
 use crate::problem::Problem;
@@ -22,6 +22,8 @@ pub enum JobKind {
     Recouple,
     /// The same, after the guest has come from another host.
     Settle,
+    /// The host is emptied.
+    Drain,
 }
 
 /// How far a job is.
@@ -58,6 +60,8 @@ pub enum JobOutcome {
     TakenBack,
     /// It could not be done; `failure` says why.
     Failed,
+    /// It was done in part; the report says what is left.
+    Incomplete,
 }
 
 /// What a job has to say when it is over.
@@ -70,6 +74,8 @@ pub enum JobResult {
     Memory(Box<MemoryMoved>),
     /// Of the recoupling after a migration.
     Settled(Box<MoveReport>),
+    /// Of the emptying of the host.
+    Drained(Box<DrainReport>),
 }
 
 /// A job, as its agent describes it.
@@ -79,8 +85,8 @@ pub struct JobReport {
     pub id: JobId,
     /// What it is for.
     pub kind: JobKind,
-    /// The guest.
-    pub guest: GuestName,
+    /// The guest, if it is about one.
+    pub guest: Option<GuestName>,
     /// The host whose agent does it.
     pub host: HostName,
     /// The host to which the guest goes, if it does.
@@ -137,6 +143,11 @@ impl JobResult {
             },
             Self::Memory(moved) => moved.moved.as_ref().map_or(JobOutcome::Done, |report| of_move(&report.outcome)),
             Self::Settled(report) => of_move(&report.outcome),
+            Self::Drained(report) => match report.outcome {
+                DrainOutcome::Emptied => JobOutcome::Done,
+                DrainOutcome::Incomplete | DrainOutcome::TimeUp => JobOutcome::Incomplete,
+                DrainOutcome::Cancelled => JobOutcome::Cancelled,
+            },
         }
     }
 }
@@ -150,6 +161,7 @@ impl JobKind {
             Self::Decouple => "decouple",
             Self::Recouple => "recouple",
             Self::Settle => "settle",
+            Self::Drain => "drain",
         }
     }
 }

@@ -33,9 +33,6 @@ pub(crate) struct Args {
     /// How long the guest may stand still before its source takes it back.
     #[arg(long, default_value = "1s", value_parser = duration::parse, value_name = "TIME")]
     deadline: Duration,
-    /// Call it off if all of it is not over after this time.
-    #[arg(long, value_parser = duration::parse_some, value_name = "TIME", conflicts_with = "cancel")]
-    time_limit: Option<Duration>,
     /// Leave its memory in the pool when it has moved.
     #[arg(long)]
     stay_in_pool: bool,
@@ -61,8 +58,8 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<ExitCode> {
     let run_dir = RunDir::from_environment();
     let survey = Survey::take(&run_dir)?;
     let guest = survey.guest(&args.guest)?;
-    // It may be on another machine: the guest's host knows.
-    let to = args.to.clone().context("--to says where to")?;
+    let to = args.to.as_ref().context("--to says where to")?;
+    let target = survey.host(to.as_str())?;
     let source = survey.host_of(guest)?;
     let order = Migrate {
         // More than fits is refused like everything that is too long.
@@ -71,8 +68,7 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<ExitCode> {
         budget: args.budget.budget(),
         stall_timeout_us: args.budget.stall_timeout_us(),
         striping: args.striping.striping()?,
-        time_limit_us: args.time_limit.map(|limit| u64::try_from(limit.as_micros()).unwrap_or(u64::MAX)),
-        ..Migrate::new(guest.name.parse()?, to)
+        ..Migrate::new(guest.name.parse()?, target.name.clone())
     };
     if args.check {
         let verdict = Client::connect(&run_dir.host(&source))?.check_migration(&order)?;

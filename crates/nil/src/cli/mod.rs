@@ -8,22 +8,25 @@
 mod budget;
 mod capacity;
 mod completions;
+mod cordon;
 mod cpu;
 mod decouple;
+mod drain;
 mod duration;
 mod host;
 mod inspect;
-mod job;
 mod man;
 mod migrate;
 mod move_report;
 mod moving;
 mod output;
 mod pin;
+mod placement;
 mod pool;
 mod progress;
 mod ps;
 mod range;
+mod rebalance;
 mod recouple;
 mod striping;
 mod table;
@@ -88,6 +91,14 @@ enum Command {
     Top(top::Args),
     /// Move a running guest to another host.
     Migrate(migrate::Args),
+    /// Have no more guests come to a host.
+    Cordon(cordon::Args),
+    /// Let guests come to a host again.
+    Uncordon(cordon::UncordonArgs),
+    /// Empty a host: its guests go to others.
+    Drain(drain::Args),
+    /// Have hosts used more evenly.
+    Rebalance(rebalance::Args),
     /// Move a running guest's memory from its host's DRAM into the pool.
     Decouple(decouple::Args),
     /// Move a running guest's memory from the pool into its host's DRAM.
@@ -95,9 +106,6 @@ enum Command {
     /// Declare memory of a guest that must not move.
     #[command(subcommand)]
     Pin(pin::Command),
-    /// See what agents do that takes long, follow it, call it off.
-    #[command(subcommand)]
-    Job(job::Command),
     /// Print what a shell needs to complete this command line.
     Completions(completions::Args),
     /// Write manual pages, one for each command.
@@ -133,10 +141,13 @@ fn run(command: Command, output: Output) -> anyhow::Result<ExitCode> {
         Command::Ps(args) => ps::run(&args, output),
         Command::Top(args) => top::run(&args, output),
         Command::Migrate(args) => migrate::run(&args, output),
+        Command::Cordon(args) => cordon::cordon(&args, output),
+        Command::Uncordon(args) => cordon::uncordon(&args, output),
+        Command::Drain(args) => drain::run(&args, output),
+        Command::Rebalance(args) => rebalance::run(&args, output),
         Command::Decouple(args) => decouple::run(&args, output),
         Command::Recouple(args) => recouple::run(&args, output),
         Command::Pin(command) => pin::run(command, output),
-        Command::Job(command) => job::run(command, output),
         Command::Completions(args) => completions::run(&args, output),
         Command::Man(args) => man::run(&args, output),
         Command::Topo(command) => topo::run(&command, output),

@@ -6,6 +6,7 @@ mod certificates;
 mod compatibility;
 mod configuration;
 mod crashes;
+mod drains;
 mod guests;
 mod holds;
 mod http;

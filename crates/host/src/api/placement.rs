@@ -1,0 +1,83 @@
+//! Whether the host takes guests, and emptying it.
+
+use super::calls::Api;
+use super::moves::accepted;
+use super::problem::{Answer, Refusal};
+use super::request::{Asked, Document};
+use crate::agent::Work;
+use crate::order::{Drain, moves_at_once};
+use crate::report::{CalledOff, CordonReport, JobReport, PlacementPlan};
+use axum::Json;
+use axum::extract::State;
+use axum::response::Response;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+/// `PUT /v1/host/cordon`: no more guests come to this host.
+#[utoipa::path(
+    put,
+    path = "/v1/host/cordon",
+    tag = "placement",
+    responses((status = 200, description = "The host takes no guests", body = CordonReport), Refusal)
+)]
+pub(super) async fn cordon(State(api): State<Api>) -> Answer<Json<CordonReport>> {
+    api.order(|host| host.cordon()).await.map(Json)
+}
+
+/// `DELETE /v1/host/cordon`: guests may come again.
+#[utoipa::path(
+    delete,
+    path = "/v1/host/cordon",
+    tag = "placement",
+    responses((status = 200, description = "The host takes guests", body = CordonReport), Refusal)
+)]
+pub(super) async fn uncordon(State(api): State<Api>) -> Answer<Json<CordonReport>> {
+    api.order(|host| host.uncordon()).await.map(Json)
+}
+
+/// How a drain is to be planned.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Planned {
+    /// How many guests leave at once: 1 to 64.
+    #[serde(default = "moves_at_once")]
+    parallel: u32,
+}
+
+/// `GET /v1/host/drain`: what would go where if the host were emptied now.
+#[utoipa::path(
+    get,
+    path = "/v1/host/drain",
+    tag = "placement",
+    params(Planned),
+    responses((status = 200, description = "The plan", body = PlacementPlan), Refusal)
+)]
+pub(super) async fn plan(State(api): State<Api>, Asked(planned): Asked<Planned>) -> Answer<Json<PlacementPlan>> {
+    // All agents are asked for it, this one among them.
+    api.order(move |host| host.drain_plan(planned.parallel)).await.map(Json)
+}
+
+/// `POST /v1/host/drain`: empties the host, which is cordoned first and stays so.
+#[utoipa::path(
+    post,
+    path = "/v1/host/drain",
+    tag = "placement",
+    request_body = Drain,
+    responses((status = 202, description = "The job has begun", body = JobReport), Refusal)
+)]
+pub(super) async fn drain(State(api): State<Api>, Document(order): Document<Drain>) -> Answer<Response> {
+    api.job(Work::Drain(order)).await.map(|job| accepted(&job))
+}
+
+/// `DELETE /v1/host/drain`: calls it off; answers when it has stopped.
+#[utoipa::path(
+    delete,
+    path = "/v1/host/drain",
+    tag = "placement",
+    responses((status = 200, description = "It is called off", body = CalledOff), Refusal)
+)]
+pub(super) async fn cancel(State(api): State<Api>) -> Answer<Json<CalledOff>> {
+    let state = api.order(|host| host.cancel_drain()).await?;
+    Ok(Json(CalledOff { state }))
+}

@@ -1,0 +1,117 @@
+use super::*;
+use serde_json::{Value, json};
+
+const GIB: u64 = 1 << 30;
+const MEMORY: u64 = 64 << 20;
+const HOW: Rebalancing = Rebalancing { moves: 8, tolerance_percent: 10, parallel: 4 };
+
+fn name(text: &str) -> HostName {
+    text.parse().expect("a good name")
+}
+
+fn id(number: u8) -> GuestId {
+    GuestId::from_bytes([number; 16])
+}
+
+/// A host that has joined these pools. No such pool is open to us, so nothing is known of cordons.
+fn host(called: &str, pools: &[u8]) -> Value {
+    let joined = pools.iter().map(|number| {
+        let (id, path) = (PoolId::from_bytes([*number; 16]), format!("/pools/{number}"));
+        json!({"id": id, "path": path, "slot": 0, "free_bytes": 64 * GIB, "total_bytes": 64 * GIB})
+    });
+    json!({"name": called, "agent_pid": 1, "pools": joined.collect::<Vec<_>>(), "guests": 0, "unattended": []})
+}
+
+/// A guest whose home is pool 1.
+fn guest(number: u8, at: &str, memory_in: &str, state: &str) -> Value {
+    let pooled = if memory_in == "pool" { MEMORY } else { 0 };
+    json!({
+        "name": format!("g{number}"), "id": id(number), "kind": "vm", "host": at, "state": state, "memory_bytes": MEMORY,
+        "vcpus": 1, "pool": "/pools/1",
+        "memory": {
+            "in": memory_in, "pooled_bytes": pooled, "total_bytes": MEMORY, "placed": pooled > 0, "pins": 0, "holds": 0
+        },
+    })
+}
+
+fn outlook(hosts: Vec<Value>, guests: Vec<Value>, usage: &Usage) -> Outlook {
+    let survey: Survey = serde_json::from_value(json!({"hosts": hosts, "guests": guests})).expect("a survey");
+    Outlook::of(&survey, usage).expect("an outlook")
+}
+
+fn idle() -> Usage {
+    Usage::default()
+}
+
+fn targets(plan: &PlacementPlan) -> Vec<(&str, &str)> {
+    plan.moves().map(|one| (one.guest.as_str(), one.to.as_str())).collect()
+}
+
+#[test]
+fn guests_leave_for_hosts_that_share_their_pool_a_few_at_a_time() {
+    let hosts = vec![host("A", &[1]), host("B", &[1]), host("C", &[2])];
+    let guests =
+        vec![guest(1, "A", "pool", "running"), guest(2, "A", "dram", "running"), guest(3, "B", "pool", "running")];
+    let outlook = outlook(hosts, guests, &idle());
+    let plan = outlook.drain(&name("A"), 1, &Lessons::default()).expect("a plan");
+    assert_eq!((targets(&plan).len(), plan.waves.len()), (2, 2), "{plan:?}");
+    assert!(plan.moves().all(|one| one.to == name("B") && one.from == name("A") && one.handoffs == 1));
+    // What lies in the pool is not copied; what lies in DRAM goes through it.
+    assert_eq!(plan.copied_bytes, 2 * MEMORY);
+    assert!(plan.left.is_empty() && plan.predicted_us > 0);
+}
+
+#[test]
+fn a_guest_is_not_sent_where_it_was_refused() {
+    let hosts = vec![host("A", &[1]), host("B", &[1]), host("C", &[1])];
+    let guests = vec![guest(1, "A", "pool", "running"), guest(2, "A", "pool", "running")];
+    let outlook = outlook(hosts, guests, &idle());
+    for refused in ["B", "C"] {
+        let refusals = BTreeMap::from([(id(1), BTreeSet::from([name(refused)]))]);
+        let lessons = Lessons { refusals, ..Lessons::default() };
+        let plan = outlook.drain(&name("A"), 4, &lessons).expect("a plan");
+        let to = plan.moves().find(|one| one.id == id(1)).map(|one| one.to.to_string());
+        assert!(to.as_deref().is_some_and(|to| to != refused), "{plan:?}");
+        assert_eq!(plan.moves().count(), 2);
+    }
+    let everybody = BTreeMap::from([(id(1), BTreeSet::from([name("B"), name("C")]))]);
+    let lessons = Lessons { refusals: everybody, ..Lessons::default() };
+    let plan = outlook.drain(&name("A"), 4, &lessons).expect("a plan");
+    assert_eq!(plan.left.iter().map(|stay| stay.id).collect::<Vec<_>>(), [id(1)]);
+    let lessons = Lessons { given_up: BTreeSet::from([id(1)]), ..Lessons::default() };
+    let plan = outlook.drain(&name("A"), 4, &lessons).expect("a plan");
+    assert_eq!((targets(&plan).len(), plan.left.len()), (1, 0), "whoever has given it up tells why");
+}
+
+#[test]
+fn guests_that_do_not_run_are_left_or_waited_for() {
+    let guests = [(1, "lost"), (2, "stopped"), (3, "starting"), (4, "migrating")];
+    let guests = guests.map(|(number, state)| guest(number, "A", "pool", state)).to_vec();
+    let outlook = outlook(vec![host("A", &[1]), host("B", &[1])], guests, &idle());
+    let plan = outlook.drain(&name("A"), 4, &Lessons::default()).expect("a plan");
+    let left: Vec<&str> = plan.left.iter().map(|stay| stay.why.as_str()).collect();
+    assert_eq!((targets(&plan).len(), left), (0, vec!["it is lost", "it is stopped"]));
+    assert_eq!(outlook.busy(&name("A")).iter().map(|stay| stay.id).collect::<Vec<_>>(), [id(3), id(4)]);
+    assert!(outlook.busy(&name("B")).is_empty());
+}
+
+#[test]
+fn a_guest_that_can_go_nowhere_is_left_with_the_reason() {
+    let outlook = outlook(vec![host("A", &[1]), host("B", &[2])], vec![guest(1, "A", "pool", "running")], &idle());
+    let plan = outlook.drain(&name("A"), 4, &Lessons::default()).expect("a plan");
+    assert!(plan.waves.is_empty() && plan.left[0].why.contains("shares memory with A"), "{plan:?}");
+    let error = outlook.drain(&name("Z"), 4, &Lessons::default()).expect_err("nobody knows it");
+    assert!(error.to_string().contains('Z'), "{error}");
+}
+
+#[test]
+fn hosts_are_evened_out_by_what_their_guests_use() {
+    let cpus = u64::try_from(std::thread::available_parallelism().map_or(1, std::num::NonZero::get)).expect("a few");
+    let guests: Vec<Value> = (1..=2).map(|number| guest(number, "A", "pool", "running")).collect();
+    let hosts = vec![host("A", &[1]), host("B", &[1])];
+    let busy = Usage::assumed((1..=2).map(|number| (id(number), cpus * 400)));
+    let RebalancePlan { plan, before, after } = outlook(hosts.clone(), guests.clone(), &busy).rebalance(HOW);
+    assert_eq!((plan.moves().count(), before.most), (1, Some(name("A"))), "{plan:?}");
+    assert!(after.deviation_permille < before.deviation_permille);
+    assert!(outlook(hosts, guests, &idle()).rebalance(HOW).plan.waves.is_empty());
+}
