@@ -1,6 +1,7 @@
 //! `nil bench`: what nil can do, measured on this machine.
 
 mod agent;
+mod api;
 mod capacity;
 mod handoff;
 mod kills;
@@ -35,6 +36,8 @@ pub(crate) enum Command {
     Rack(rack::Args),
     /// What an agent costs while its guests rest, and what such a guest costs.
     Agent(agent::Args),
+    /// How quickly an agent answers while guests come and go, and whether bad callers harm it, or the others.
+    Api(api::Args),
     /// How fast several processes at once add and release capacity in one pool.
     Capacity(capacity::Args),
     /// How long a large pool takes to be made, attached and checked.
@@ -52,6 +55,7 @@ pub(crate) fn run(command: &Command, output: Output) -> anyhow::Result<ExitCode>
         Command::Kills(args) => kills::run(args, output),
         Command::Rack(args) => rack::run(args, output),
         Command::Agent(args) => agent::run(args, output),
+        Command::Api(args) => api::run(args, output),
         Command::Capacity(args) => capacity::run(args, output),
         Command::Pool(args) => pool::run(args, output),
         Command::CapacityWorker(args) => capacity::worker(args),

@@ -38,6 +38,11 @@ impl Samples {
         self.0.saturating_record(nanoseconds);
     }
 
+    /// Adds all of others.
+    pub(crate) fn add(&mut self, others: &Self) {
+        self.0.add(&others.0).expect("all samples have the same bounds");
+    }
+
     /// How many there are.
     pub(crate) fn count(&self) -> u64 {
         self.0.len()

@@ -38,6 +38,11 @@ impl Progress {
         Self { display, total }
     }
 
+    /// Of something that nobody looks at.
+    pub(crate) fn silent() -> Self {
+        Self { display: Display::Nothing, total: 0 }
+    }
+
     /// Says what is being done now.
     pub(crate) fn doing(&self, what: impl Into<String>) {
         match &self.display {

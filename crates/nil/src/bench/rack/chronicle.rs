@@ -12,7 +12,7 @@ const TOLD: usize = 40;
 
 /// The latest events.
 #[derive(Debug)]
-pub(super) struct Chronicle {
+pub(in crate::bench) struct Chronicle {
     begun: Instant,
     events: Mutex<VecDeque<Event>>,
 }
@@ -24,11 +24,11 @@ struct Event {
 }
 
 impl Chronicle {
-    pub(super) fn begin() -> Self {
+    pub(in crate::bench) fn begin() -> Self {
         Self { begun: Instant::now(), events: Mutex::default() }
     }
 
-    pub(super) fn note(&self, what: String) {
+    pub(in crate::bench) fn note(&self, what: String) {
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         if events.len() == KEPT {
             events.pop_front();
@@ -37,7 +37,7 @@ impl Chronicle {
     }
 
     /// The latest events, and before them those whose subject is named in `what`.
-    pub(super) fn story(&self, what: &str) -> String {
+    pub(in crate::bench) fn story(&self, what: &str) -> String {
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         let named = |event: &Event| {
             let subject = event.what.split_whitespace().take(2).collect::<Vec<_>>().join(" ");

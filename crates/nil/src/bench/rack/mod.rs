@@ -11,6 +11,7 @@
 //! |-------------|----------------------------------------------------------------|
 //! | `errand`    | one order, and how it ended                                    |
 //! | `reaper`    | the kills                                                      |
+//! | `drainer`   | the hosts that are emptied                                     |
 //! | `stretch`   | many orders at once, from quiet point to quiet point           |
 //! | `judge`     | what must hold at a quiet point                                |
 //! | `vigil`     | what agents cost and hold                                      |
@@ -18,12 +19,17 @@
 //! | `report`    | what it all came to                                            |
 
 mod chronicle;
+mod drainer;
 mod errand;
 mod judge;
 mod reaper;
 mod report;
 mod stretch;
 mod vigil;
+
+pub(super) use chronicle::Chronicle;
+pub(super) use stretch::{Stretch, Tally, lock};
+pub(super) use vigil::Vigil;
 
 use super::seed_of_the_moment;
 use crate::cli::Output;
@@ -34,16 +40,14 @@ use crate::lab::interrupt::{self, Interrupted};
 use crate::lab::progress::Progress;
 use crate::lab::resident::Resident;
 use anyhow::{Context, ensure};
-use chronicle::Chronicle;
 use judge::Judge;
 use nil_host::MemoryIn;
 use nil_pool::{Bytes, GRANULE};
 use report::{Report, Violation};
 use std::process::ExitCode;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
-use stretch::{Stretch, Tally};
-use vigil::Vigil;
 
 /// Orders between two quiet points.
 const STRETCH: u64 = 50;
@@ -53,7 +57,7 @@ const SMALLEST_GUEST: u64 = 6 << 20;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   nil bench rack
-  nil bench rack --hosts 8 --guests 64 --migrations 1000 --agent-kills 20
+  nil bench rack --hosts 8 --guests 64 --migrations 1000 --agent-kills 20 --drains 10
   nil bench rack --hosts 3 --guests 6 --migrations 20 --agent-kills 2 --seed 7 --json")]
 pub(crate) struct Args {
     /// Hosts, each a process of this machine.
@@ -71,6 +75,9 @@ pub(crate) struct Args {
     /// How often an agent is killed and started again.
     #[arg(long, default_value_t = 4, value_name = "N")]
     agent_kills: u64,
+    /// How often a host is emptied.
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    drains: u64,
     /// What chance depends on; the same seed draws the same orders and kills, but not their instants.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -150,19 +157,27 @@ impl<'a> Campaign<'a> {
         self.boot(progress)?;
         self.judge.judge(self.fleet, &mut self.guests, &self.vigil)?;
         loop {
-            let answered = stretch::lock(&self.tally).answered();
+            let answered = lock(&self.tally).answered();
             let left = self.args.migrations.saturating_sub(answered);
             if left == 0 {
                 break;
             }
             self.ensure_progress()?;
-            let kills = self.kills_due(left.min(STRETCH));
+            let orders = left.min(STRETCH);
+            let (killed, drained) = {
+                let tally = lock(&self.tally);
+                (tally.kills, tally.drains.values().sum())
+            };
+            let kills = self.due(self.args.agent_kills, killed, orders);
+            let drains = self.due(self.args.drains, drained, orders);
             let stretch = Stretch {
                 fleet: self.fleet,
                 guests: &self.guests,
                 seed: self.seed,
-                orders: left.min(STRETCH),
+                orders,
                 kills,
+                drains,
+                enough: &AtomicBool::new(false),
                 vigil: &self.vigil,
                 chronicle: &self.chronicle,
                 tally: &self.tally,
@@ -177,17 +192,16 @@ impl<'a> Campaign<'a> {
         self.judge.conclude(self.fleet, &self.vigil)
     }
 
-    /// How many agents are to be killed while that many more orders are carried out: they are spread over the run.
-    fn kills_due(&self, orders: u64) -> u64 {
-        let tally = stretch::lock(&self.tally);
-        let (done, all) = (tally.answered() + orders, self.args.migrations.max(1));
-        let due = u128::from(self.args.agent_kills) * u128::from(done) / u128::from(all);
-        u64::try_from(due).unwrap_or(u64::MAX).saturating_sub(tally.kills)
+    /// How much of what is to be done so often in the whole run is due while that many more orders are carried out.
+    fn due(&self, in_all: u64, done: u64, orders: u64) -> u64 {
+        let answered = lock(&self.tally).answered() + orders;
+        let due = u128::from(in_all) * u128::from(answered) / u128::from(self.args.migrations.max(1));
+        u64::try_from(due).unwrap_or(u64::MAX).saturating_sub(done)
     }
 
     /// Fails when orders are refused all the time.
     fn ensure_progress(&self) -> anyhow::Result<()> {
-        let tally = stretch::lock(&self.tally);
+        let tally = lock(&self.tally);
         ensure!(
             tally.failed() <= 100 + tally.answered(),
             "most orders fail: {}",

@@ -28,12 +28,16 @@ pub(super) struct Kill {
     absence: Duration,
 }
 
-/// When an agent was away: an order that failed in that time failed for a reason. One is away at a time.
+/// When an agent was away, or a host was being emptied: an order that failed in that time failed for a reason.
 #[derive(Debug, Default)]
-pub(super) struct Deaths {
-    /// Grows by one when an agent is about to be killed, and by one when it is up again.
-    turns: AtomicU64,
+pub(super) struct Disturbances {
+    under_way: AtomicU64,
+    begun: AtomicU64,
 }
+
+/// A disturbance, while it lasts.
+#[derive(Debug)]
+pub(super) struct Disturbance<'a>(&'a Disturbances);
 
 impl Kill {
     pub(super) fn draw(dice: &mut Dice, hosts: usize) -> Self {
@@ -52,7 +56,7 @@ impl Kill {
     pub(super) fn carry_out(
         self,
         fleet: &Fleet,
-        deaths: &Deaths,
+        disturbances: &Disturbances,
         vigil: &Vigil,
         chronicle: &Chronicle,
     ) -> anyhow::Result<()> {
@@ -60,7 +64,7 @@ impl Kill {
         std::thread::sleep(self.delay);
         let prey = Prey::agent(&fleet.hosts()[self.host]).with_context(|| format!("agent {name}"))?;
         vigil.see(prey.pid());
-        deaths.turns.fetch_add(1, Ordering::AcqRel);
+        let _disturbance = disturbances.begin();
         prey.kill();
         chronicle.note(format!("agent {name}: killed, process {}", prey.pid()));
         interrupt::wait_for("the killed agent is not dead", PATIENCE, || Ok(prey.is_dead().then_some(())))?;
@@ -75,20 +79,49 @@ impl Kill {
             Ok(fleet.is_up(self.host).then_some(()))
         })
         .with_context(|| format!("agent {name}"))?;
-        deaths.turns.fetch_add(1, Ordering::AcqRel);
         chronicle.note(format!("agent {name}: up again after {} ms", begun.elapsed().as_millis()));
         Ok(())
     }
 }
 
-impl Deaths {
-    /// How things stand; to be compared with how they stood.
-    pub(super) fn now(&self) -> u64 {
-        self.turns.load(Ordering::Acquire)
+impl Disturbances {
+    pub(super) fn begin(&self) -> Disturbance<'_> {
+        self.under_way.fetch_add(1, Ordering::AcqRel);
+        self.begun.fetch_add(1, Ordering::AcqRel);
+        Disturbance(self)
     }
 
-    /// Whether all agents have lived all the time since then.
-    pub(super) fn none_since(&self, then: u64) -> bool {
-        then.is_multiple_of(2) && self.now() == then
+    /// How things stand; to be compared with how they stood. `None`: something is under way.
+    pub(super) fn now(&self) -> Option<u64> {
+        let begun = self.begun.load(Ordering::Acquire);
+        (self.under_way.load(Ordering::Acquire) == 0).then_some(begun)
+    }
+
+    /// Whether there has been none since then.
+    pub(super) fn none_since(&self, then: Option<u64>) -> bool {
+        then.is_some_and(|then| self.begun.load(Ordering::Acquire) == then)
+    }
+}
+
+impl Drop for Disturbance<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_begun_or_lasted_since_is_a_disturbance() {
+        let disturbances = Disturbances::default();
+        let quiet = disturbances.now();
+        assert!(disturbances.none_since(quiet));
+        let one = disturbances.begin();
+        assert!(!disturbances.none_since(quiet) && !disturbances.none_since(disturbances.now()));
+        drop(one);
+        assert!(!disturbances.none_since(quiet), "it came and went");
+        assert!(disturbances.none_since(disturbances.now()));
     }
 }

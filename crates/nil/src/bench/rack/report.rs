@@ -1,6 +1,7 @@
 //! What a run came to: text for a person, one JSON document for a program.
 
 use super::Campaign;
+use super::drainer::Ended;
 use super::errand::Outcome;
 use super::stretch;
 use super::vigil::Most;
@@ -25,6 +26,9 @@ pub(super) struct Report {
     pub(super) orders: u64,
     pub(super) outcomes: BTreeMap<Outcome, u64>,
     pub(super) agent_kills: u64,
+    /// Hosts that were to be emptied, by how that ended; and the guests that left because of it.
+    pub(super) drains: BTreeMap<Ended, u64>,
+    pub(super) drained_guests: u64,
     /// Orders that failed although every agent had lived all the time: how many, and the first of them. No promise is
     /// broken by that, but it is worth knowing.
     pub(super) failed_undisturbed: u64,
@@ -78,6 +82,8 @@ impl Campaign<'_> {
             orders: tally.orders,
             outcomes: tally.outcomes.clone(),
             agent_kills: tally.kills,
+            drains: tally.drains.clone(),
+            drained_guests: tally.drained_guests,
             failed_undisturbed: tally.undisturbed,
             failures: tally.undisturbed_failures.clone(),
             seconds: took.as_secs_f64(),
@@ -118,6 +124,15 @@ impl fmt::Display for Report {
             table.row([count.to_string(), outcome.to_string()]);
         }
         writeln!(f, "{table}")?;
+        let drains: Vec<String> = self.drains.iter().map(|(ended, count)| format!("{count} {ended}")).collect();
+        if !drains.is_empty() {
+            writeln!(
+                f,
+                "hosts that were to be emptied: {}; {} guests left them\n",
+                drains.join(", "),
+                self.drained_guests
+            )?;
+        }
         writeln!(f, "{:.1} guests moved per second while orders were under way", self.moves_per_second)?;
         for (what, figures) in [("a guest stood still", self.blackout_us), ("a move took", self.order_us)] {
             if let Some(Figures { p50, p90, p99, max }) = figures {

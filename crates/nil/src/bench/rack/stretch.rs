@@ -1,8 +1,9 @@
 //! Many orders at once, from one quiet point to the next.
 
 use super::chronicle::Chronicle;
+use super::drainer::{self, Ended};
 use super::errand::{Done, Errand, Outcome};
-use super::reaper::{Deaths, Kill};
+use super::reaper::{Disturbances, Kill};
 use super::vigil::Vigil;
 use crate::lab::dice::Dice;
 use crate::lab::figures::Samples;
@@ -27,7 +28,7 @@ const TOLD: usize = 20;
 
 /// What has been done, and what came of it.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(in crate::bench) struct Tally {
     pub(super) orders: u64,
     pub(super) kills: u64,
     pub(super) outcomes: BTreeMap<Outcome, u64>,
@@ -38,23 +39,27 @@ pub(super) struct Tally {
     /// Time of orders that moved their guest.
     pub(super) times: Option<Samples>,
     pub(super) copied_bytes: u64,
+    /// Hosts that were to be emptied, by how that ended.
+    pub(super) drains: BTreeMap<Ended, u64>,
+    /// Guests that left because of that.
+    pub(super) drained_guests: u64,
     /// Time that orders were under way at all.
     pub(super) busy: Duration,
     typical: Option<Duration>,
 }
 
-pub(super) fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
+pub(in crate::bench) fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
     tally.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Tally {
     /// Orders that the agents carried out, one way or the other.
-    pub(super) fn answered(&self) -> u64 {
+    pub(in crate::bench) fn answered(&self) -> u64 {
         self.outcomes.iter().filter(|(outcome, _)| outcome.is_answer()).map(|(_, count)| count).sum()
     }
 
     /// All others.
-    pub(super) fn failed(&self) -> u64 {
+    pub(in crate::bench) fn failed(&self) -> u64 {
         self.orders - self.answered()
     }
 
@@ -80,28 +85,32 @@ impl Tally {
 }
 
 /// What one stretch is made of.
-pub(super) struct Stretch<'a> {
-    pub(super) fleet: &'a Fleet,
-    pub(super) guests: &'a [Resident],
-    pub(super) seed: u64,
+pub(in crate::bench) struct Stretch<'a> {
+    pub(in crate::bench) fleet: &'a Fleet,
+    pub(in crate::bench) guests: &'a [Resident],
+    pub(in crate::bench) seed: u64,
     /// Orders to give.
-    pub(super) orders: u64,
+    pub(in crate::bench) orders: u64,
     /// Agents to kill meanwhile.
-    pub(super) kills: u64,
-    pub(super) vigil: &'a Vigil,
-    pub(super) chronicle: &'a Chronicle,
-    pub(super) tally: &'a Mutex<Tally>,
+    pub(in crate::bench) kills: u64,
+    /// Hosts to empty meanwhile.
+    pub(in crate::bench) drains: u64,
+    /// Set when no more orders are to be given; set here when something has failed.
+    pub(in crate::bench) enough: &'a AtomicBool,
+    pub(in crate::bench) vigil: &'a Vigil,
+    pub(in crate::bench) chronicle: &'a Chronicle,
+    pub(in crate::bench) tally: &'a Mutex<Tally>,
 }
 
 impl Stretch<'_> {
     /// Gives the orders and kills the agents; returns when all orders are over and all agents are up.
-    pub(super) fn play(&self, progress: &Progress) -> anyhow::Result<()> {
+    pub(in crate::bench) fn play(&self, progress: &Progress) -> anyhow::Result<()> {
         let begun = std::time::Instant::now();
-        let (first, killed) = {
+        let (first, killed, drained) = {
             let tally = lock(self.tally);
-            (tally.orders, tally.kills)
+            (tally.orders, tally.kills, tally.drains.values().sum())
         };
-        let (given, deaths, failed) = (AtomicU64::new(0), Deaths::default(), AtomicBool::new(false));
+        let (given, disturbances, failed) = (AtomicU64::new(0), Disturbances::default(), self.enough);
         let busy: Mutex<BTreeSet<usize>> = Mutex::default();
         let result = std::thread::scope(|scope| {
             let lane = || -> anyhow::Result<()> {
@@ -110,13 +119,15 @@ impl Stretch<'_> {
                     if number >= self.orders || failed.load(Ordering::Acquire) {
                         return Ok(());
                     }
-                    self.order(first + number, &busy, &deaths, progress)
+                    self.order(first + number, &busy, &disturbances, progress)
                         .inspect_err(|_| failed.store(true, Ordering::Release))?;
                 }
             };
             let lanes: Vec<_> = (0..LANES).map(|_| scope.spawn(lane)).collect();
-            let kills = scope.spawn(|| self.kill(killed, &given, &deaths, &failed));
+            let kills = scope.spawn(|| self.kill(killed, &given, &disturbances, failed));
+            let drains = scope.spawn(|| self.drain(drained, &given, &disturbances, failed));
             let mut all = kills.join().unwrap_or_else(|_| bail!("the thread that kills agents panicked"));
+            all = all.and(drains.join().unwrap_or_else(|_| bail!("the thread that empties hosts panicked")));
             for lane in lanes {
                 all = all.and(lane.join().unwrap_or_else(|_| bail!("a thread that gives orders panicked")));
             }
@@ -131,7 +142,7 @@ impl Stretch<'_> {
         &self,
         number: u64,
         busy: &Mutex<BTreeSet<usize>>,
-        deaths: &Deaths,
+        disturbances: &Disturbances,
         progress: &Progress,
     ) -> anyhow::Result<()> {
         let mut dice = Dice::of_round(self.seed, number);
@@ -151,7 +162,7 @@ impl Stretch<'_> {
                 )));
             }
         };
-        let (before, typical) = (deaths.now(), lock(self.tally).typical.unwrap_or(FIRST_GUESS));
+        let (before, typical) = (disturbances.now(), lock(self.tally).typical.unwrap_or(FIRST_GUESS));
         let done = errand.run(self.fleet, resident, from, typical);
         let story = format!(
             "guest {}: order {number}: h{} → h{}, {errand:?}: {} after {} ms{}",
@@ -164,7 +175,7 @@ impl Stretch<'_> {
         );
         self.chronicle.note(story.clone());
         let mut tally = lock(self.tally);
-        tally.add(&done, story, !deaths.none_since(before));
+        tally.add(&done, story, !disturbances.none_since(before));
         let answered = tally.answered();
         drop(tally);
         if done.outcome.is_answer() {
@@ -194,19 +205,53 @@ impl Stretch<'_> {
     }
 
     /// Kills agents, spread over the stretch.
-    fn kill(&self, first: u64, given: &AtomicU64, deaths: &Deaths, failed: &AtomicBool) -> anyhow::Result<()> {
-        for number in 0..self.kills {
-            let due = (number * 2 + 1) * self.orders / (self.kills * 2);
+    fn kill(
+        &self,
+        first: u64,
+        given: &AtomicU64,
+        disturbances: &Disturbances,
+        failed: &AtomicBool,
+    ) -> anyhow::Result<()> {
+        self.now_and_then(self.kills, given, failed, |number| {
+            // Of numbers that no order has.
+            let mut dice = Dice::of_round(!self.seed, first + number);
+            let kill = Kill::draw(&mut dice, self.fleet.hosts().len());
+            kill.carry_out(self.fleet, disturbances, self.vigil, self.chronicle)?;
+            lock(self.tally).kills += 1;
+            Ok(())
+        })
+    }
+
+    /// Empties hosts, spread over the stretch.
+    fn drain(
+        &self,
+        first: u64,
+        given: &AtomicU64,
+        disturbances: &Disturbances,
+        failed: &AtomicBool,
+    ) -> anyhow::Result<()> {
+        self.now_and_then(self.drains, given, failed, |number| {
+            let mut dice = Dice::of_round(self.seed.rotate_left(32), first + number);
+            let errand = drainer::Errand::draw(&mut dice, self.fleet.hosts().len());
+            errand.carry_out(self.fleet, disturbances, self.tally, self.chronicle)
+        })
+    }
+
+    /// Does something so many times, spread over the orders of the stretch.
+    fn now_and_then(
+        &self,
+        times: u64,
+        given: &AtomicU64,
+        failed: &AtomicBool,
+        act: impl Fn(u64) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        for number in 0..times {
+            let due = (number * 2 + 1) * self.orders / (times * 2);
             while given.load(Ordering::Acquire) <= due && !failed.load(Ordering::Acquire) {
                 interrupt::check()?;
                 std::thread::sleep(LOOK);
             }
-            // Of numbers that no order has.
-            let mut dice = Dice::of_round(!self.seed, first + number);
-            let kill = Kill::draw(&mut dice, self.fleet.hosts().len());
-            kill.carry_out(self.fleet, deaths, self.vigil, self.chronicle)
-                .inspect_err(|_| failed.store(true, Ordering::Release))?;
-            lock(self.tally).kills += 1;
+            act(number).inspect_err(|_| failed.store(true, Ordering::Release))?;
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ const SLACK: usize = 16;
 
 /// What agents have cost and held.
 #[derive(Debug, Default)]
-pub(super) struct Vigil(Mutex<Watch>);
+pub(in crate::bench) struct Vigil(Mutex<Watch>);
 
 #[derive(Debug, Default)]
 struct Watch {
@@ -30,10 +30,10 @@ struct Watch {
 
 /// The most that any agent held at a quiet point.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(super) struct Most {
-    pub(super) open_files: usize,
-    pub(super) threads: u64,
-    pub(super) private_bytes: u64,
+pub(in crate::bench) struct Most {
+    pub(in crate::bench) open_files: usize,
+    pub(in crate::bench) threads: u64,
+    pub(in crate::bench) private_bytes: u64,
 }
 
 impl Vigil {
@@ -42,7 +42,7 @@ impl Vigil {
     }
 
     /// Notes what the agents hold that have no guests yet.
-    pub(super) fn begin(&self, fleet: &Fleet) -> anyhow::Result<()> {
+    pub(in crate::bench) fn begin(&self, fleet: &Fleet) -> anyhow::Result<()> {
         for host in 0..fleet.hosts().len() {
             let idle = Vitals::of(pid_of(fleet, host)?)?;
             self.lock().idle.insert(host, idle);
@@ -51,14 +51,14 @@ impl Vigil {
     }
 
     /// Notes the processor time of an agent that is about to be killed.
-    pub(super) fn see(&self, pid: i32) {
+    pub(in crate::bench) fn see(&self, pid: i32) {
         if let Some(vitals) = u32::try_from(pid).ok().and_then(|pid| Vitals::of(pid).ok()) {
             self.lock().cpu.insert(pid, vitals.cpu);
         }
     }
 
     /// What an agent with so many guests holds and should not, if anything.
-    pub(super) fn excess(&self, fleet: &Fleet, host: usize, guests: usize) -> anyhow::Result<Option<String>> {
+    pub(in crate::bench) fn excess(&self, fleet: &Fleet, host: usize, guests: usize) -> anyhow::Result<Option<String>> {
         let pid = pid_of(fleet, host)?;
         let (now, private) = (Vitals::of(pid)?, Footprint::of(pid)?.private);
         let mut watch = self.lock();
@@ -81,11 +81,11 @@ impl Vigil {
     }
 
     /// Processor time of all agents that were seen.
-    pub(super) fn cpu(&self) -> Duration {
+    pub(in crate::bench) fn cpu(&self) -> Duration {
         self.lock().cpu.values().sum()
     }
 
-    pub(super) fn most(&self) -> Most {
+    pub(in crate::bench) fn most(&self) -> Most {
         self.lock().most
     }
 }
