@@ -130,42 +130,45 @@ impl<'a> Flood<'a> {
     }
 
     fn descend(&mut self, host: HostId, mut found: impl FnMut(DeviceId)) {
-        for port in self.sharing.host_ports.row(host.index()) {
-            if let Node::Device(device) = port.to
-                && !std::mem::replace(&mut self.devices[device.index()], true)
-            {
+        let mut reach = |device: DeviceId| {
+            if first_time(&mut self.devices, device.index()) {
                 found(device);
+            }
+        };
+        for port in self.sharing.host_ports.row(host.index()) {
+            if let Node::Device(device) = port.to {
+                reach(device);
             }
         }
         for cluster in self.sharing.host_clusters.row(host.index()).iter().map(|cluster| *cluster as usize) {
-            if !std::mem::replace(&mut self.down[cluster], true) {
-                for device in &self.sharing.clusters[cluster].devices {
-                    if !std::mem::replace(&mut self.devices[device.index()], true) {
-                        found(*device);
-                    }
-                }
+            if first_time(&mut self.down, cluster) {
+                self.sharing.clusters[cluster].devices.iter().copied().for_each(&mut reach);
             }
         }
     }
 
     fn ascend(&mut self, device: DeviceId, mut found: impl FnMut(HostId)) {
-        for port in self.sharing.device_ports.row(device.index()) {
-            if let Node::Host(host) = port.to
-                && !std::mem::replace(&mut self.hosts[host.index()], true)
-            {
+        let mut reach = |host: HostId| {
+            if first_time(&mut self.hosts, host.index()) {
                 found(host);
+            }
+        };
+        for port in self.sharing.device_ports.row(device.index()) {
+            if let Node::Host(host) = port.to {
+                reach(host);
             }
         }
         for cluster in self.sharing.device_clusters.row(device.index()).iter().map(|cluster| *cluster as usize) {
-            if !std::mem::replace(&mut self.up[cluster], true) {
-                for host in &self.sharing.clusters[cluster].hosts {
-                    if !std::mem::replace(&mut self.hosts[host.index()], true) {
-                        found(*host);
-                    }
-                }
+            if first_time(&mut self.up, cluster) {
+                self.sharing.clusters[cluster].hosts.iter().copied().for_each(&mut reach);
             }
         }
     }
+}
+
+/// Whether something is come to for the first time.
+fn first_time(seen: &mut [bool], at: usize) -> bool {
+    !std::mem::replace(&mut seen[at], true)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::model::{DeviceId, Fabric, HostId, LinkId};
 use crate::namespaces::{self, Namespaces};
 use crate::path::{Begin, End, Leg, Path, PathRequest, Step};
-use crate::quantity::{Bytes, Rate};
+use crate::quantity::{Bytes, Duration, Rate};
 use crate::routes::{Route, Routes};
 use crate::search::{Bound, Place, Rules, Search, Start};
 use crate::sharing::Sharing;
@@ -112,6 +112,13 @@ impl<'a> Planner<'a> {
 
     pub(crate) fn stretch(&self, host: HostId) -> u64 {
         self.stretch[host.index()]
+    }
+
+    /// No handoff into this host costs less.
+    pub(crate) fn least_arrival(&self, host: HostId, memory: Bytes) -> Duration {
+        let reached = self.sharing.reached_by(host).filter_map(|device| self.route(host, device));
+        let costs = reached.map(|route| self.model.take(memory, route, self.stretch(host)).total());
+        costs.min().unwrap_or_default()
     }
 
     pub(crate) fn leads_on(&self, host: HostId) -> bool {

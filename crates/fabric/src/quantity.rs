@@ -49,7 +49,12 @@ impl Duration {
     /// Longer than anything that happens.
     pub const FOREVER: Self = Self(u64::MAX / 4);
 
-    /// This much longer by `factor`.
+    /// So many times this.
+    pub(crate) fn times(self, count: u32) -> Self {
+        Self(self.0.saturating_mul(u64::from(count)).min(Self::FOREVER.0))
+    }
+
+    /// So many thousandths of this.
     #[must_use]
     pub(crate) fn stretched(self, per_mille: u64) -> Self {
         let micros = (u128::from(self.0) * u128::from(per_mille)).div_ceil(1000);

@@ -11,7 +11,7 @@
 //! With one target, a flood from it says how many relocations and handoffs are left at least, which guides the search
 //! (A*): most of the fabric is never looked at.
 
-use crate::model::{DeviceId, HostId};
+use crate::model::{DeviceId, HostId, Node};
 use crate::namespaces::{Flood, Reached};
 use crate::path::{Begin, End};
 use crate::planner::Planner;
@@ -58,12 +58,15 @@ pub(crate) struct Search<'a, R> {
     pub(crate) bound: Option<&'a Bound>,
 }
 
-/// How many relocations and handoffs are left to a target.
+/// How much is left to a target at least.
 pub(crate) struct Bound {
+    /// Relocations and handoffs, from each host and, but for one handoff, from each device.
     hosts: Vec<u32>,
     devices: Vec<u32>,
     relocation: Duration,
     handoff: Duration,
+    /// The last handoff, into the target itself.
+    last: Duration,
 }
 
 const FAR: u32 = u32::MAX;
@@ -76,6 +79,7 @@ impl Bound {
             devices: vec![FAR; devices],
             relocation: planner.model().least_relocation(memory, planner.widest()),
             handoff: planner.model().least_handoff(memory),
+            last: planner.least_arrival(target, memory),
         };
         Flood::new(planner.sharing(), hosts, devices).from(target, |reached, distance| match reached {
             Reached::Host(host) => bound.hosts[host.index()] = distance / 2,
@@ -84,19 +88,15 @@ impl Bound {
         bound
     }
 
-    fn times(relocations: u32, relocation: Duration, handoffs: u32, handoff: Duration) -> Duration {
-        let product = |count: u32, each: Duration| Duration(u64::from(count).saturating_mul(each.0));
-        product(relocations, relocation) + product(handoffs, handoff)
-    }
-
     fn left_on(&self, device: DeviceId) -> Option<Duration> {
         let left = self.devices[device.index()];
-        (left != FAR).then(|| Self::times(left, self.relocation, left + 1, self.handoff))
+        (left != FAR).then(|| (self.relocation + self.handoff).times(left) + self.last)
     }
 
     fn left_at(&self, host: HostId) -> Option<Duration> {
         let left = self.hosts[host.index()];
-        (left != FAR).then(|| Self::times(left, self.relocation, left, self.handoff))
+        let between = || self.handoff.times(left.saturating_sub(1));
+        (left != FAR).then(|| self.relocation.times(left) + between() + self.last)
     }
 }
 
@@ -122,7 +122,12 @@ pub(crate) struct Trail {
     open: BinaryHeap<Reverse<(Duration, At, u32)>>,
     taken: Vec<bool>,
     cheapest: Vec<Duration>,
+    /// The widest route over which each host was gone on from.
     widest: Vec<Option<Rate>>,
+    /// The cheapest way to each host that waits, and how wide that is.
+    waiting: Vec<Option<(Duration, Rate)>>,
+    /// Clusters that were entered from a device.
+    entered: Vec<bool>,
 }
 
 const NONE: u32 = u32::MAX;
@@ -167,6 +172,8 @@ impl<R: Rules> Search<'_, R> {
             taken: vec![false; fabric.devices().len()],
             cheapest: vec![Duration::FOREVER; fabric.devices().len()],
             widest: vec![None; fabric.hosts().len()],
+            waiting: vec![None; fabric.hosts().len()],
+            entered: vec![false; self.planner.sharing().clusters.len()],
         };
         let begin = match start {
             Start::At { host, begin } => {
@@ -208,31 +215,58 @@ impl<R: Rules> Search<'_, R> {
     }
 
     /// From a device to the hosts that reach it.
+    ///
+    /// With one target, a cluster is entered from each of its devices. With many, who looks for any host that will do
+    /// is content with the first of them: there is no telling a thousand like devices apart a thousand times.
     fn hand_on(&self, trail: &mut Trail, number: u32, device: DeviceId, holder: HostId, banned: &[Place]) {
+        let sharing = self.planner.sharing();
+        for port in sharing.device_ports.row(device.index()) {
+            if let Node::Host(host) = port.to {
+                self.hand_to(trail, number, device, holder, host, banned);
+            }
+        }
+        for cluster in sharing.device_clusters.row(device.index()).iter().map(|cluster| *cluster as usize) {
+            if !std::mem::replace(&mut trail.entered[cluster], true) || self.bound.is_some() {
+                for host in &sharing.clusters[cluster].hosts {
+                    self.hand_to(trail, number, device, holder, *host, banned);
+                }
+            }
+        }
+    }
+
+    fn hand_to(
+        &self,
+        trail: &mut Trail,
+        number: u32,
+        device: DeviceId,
+        holder: HostId,
+        host: HostId,
+        banned: &[Place],
+    ) {
+        let ends = self.rules.may_end(host);
+        let hops = self.planner.leads_on(host) && self.rules.may_hop(host);
+        if host == holder || !(ends || hops) || banned.contains(&Place::Host(host)) {
+            return;
+        }
+        let Some(route) = self.planner.route(host, device) else { return };
         let cost = trail.labels[number as usize].cost;
-        for host in self.planner.sharing().reaching(device) {
-            if host == holder || banned.contains(&Place::Host(host)) {
-                continue;
+        let stretch = self.planner.stretch(host);
+        let arrived = cost + self.planner.model().take(self.memory, route, stretch).total();
+        if ends {
+            let last = match self.end {
+                End::Device => Duration(0),
+                End::Dram => self.planner.model().recouple(self.memory, route, stretch).total(),
+            };
+            trail.push(At::Goal(host, device), arrived + last, Duration(0), number);
+        }
+        let width = route.bandwidth;
+        let known = trail.waiting[host.index()].is_some_and(|(cost, known)| cost <= arrived && known >= width);
+        if hops && !known && Some(width) > trail.widest[host.index()] {
+            let Some(guess) = self.bound.map_or(Some(Duration(0)), |bound| bound.left_at(host)) else { return };
+            if trail.waiting[host.index()].is_none_or(|(cost, _)| arrived < cost) {
+                trail.waiting[host.index()] = Some((arrived, width));
             }
-            let (ends, hops) = (self.rules.may_end(host), self.rules.may_hop(host));
-            if !ends && !hops {
-                continue;
-            }
-            let Some(route) = self.planner.route(host, device) else { continue };
-            let stretch = self.planner.stretch(host);
-            let arrived = cost + self.planner.model().take(self.memory, route, stretch).total();
-            if ends {
-                let last = match self.end {
-                    End::Device => Duration(0),
-                    End::Dram => self.planner.model().recouple(self.memory, route, stretch).total(),
-                };
-                trail.push(At::Goal(host, device), arrived + last, Duration(0), number);
-            }
-            let wider = Some(route.bandwidth) > trail.widest[host.index()];
-            if hops && wider && self.planner.leads_on(host) {
-                let Some(guess) = self.bound.map_or(Some(Duration(0)), |bound| bound.left_at(host)) else { continue };
-                trail.push(At::Hop(host, device), arrived, guess, number);
-            }
+            trail.push(At::Hop(host, device), arrived, guess, number);
         }
     }
 

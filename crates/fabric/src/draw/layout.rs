@@ -26,7 +26,7 @@ const LANE: f64 = 8.0;
 /// Lanes of one gutter take no more than this.
 const LANES: f64 = 160.0;
 pub(super) const MARGIN: f64 = 36.0;
-pub(super) const HEADER: f64 = 66.0;
+pub(super) const HEADER: f64 = 72.0;
 pub(super) const FOOTER: f64 = 56.0;
 /// Width to height, as of a screen.
 const PROPORTION: f64 = 1.6;

@@ -65,14 +65,16 @@ impl<'a> Picture<'a> {
     #[must_use]
     pub fn caption(&self) -> String {
         let fabric = self.fabric;
-        [
-            count(fabric.hosts().len(), "host", "hosts"),
-            count(fabric.switches().len(), "switch", "switches"),
-            count(fabric.devices().len(), "memory device", "memory devices"),
-            count(fabric.links().len(), "link", "links"),
-            count(self.namespaces.list().len(), "migration namespace", "migration namespaces"),
-        ]
-        .join(", ")
+        let counts = [
+            (fabric.hosts().len(), "host", "hosts"),
+            (fabric.switches().len(), "switch", "switches"),
+            (fabric.devices().len(), "memory device", "memory devices"),
+            (fabric.links().len(), "link", "links"),
+            (self.namespaces.list().len(), "migration namespace", "migration namespaces"),
+        ];
+        let told = counts.into_iter().filter(|(number, ..)| *number > 0);
+        let told: Vec<String> = told.map(|(number, one, many)| count(number, one, many)).collect();
+        if told.is_empty() { "nothing".to_owned() } else { told.join(", ") }
     }
 }
 

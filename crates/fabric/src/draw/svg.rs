@@ -32,9 +32,7 @@ impl Picture<'_> {
         let _ = writeln!(text, "<title>{}</title>", self.caption());
         let _ = writeln!(text, "<rect width=\"{width:.0}\" height=\"{height:.0}\" fill=\"#ffffff\"/>");
         label(&mut text, (MARGIN, 34.0), "start", 19.0, INK, "600", "Fabric");
-        label(&mut text, (MARGIN, HEADER - 12.0), "start", 12.5, QUIET, "400", &self.caption());
-        let shift = (width - layout.width) / 2.0;
-        let _ = writeln!(text, "<g transform=\"translate({shift:.1} 0)\">");
+        label(&mut text, (MARGIN, HEADER - 18.0), "start", 12.5, QUIET, "400", &self.caption());
         for panel in &layout.panels {
             self.panel(&mut text, panel);
         }
@@ -51,7 +49,6 @@ impl Picture<'_> {
                 Node::Device(id) => self.device(&mut text, *id, *place),
             }
         }
-        text.push_str("</g>\n");
         legend(&mut text, height - FOOTER / 2.0 + 4.0, self, &layout);
         text.push_str("</svg>\n");
         text
@@ -233,7 +230,7 @@ fn legend(text: &mut String, y: f64, picture: &Picture<'_>, layout: &Layout) {
         ),
         (!fabric.switches().is_empty(), "switch", square(SWITCH, SWITCH, "")),
         (!fabric.devices().is_empty(), "memory device", square("#eef2ff", "#a5b4fc", "")),
-        (layout.wires.iter().any(|wire| wire.far), "between groups", line(FAR, "")),
+        (layout.wires.iter().any(|wire| wire.far), "between racks", line(FAR, "")),
         (fabric.links().iter().any(|link| !link.shared), "not shared", line("#94a3b8", " stroke-dasharray=\"2 4\"")),
         (!picture.marked.is_empty(), "its loss splits a namespace", square("#ffffff", CRITICAL, " stroke-width=\"2\"")),
     ];

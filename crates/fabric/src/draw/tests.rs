@@ -90,5 +90,5 @@ proptest! {
 fn a_fabric_without_anything_has_a_picture_too() {
     let nothing = Fabric::default();
     assert!(Picture::of(&nothing).svg().contains("</svg>"));
-    assert!(Picture::of(&nothing).text().starts_with("no hosts"));
+    assert!(Picture::of(&nothing).text().starts_with("nothing"));
 }
