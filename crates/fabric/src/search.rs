@@ -9,7 +9,11 @@
 //! well. So a host is gone on from only when it is come to over a wider route than ever before.
 //!
 //! With one target, a flood from it says how many relocations and handoffs are left at least, which guides the search
-//! (A*): most of the fabric is never looked at.
+//! (A*): most of the fabric is never looked at, and what is found is the cheapest.
+//!
+//! Without one, any host that will do is looked for, and a cluster of switches is passed once in each direction: from the
+//! first device and from the first host that can. All that could be reached is reached, at nearly the least cost; but a
+//! thousand hosts and a thousand devices that all reach each other are not told apart a million times.
 
 use crate::model::{DeviceId, HostId, Node};
 use crate::namespaces::{Flood, Reached};
@@ -126,8 +130,9 @@ pub(crate) struct Trail {
     widest: Vec<Option<Rate>>,
     /// The cheapest way to each host that waits, and how wide that is.
     waiting: Vec<Option<(Duration, Rate)>>,
-    /// Clusters that were entered from a device.
+    /// Clusters that were entered from a device, and those from a host that could bring memory to their devices.
     entered: Vec<bool>,
+    left: Vec<bool>,
 }
 
 const NONE: u32 = u32::MAX;
@@ -174,6 +179,7 @@ impl<R: Rules> Search<'_, R> {
             widest: vec![None; fabric.hosts().len()],
             waiting: vec![None; fabric.hosts().len()],
             entered: vec![false; self.planner.sharing().clusters.len()],
+            left: vec![false; self.planner.sharing().clusters.len()],
         };
         let begin = match start {
             Start::At { host, begin } => {
@@ -216,8 +222,6 @@ impl<R: Rules> Search<'_, R> {
 
     /// From a device to the hosts that reach it.
     ///
-    /// With one target, a cluster is entered from each of its devices. With many, who looks for any host that will do
-    /// is content with the first of them: there is no telling a thousand like devices apart a thousand times.
     fn hand_on(&self, trail: &mut Trail, number: u32, device: DeviceId, holder: HostId, banned: &[Place]) {
         let sharing = self.planner.sharing();
         for port in sharing.device_ports.row(device.index()) {
@@ -261,7 +265,7 @@ impl<R: Rules> Search<'_, R> {
         }
         let width = route.bandwidth;
         let known = trail.waiting[host.index()].is_some_and(|(cost, known)| cost <= arrived && known >= width);
-        if hops && !known && Some(width) > trail.widest[host.index()] {
+        if hops && !known && Some(width) > trail.widest[host.index()] && self.opens(trail, host) {
             let Some(guess) = self.bound.map_or(Some(Duration(0)), |bound| bound.left_at(host)) else { return };
             if trail.waiting[host.index()].is_none_or(|(cost, _)| arrived < cost) {
                 trail.waiting[host.index()] = Some((arrived, width));
@@ -272,18 +276,43 @@ impl<R: Rules> Search<'_, R> {
 
     /// From a host to the devices that it reaches.
     fn go_on(&self, trail: &mut Trail, number: u32, host: HostId, begin: Begin, banned: &[Place]) {
+        let sharing = self.planner.sharing();
+        for port in sharing.host_ports.row(host.index()) {
+            if let Node::Device(device) = port.to {
+                self.bring_to(trail, number, host, begin, device, banned);
+            }
+        }
+        let copies = begin == Begin::Dram || self.rules.may_relocate(host);
+        for cluster in sharing.host_clusters.row(host.index()).iter().map(|cluster| *cluster as usize) {
+            if !trail.left[cluster] || self.bound.is_some() {
+                trail.left[cluster] |= copies;
+                for device in &sharing.clusters[cluster].devices {
+                    self.bring_to(trail, number, host, begin, *device, banned);
+                }
+            }
+        }
+    }
+
+    /// Whether there may be devices that a host reaches and nobody before it could bring memory to.
+    fn opens(&self, trail: &Trail, host: HostId) -> bool {
+        let sharing = self.planner.sharing();
+        let clusters = sharing.host_clusters.row(host.index());
+        self.bound.is_some()
+            || clusters.iter().any(|cluster| !trail.left[*cluster as usize])
+            || sharing.host_ports.row(host.index()).iter().any(|port| matches!(port.to, Node::Device(_)))
+    }
+
+    fn bring_to(&self, trail: &mut Trail, number: u32, host: HostId, begin: Begin, device: DeviceId, banned: &[Place]) {
         let cost = trail.labels[number as usize].cost;
-        for device in self.planner.sharing().reached_by(host) {
-            if trail.taken[device.index()] || !self.rules.may_lie(device) || banned.contains(&Place::Device(device)) {
-                continue;
-            }
-            let Some(guess) = self.bound.map_or(Some(Duration(0)), |bound| bound.left_on(device)) else { continue };
-            let Some(brought) = self.bring(host, begin, device) else { continue };
-            let cost = cost + brought;
-            if cost < trail.cheapest[device.index()] {
-                trail.cheapest[device.index()] = cost;
-                trail.push(At::Device(device, host), cost, guess, number);
-            }
+        if trail.taken[device.index()] || !self.rules.may_lie(device) || banned.contains(&Place::Device(device)) {
+            return;
+        }
+        let Some(guess) = self.bound.map_or(Some(Duration(0)), |bound| bound.left_on(device)) else { return };
+        let Some(brought) = self.bring(host, begin, device) else { return };
+        let cost = cost + brought;
+        if cost < trail.cheapest[device.index()] {
+            trail.cheapest[device.index()] = cost;
+            trail.push(At::Device(device, host), cost, guess, number);
         }
     }
 

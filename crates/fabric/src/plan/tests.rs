@@ -3,8 +3,8 @@
 use super::Plan;
 use crate::cost::{CostModel, Relocation};
 use crate::guest::{Guest, Limits, Memory};
-use crate::model::{DeviceId, Fabric, Host, HostId};
-use crate::path::Step;
+use crate::model::{Builder, Device, DeviceId, Fabric, Host, HostId};
+use crate::path::{PathRequest, Step};
 use crate::planner::Planner;
 use crate::quantity::{Bytes, Rate};
 use crate::rebalance::Balance;
@@ -143,7 +143,7 @@ fn follow(
     plan: &Plan,
     emptied: &[HostId],
     limits: Limits,
-) -> Result<(), TestCaseError> {
+) -> Result<Books, TestCaseError> {
     let fabric = planner.fabric();
     let through_dram = planner.model().relocation == Relocation::ThroughDram;
     let mut books = Books::of(fabric, limits);
@@ -242,6 +242,44 @@ fn follow(
     for (at, guest) in guests.iter().enumerate().filter(|(_, guest)| emptied.contains(&guest.host)) {
         prop_assert_eq!(moved[at], 1, "{} is neither placed nor named", guest.name);
     }
+    Ok(books)
+}
+
+/// When all of a plan is done, there is still no way for those that it has left: found by asking for a way to each host
+/// that would do, one by one.
+fn nobody_left_has_a_place(
+    planner: &Planner<'_>,
+    guests: &[Guest],
+    plan: &Plan,
+    emptied: &[HostId],
+    books: &Books,
+) -> Result<(), TestCaseError> {
+    let fabric = planner.fabric();
+    let free = |left: i128| Bytes(u64::try_from(left).expect("sound books"));
+    let mut after = Builder::new();
+    for (host, left) in fabric.host_ids().zip(&books.dram) {
+        let cordoned = fabric.host(host).cordoned || emptied.contains(&host);
+        let host = Host { dram: free(*left), dram_free: free(*left), cordoned, ..fabric.host(host).clone() };
+        after.host(host).expect("a good host");
+    }
+    for switch in fabric.switches() {
+        after.switch(switch.clone()).expect("a good switch");
+    }
+    for (device, left) in fabric.devices().iter().zip(&books.room) {
+        after.device(Device { size: free(*left), free: free(*left), ..device.clone() }).expect("a good device");
+    }
+    for link in fabric.links() {
+        after.link(*link).expect("a good link");
+    }
+    let after = after.finish();
+    let later = Planner::with_model(&after, planner.model().clone());
+    for guest in plan.left.iter().map(|left| &guests[left.guest]) {
+        for to in fabric.host_ids().filter(|host| books.millicpus[host.index()] >= i128::from(guest.millicpus)) {
+            let (begin, end) = (guest.begin(), guest.end());
+            let request = PathRequest { begin, end, ..PathRequest::new(guest.host, to, guest.memory) };
+            prop_assert!(later.path(&request).is_err(), "{} could go to {}", guest.name, fabric.host(to).name);
+        }
+    }
     Ok(())
 }
 
@@ -283,7 +321,8 @@ proptest! {
         let planner = Planner::with_model(&fabric, model);
         let limits = Limits { moves_per_host, ..Limits::default() };
         let plan = planner.drain(&guests, &emptied, limits);
-        follow(&planner, &guests, &plan, &emptied, limits)?;
+        let books = follow(&planner, &guests, &plan, &emptied, limits)?;
+        nobody_left_has_a_place(&planner, &guests, &plan, &emptied, &books)?;
         prop_assert_eq!(&planner.drain(&guests, &emptied, limits), &plan);
     }
 
