@@ -72,6 +72,7 @@ pub struct KvmOffer {
     pub cpu: CpuModel,
     /// Features that its guests see whatever their model says: a KVM without hardware to intercept CPUID (PVM) cannot hide
     /// instructions.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub unmaskable: Features,
     /// Where XSAVE puts what.
     pub xsave: Vec<XsaveState>,

@@ -165,7 +165,6 @@ const BY_ITSELF: &[(Word, u32)] = &[
 /// A CPU feature that nil knows by name. Ordered as CPUID tells of them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String))]
 pub struct Feature(u16);
 
 /// A set of features.

@@ -83,6 +83,7 @@ pub struct CpuModel {
     /// Its name.
     name: ModelName,
     /// Its features, in the order of CPUID.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     features: Features,
     /// The MSRs that may travel with a vCPU; `None`: all that its host can carry.
     #[serde(skip_serializing_if = "Option::is_none")]
