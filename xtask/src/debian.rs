@@ -19,6 +19,7 @@ const NEEDED: &[Needed] = &[
         package: "qemu-system-x86",
         purpose: "the tests against QEMU, the benchmark's peer",
     },
+    Needed { program: "chromium", package: "chromium", purpose: "the check of the page that agents serve" },
     Needed { program: "c++", package: "g++", purpose: "libFuzzer, which the fuzz targets are linked with" },
 ];
 
@@ -31,7 +32,7 @@ pub(crate) fn check(this: &Run) -> Result<Outcome> {
     let packages: Vec<&str> = missing.iter().map(|needed| needed.package).collect();
     let by_hand = format!("install with: sudo apt-get install {}", packages.join(" "));
     for needed in &missing {
-        println!("{} is missing: {} need it", needed.program, needed.purpose);
+        println!("{} is missing; it is for {}", needed.program, needed.purpose);
     }
     if !is_root(this) || !present(this, "apt-get") {
         return Ok(Outcome::skipped(format!("may not install packages here; {by_hand}")));

@@ -23,6 +23,7 @@ mod feed;
 mod joined;
 mod layout;
 mod message;
+mod metrics;
 mod name;
 mod order;
 mod outlook;
@@ -55,10 +56,7 @@ pub use order::{
 pub use outlook::{Rebalancing, rebalance_plan};
 pub use problem::Problem;
 pub use report::{
-    CordonReport, Departure, DrainOutcome, DrainReport, GuestReport, GuestState, Happening, HostEvent, HostReport,
-    JobKind, JobOutcome, JobPhase, JobReport, JobResult, MemoryMoved, MemoryReport, MigrationOutcome, MigrationReport,
-    PinReport, PlacementPlan, PlannedMove, PoolReport, Progress, RebalancePlan, SandboxLayer, SandboxReport, Stay,
-    Unevenness, Whereabouts,
+    CordonReport, Departure, DrainOutcome, DrainReport, GuestReport, GuestState, Happening, HostEvent, HostReport, JobKind, JobOutcome, JobPhase, JobReport, JobResult, KnownHost, Life, MemoryMoved, MemoryReport, MigrationOutcome, MigrationReport, PinReport, PlacementPlan, PlannedMove, PoolReport, Progress, RebalancePlan, SandboxLayer, SandboxReport, Stay, Unevenness, Whereabouts,
 };
 pub use run_dir::{HostDir, RunDir};
 pub use survey::Survey;

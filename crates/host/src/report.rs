@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 pub use event::{Happening, HostEvent};
 pub(crate) use job::{ArmNews, CalledOff};
 pub use job::{JobKind, JobOutcome, JobPhase, JobReport, JobResult};
+pub use known_host::{KnownHost, Life};
 pub(crate) use memory::describe;
 pub use memory::{MemoryMoved, MemoryReport, PinReport, Whereabouts};
 pub use placement::{
@@ -22,6 +23,7 @@ pub use placement::{
 
 mod event;
 mod job;
+mod known_host;
 mod memory;
 mod placement;
 
@@ -251,6 +253,10 @@ impl Progress {
 }
 
 impl GuestState {
+    /// Every state.
+    pub const ALL: [Self; 7] =
+        [Self::Starting, Self::Running, Self::Migrating, Self::Stopped, Self::Stopping, Self::Lost, Self::Unclear];
+
     /// The state in one word.
     #[must_use]
     pub fn word(self) -> &'static str {

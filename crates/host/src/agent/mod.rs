@@ -19,6 +19,7 @@ mod cordon;
 mod draining;
 mod duties;
 mod events;
+mod figures;
 mod former;
 mod identity;
 mod jobs;
@@ -26,6 +27,7 @@ mod ledger;
 mod listing;
 mod migration;
 mod moving;
+mod neighbours;
 mod network;
 mod offers;
 mod orphans;
@@ -53,6 +55,7 @@ use crate::api::{self, Sockets};
 use crate::capabilities::Processors;
 use crate::config::{Listen, PeerConfig, WorkerConfig};
 use crate::error::{Error, Result};
+use crate::metrics::Counted;
 use crate::name::{GuestName, HostName};
 use crate::process::Ending;
 use crate::run_dir::HostDir;
@@ -145,6 +148,7 @@ pub(crate) struct Host {
     table: Table,
     ledger: Ledger,
     events: Events,
+    counted: Counted,
     network: Network,
     orders: OrderCount,
     bandwidth: Bandwidth,
@@ -185,6 +189,7 @@ impl Agent {
             table: Table::default(),
             ledger: Ledger::default(),
             events: Events::default(),
+            counted: Counted::default(),
             network,
             orders: OrderCount::default(),
             bandwidth: Bandwidth::new(options.move_bandwidth),

@@ -7,12 +7,15 @@ use crate::report::PoolReport;
 use nil_pool::{Access, HostAddress, HostId, HostIdentity, HostKind, Membership, Pool, PoolId};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The host's memberships.
 #[derive(Debug)]
 pub(super) struct Pools {
     host: HostName,
     joined: Mutex<Vec<Arc<Membership>>>,
+    /// When the host's lease was renewed everywhere.
+    renewed: Mutex<Instant>,
 }
 
 impl Pools {
@@ -30,7 +33,7 @@ impl Pools {
             }
         }
         introduce(&joined);
-        Ok(Self { host: host.clone(), joined: Mutex::new(joined) })
+        Ok(Self { host: host.clone(), joined: Mutex::new(joined), renewed: Mutex::new(Instant::now()) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Membership>>> {
@@ -60,6 +63,16 @@ impl Pools {
         for membership in self.all() {
             membership.beat();
         }
+        *self.renewed() = Instant::now();
+    }
+
+    /// How long ago that was.
+    pub(super) fn lease_age(&self) -> Duration {
+        self.renewed().elapsed()
+    }
+
+    fn renewed(&self) -> MutexGuard<'_, Instant> {
+        self.renewed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Leaves every pool in which the host is responsible for no guest. In the others its slot stays: guests that run on

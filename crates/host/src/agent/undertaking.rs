@@ -65,6 +65,7 @@ impl Host {
                 host.keep_report(&record);
                 record.close();
                 host.tell_job_ended(&record);
+                host.counted.job_ended(&record.report());
             }
         })
     }

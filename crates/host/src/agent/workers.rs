@@ -308,6 +308,7 @@ impl Host {
                 let _ = fs::remove_file(socket);
                 tracing::error!("guest {name}: its worker (process {}) {ending}", worker.pid);
                 self.remember_ending(entry.id, ending);
+                self.counted.worker_died();
                 self.recover_guest(name, &entry.control);
             }
         }

@@ -29,17 +29,25 @@ pub(super) async fn watch(
     let (reader, caught) = api.host().watch_events(last_event(&headers));
     let (missed, next) = match caught {
         Caught::Up { next } => (None, next),
-        Caught::Behind { newest } => (Some(newest), newest + 1),
-    };
-    let events = stream::unfold((reader, missed, next, permit), async |(mut reader, missed, next, permit)| {
-        if let Some(newest) = missed {
-            let event = HostEvent { at_ms: crate::agent::now_ms(), what: Happening::Missed };
-            return Some((Ok(event_of(newest, &event)), (reader, None, next, permit)));
+        Caught::Behind { newest } => {
+            api.host().count_missed_events();
+            (Some(newest), newest + 1)
         }
-        let (number, event) = reader.next().await?;
-        // It has not read for so long that some are gone.
-        (number == next).then(|| (Ok(event_of(number, &event)), (reader, None, number + 1, permit)))
-    });
+    };
+    let events =
+        stream::unfold((reader, missed, next, api, permit), async |(mut reader, missed, next, api, permit)| {
+            if let Some(newest) = missed {
+                let event = HostEvent { at_ms: crate::agent::now_ms(), what: Happening::Missed };
+                return Some((Ok(event_of(newest, &event)), (reader, None, next, api, permit)));
+            }
+            let (number, event) = reader.next().await?;
+            if number != next {
+                // It has not read for so long that some are gone.
+                api.host().count_missed_events();
+                return None;
+            }
+            Some((Ok(event_of(number, &event)), (reader, None, number + 1, api, permit)))
+        });
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
 }
 

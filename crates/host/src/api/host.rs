@@ -2,9 +2,10 @@
 
 use super::calls::Api;
 use super::problem::{Answer, Refusal};
-use crate::report::{HostReport, PoolReport};
+use crate::report::{HostReport, KnownHost, PoolReport};
 use axum::Json;
 use axum::extract::State;
+use axum::response::Response;
 
 /// `GET /healthz`: the agent answers.
 #[utoipa::path(
@@ -37,4 +38,26 @@ pub(super) async fn describe(State(api): State<Api>) -> Answer<Json<HostReport>>
 )]
 pub(super) async fn pools(State(api): State<Api>) -> Answer<Json<Vec<PoolReport>>> {
     api.question(|host| Ok(host.describe().pools)).await.map(Json)
+}
+
+/// `GET /v1/hosts`
+#[utoipa::path(
+    get,
+    path = "/v1/hosts",
+    tag = "host",
+    responses((status = 200, description = "The hosts in the pools that this one has joined", body = Vec<KnownHost>), Refusal)
+)]
+pub(super) async fn hosts(State(api): State<Api>) -> Answer<Json<Vec<KnownHost>>> {
+    api.question(|host| Ok(host.known_hosts())).await.map(Json)
+}
+
+/// `GET /v1/fabric.svg`
+#[utoipa::path(
+    get,
+    path = "/v1/fabric.svg",
+    tag = "host",
+    responses((status = 200, description = "A picture of those hosts and their pools", body = String, content_type = "image/svg+xml"), Refusal)
+)]
+pub(super) async fn fabric(State(api): State<Api>) -> Answer<Response> {
+    api.question(crate::agent::Host::draw_fabric).await.map(super::web::picture)
 }

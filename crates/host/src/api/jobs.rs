@@ -2,7 +2,7 @@
 
 use super::calls::Api;
 use super::problem::{Answer, Refusal};
-use super::request::At;
+use super::request::{Asked, At};
 use crate::feed::Reader;
 use crate::report::{CalledOff, JobReport, Progress};
 use axum::Json;
@@ -11,19 +11,37 @@ use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::stream::{self, Stream};
 use nil_pool::JobId;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::sync::Arc;
+use utoipa::IntoParams;
+
+/// Which jobs are wanted.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Wanted {
+    /// How many of those that are over, at most; all that are kept, if it is not said.
+    past: Option<u16>,
+}
 
 /// `GET /v1/jobs`: the newest first.
 #[utoipa::path(
     get,
     path = "/v1/jobs",
     tag = "jobs",
+    params(Wanted),
     responses((status = 200, description = "The jobs of this agent, and the migrations whose reports are in its pools", body = Vec<JobReport>), Refusal)
 )]
-pub(super) async fn list(State(api): State<Api>) -> Answer<Json<Vec<JobReport>>> {
-    api.question(|host| Ok(host.job_reports())).await.map(Json)
+pub(super) async fn list(State(api): State<Api>, Asked(wanted): Asked<Wanted>) -> Answer<Json<Vec<JobReport>>> {
+    let mut jobs = api.question(|host| Ok(host.job_reports())).await?;
+    let mut left = wanted.past.map_or(usize::MAX, usize::from);
+    jobs.retain(|job| {
+        let stays = !job.is_over() || left > 0;
+        left -= usize::from(stays && job.is_over());
+        stays
+    });
+    Ok(Json(jobs))
 }
 
 /// `GET /v1/jobs/{id}`

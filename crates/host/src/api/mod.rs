@@ -18,6 +18,7 @@ mod guests;
 mod host;
 mod jobs;
 mod limits;
+mod metrics;
 mod moves;
 mod openapi;
 mod patience;
@@ -29,6 +30,7 @@ mod request;
 mod roles;
 mod router;
 mod server;
+mod web;
 
 pub use openapi::description;
 pub(crate) use server::{Sockets, serve};

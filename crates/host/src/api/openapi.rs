@@ -1,6 +1,6 @@
 //! The description of the API, for programs that make clients or tests of it: `docs/api/openapi.json`.
 
-use super::{events, guests, host, jobs, moves, peers, placement};
+use super::{events, guests, host, jobs, metrics, moves, peers, placement};
 use crate::problem::Problem;
 use crate::report::{ArmNews, HostEvent, Progress};
 use axum::Json;
@@ -17,7 +17,10 @@ use utoipa::openapi;
     paths(
         host::health,
         host::describe,
+        host::hosts,
         host::pools,
+        host::fabric,
+        metrics::metrics,
         guests::list,
         guests::find,
         guests::run,

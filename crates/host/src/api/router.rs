@@ -3,21 +3,28 @@
 use super::calls::Api;
 use super::problem::Refusal;
 use super::rates::Rates;
-use super::{events, guests, host, jobs, moves, openapi, peers, placement, rates, roles};
+use super::{events, guests, host, jobs, metrics, moves, openapi, peers, placement, rates, roles, web};
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
-use axum::middleware::from_fn;
 use axum::routing::{delete, get, post, put};
+use axum::middleware::{from_fn, from_fn_with_state};
 use std::sync::Arc;
 
 /// Everything that can be asked of an agent.
 pub(super) fn router(api: Api) -> Router {
     let rates = Arc::new(Rates::default());
     Router::new()
+        .route("/", get(web::page))
+        .route("/page.css", get(web::style))
+        .route("/page.js", get(web::script))
+        .route("/icon.svg", get(web::icon))
+        .route("/metrics", get(metrics::metrics))
         .route("/healthz", get(host::health))
         .route("/v1/host", get(host::describe))
         .route("/v1/host/cordon", put(placement::cordon).delete(placement::uncordon))
         .route("/v1/host/drain", get(placement::plan).post(placement::drain).delete(placement::cancel))
+        .route("/v1/hosts", get(host::hosts))
+        .route("/v1/fabric.svg", get(host::fabric))
         .route("/v1/pools", get(host::pools))
         .route("/v1/guests", get(guests::list).post(guests::run))
         .route("/v1/guests/{name}", get(guests::find).delete(guests::stop))
@@ -41,5 +48,6 @@ pub(super) fn router(api: Api) -> Router {
         })
         .layer(from_fn(roles::check))
         .layer(from_fn(move |request, next| rates::limit(Arc::clone(&rates), request, next)))
+        .layer(from_fn_with_state(api.clone(), metrics::count))
         .with_state(api)
 }

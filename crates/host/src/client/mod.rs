@@ -262,6 +262,14 @@ impl Client {
         self.get("/v1/jobs")
     }
 
+    /// The jobs of this host that are under way, and the newest of those that are over: `past` of them at most.
+    ///
+    /// # Errors
+    /// The agent does not answer.
+    pub fn latest_jobs(&mut self, past: u16) -> Result<Vec<JobReport>> {
+        self.get(&format!("/v1/jobs?past={past}"))
+    }
+
     /// One job of this host.
     ///
     /// # Errors

@@ -152,7 +152,15 @@ impl JobResult {
     }
 }
 
+impl JobOutcome {
+    /// Every outcome.
+    pub const ALL: [Self; 5] = [Self::Done, Self::Cancelled, Self::Stalled, Self::TakenBack, Self::Failed];
+}
+
 impl JobKind {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::Migration, Self::Decouple, Self::Recouple, Self::Settle];
+
     /// The kind in one word.
     #[must_use]
     pub fn word(self) -> &'static str {
