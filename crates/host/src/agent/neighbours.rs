@@ -4,7 +4,7 @@ use super::Host;
 use crate::error::{Error, Result};
 use crate::fabric::live_fabric;
 use crate::name::HostName;
-use crate::report::KnownHost;
+use crate::report::{HostReport, KnownHost, Life};
 use crate::survey::Survey;
 use nil_fabric::Picture;
 use nil_pool::{HostSlot, Ownership, Pool};
@@ -24,6 +24,7 @@ impl Host {
                 let entry = known.entry(name.clone()).or_insert_with(|| KnownHost {
                     here: name == *self.dir.name(),
                     name,
+                    id: host.id,
                     life,
                     cordoned: false,
                     address: None,
@@ -45,7 +46,14 @@ impl Host {
     /// # Errors
     /// They make no fabric that can be drawn.
     pub(crate) fn draw_fabric(&self) -> Result<String> {
-        let survey = Survey { guests: Vec::new(), hosts: vec![self.describe()] };
+        let me = self.describe();
+        // What there is of this machine, those on it have in common. Of the others the pools tell.
+        let here = self.known_hosts().into_iter().filter(|host| host.life == Life::Alive);
+        let report = |host: KnownHost| {
+            let pools = me.pools.iter().filter(|pool| host.pools.contains(&pool.id)).cloned().collect();
+            HostReport { name: host.name, id: Some(host.id), pools, ..me.clone() }
+        };
+        let survey = Survey { guests: Vec::new(), hosts: here.map(report).collect() };
         let fabric =
             live_fabric(&survey).map_err(|error| Error::refused(format!("the fabric cannot be drawn: {error}")))?;
         Ok(Picture::of(&fabric).svg())

@@ -1,7 +1,7 @@
 //! What the pools say of hosts.
 
 use crate::name::HostName;
-use nil_pool::{Liveness, PoolId};
+use nil_pool::{HostId, Liveness, PoolId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -10,6 +10,8 @@ use utoipa::ToSchema;
 pub struct KnownHost {
     /// Its name.
     pub name: HostName,
+    /// Its identity.
+    pub id: HostId,
     /// Whether it is the one that tells this.
     pub here: bool,
     /// Whether its agent lives, as far as is known here.

@@ -19,6 +19,7 @@ mod moves;
 mod playground;
 mod refusals;
 mod sandboxes;
+mod seeing;
 mod silences;
 mod standstills;
 mod stripes;

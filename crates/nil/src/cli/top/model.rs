@@ -19,7 +19,7 @@ pub(super) struct Model {
     pub(super) world: World,
     /// Why the last look failed, if it did.
     pub(super) trouble: Option<String>,
-    /// Since the beginning.
+    /// Since 1970.
     pub(super) now: Duration,
     pub(super) focus: Panel,
     pub(super) mode: Mode,
@@ -138,7 +138,8 @@ impl Model {
             Panel::Pools => self.world.pools.iter().map(|pool| pool.id.to_string()).collect(),
             Panel::Guests => self.guests().iter().map(|guest| guest.id.to_string()).collect(),
             Panel::Moves => {
-                let past = self.world.past.iter().map(|past| format!("{} at {:?}", past.guest, past.at));
+                let past =
+                    self.world.past.iter().map(|past| format!("{} at {:?} to {:?}", past.guest, past.at, past.to));
                 self.world.moves.iter().map(|moving| moving.guest.clone()).chain(past).collect()
             }
         }

@@ -1,7 +1,7 @@
 //! A rack for tests to look at, made as agents tell it: from JSON.
 
 use super::world::Sighting;
-use nil_host::{GuestReport, GuestState, HostReport, Survey};
+use nil_host::{GuestReport, GuestState, HostReport, JobReport, Survey};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -59,6 +59,55 @@ fn moves(guest: GuestReport, direction: &str, done: u64, bytes_per_s: u64) -> Gu
     GuestReport { moving: report(progress), memory: report(memory("both", pooled, total)), ..guest }
 }
 
+/// What an agent says of a job.
+fn job(number: u32, kind: &str, guest: &str, hosts: (&str, Option<&str>), rest: Value) -> JobReport {
+    let mut job = json!({
+        "id": id(300 + number), "kind": kind, "guest": guest, "host": hosts.0, "to": hosts.1, "created_ms": 1_000, "phase": "ended",
+    });
+    for (name, value) in rest.as_object().expect("fields") {
+        job[name] = value.clone();
+    }
+    report(job)
+}
+
+fn jobs() -> Vec<JobReport> {
+    let migrated = json!({ "migration": {
+        "guest": "rover", "id": id(201), "from": "A", "to": "B", "outcome": "moved", "decouple": null, "prepare_us": 90_000,
+        "total_us": 91_000, "copied_bytes": 0, "recouple": null, "remarks": [],
+        "handoff": {
+            "source": 0, "target": 1, "epoch": 9, "blackout_ns": 139_700,
+            "phases": { "kick_ns": 139_700, "save_ns": 0, "publish_ns": 0, "notice_ns": 0, "load_ns": 0, "claim_ns": 0, "enter_ns": 0 }
+        }
+    }});
+    let failure = json!({ "title": "Unprocessable Content", "status": 422, "detail": "host C does not answer" });
+    let moving = json!({ "direction": "decouple", "done_bytes": 2600_u64 << 20, "total_bytes": 4_u64 << 30, "bytes_per_s": 3 << 28, "stall": null });
+    vec![
+        job(
+            1,
+            "migration",
+            "rover",
+            ("A", Some("B")),
+            json!({ "outcome": "done", "ended_ms": 9_000, "report": migrated }),
+        ),
+        job(
+            2,
+            "migration",
+            "lost",
+            ("C", Some("A")),
+            json!({ "outcome": "failed", "ended_ms": 4_000, "failure": failure }),
+        ),
+        job(
+            3,
+            "migration",
+            "roamer",
+            ("A", Some("B")),
+            json!({
+                "phase": "moving", "progress": { "step": "guest roamer: decoupling", "moving": moving }
+            }),
+        ),
+    ]
+}
+
 /// Three hosts, one pool, a guest that is decoupled, one that is recoupled, one that waits, one that is lost.
 pub(crate) fn rack() -> Sighting {
     let roamer = GuestReport {
@@ -84,14 +133,18 @@ pub(crate) fn rack() -> Sighting {
     };
     let guests = vec![lost, pinned, roamer, vm("rover", 1, "A", 256 << 20), settler];
     let hosts = vec![host("A", 0, 2), host("B", 1, 1), silent];
-    Sighting { at: Duration::from_secs(10), survey: Survey { guests, hosts } }
+    Sighting { at: Duration::from_secs(10), survey: Survey { guests, hosts }, jobs: jobs() }
 }
 
 /// Many of everything.
 pub(crate) fn hall() -> Sighting {
     let hosts = (0..40).map(|number| host(&format!("host-{number:02}"), number, 5)).collect();
     let guest = |number: u32| vm(&format!("guest-{number:03}"), number, &format!("host-{:02}", number % 40), 1 << 30);
-    Sighting { at: Duration::from_secs(1), survey: Survey { guests: (0..200).map(guest).collect(), hosts } }
+    Sighting {
+        at: Duration::from_secs(1),
+        survey: Survey { guests: (0..200).map(guest).collect(), hosts },
+        jobs: Vec::new(),
+    }
 }
 
 pub(super) fn guest<'a>(sighting: &'a mut Sighting, name: &str) -> &'a mut GuestReport {

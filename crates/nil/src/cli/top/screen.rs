@@ -3,8 +3,9 @@
 use super::model::{Model, Next};
 use super::view;
 use super::world::Sighting;
+use super::{look, now};
 use anyhow::{Context, Result};
-use nil_host::{RunDir, Survey};
+use nil_host::RunDir;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use signal_hook::consts::{SIGHUP, SIGTERM};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long keys are waited for before the clock goes on.
 const TICK: Duration = Duration::from_millis(100);
@@ -33,8 +34,7 @@ pub(super) fn show(every: Duration) -> Result<()> {
 }
 
 fn look_and_draw(terminal: &mut DefaultTerminal, every: Duration, told_to_end: &AtomicBool) -> Result<()> {
-    let start = Instant::now();
-    let looks = look_in_background(start, every)?;
+    let looks = look_in_background(every)?;
     let mut model = Model::default();
     while !told_to_end.load(Ordering::Relaxed) {
         for look in looks.try_iter() {
@@ -46,7 +46,7 @@ fn look_and_draw(terminal: &mut DefaultTerminal, every: Duration, told_to_end: &
                 Err(error) => model.trouble = Some(error.to_string()),
             }
         }
-        model.now = start.elapsed();
+        model.now = now();
         terminal.draw(|frame| view::draw(&model, frame)).context("cannot draw")?;
         if event::poll(TICK).context("cannot read keys")?
             && let Event::Key(key) = event::read().context("cannot read keys")?
@@ -61,21 +61,19 @@ fn look_and_draw(terminal: &mut DefaultTerminal, every: Duration, told_to_end: &
 
 /// Looks again and again on a thread of its own, which ends when nobody listens any more. An agent that does not answer
 /// holds up the next look, and not the keys.
-fn look_in_background(start: Instant, every: Duration) -> Result<Receiver<Look>> {
+fn look_in_background(every: Duration) -> Result<Receiver<Look>> {
     let (looks, seen) = mpsc::sync_channel(1);
     thread::Builder::new()
         .name("look".to_owned())
-        .spawn(move || look_again_and_again(start, every, &looks))
+        .spawn(move || look_again_and_again(every, &looks))
         .context("cannot start a thread")?;
     Ok(seen)
 }
 
-fn look_again_and_again(start: Instant, every: Duration, looks: &SyncSender<Look>) {
+fn look_again_and_again(every: Duration, looks: &SyncSender<Look>) {
     let run_dir = RunDir::from_environment();
     loop {
-        let survey = Survey::take(&run_dir);
-        let look = survey.map(|survey| Sighting { at: start.elapsed(), survey });
-        if looks.send(look).is_err() {
+        if looks.send(look(&run_dir)).is_err() {
             return;
         }
         thread::sleep(every);

@@ -1,26 +1,31 @@
 //! What `nil top` knows of the hosts, from what it has seen of them over time.
 //!
-//! A [`Survey`] is a moment. Put together, moments tell more: which guest has gone from where to where, and how fast memory
-//! moved meanwhile. Nothing here looks at a clock or asks anybody.
+//! Agents say how their guests and jobs are. Put together, moments tell more: which guest has gone from where to where
+//! although no agent here tells of it, and how fast memory moved. Nothing here looks at a clock or asks anybody.
 
-use nil_host::{GuestReport, GuestState, HostReport, Survey};
-use nil_mover::{Direction, MoveProgress};
+mod moves;
+
+use nil_host::{GuestReport, HostReport, JobReport, Survey};
 use nil_pool::{GuestId, PoolId};
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub(super) use moves::{Ending, Move, Past, Step};
+
 /// How many moments of bandwidth are kept.
 const MOMENTS: usize = 240;
 /// How many moves that are over are kept.
-const PAST: usize = 100;
+pub(super) const PAST: u16 = 100;
 
-/// What was seen, and when: since the beginning.
+/// What was seen, and when: since 1970.
 #[derive(Clone, Debug)]
 pub(crate) struct Sighting {
     pub(crate) at: Duration,
     pub(crate) survey: Survey,
+    /// The jobs of all agents, each once.
+    pub(crate) jobs: Vec<JobReport>,
 }
 
 /// Everything that was seen, put together.
@@ -31,13 +36,16 @@ pub(super) struct World {
     pub(super) guests: Vec<GuestReport>,
     pub(super) moves: Vec<Move>,
     /// The newest first.
-    pub(super) past: VecDeque<Past>,
+    pub(super) past: Vec<Past>,
     /// Bytes per second that all moves together made at each moment, the newest last.
     #[serde(skip)]
     pub(super) rates: VecDeque<u64>,
     /// When the last look was taken.
     #[serde(skip)]
     pub(super) seen: Option<Duration>,
+    /// Guests that came to another host, the newest first.
+    #[serde(skip)]
+    arrivals: VecDeque<Past>,
 }
 
 /// A pool, as all of its hosts together describe it.
@@ -53,41 +61,14 @@ pub(super) struct Pool {
     pub(super) guests: usize,
 }
 
-/// What is being done with a guest's memory, or with the guest.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub(super) struct Move {
-    pub(super) guest: String,
-    pub(super) host: Option<String>,
-    pub(super) step: Step,
-    pub(super) progress: Option<MoveProgress>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Step {
-    Decoupling,
-    Recoupling,
-    HandingOver,
-}
-
-/// A guest has gone from one host to another.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub(super) struct Past {
-    pub(super) guest: String,
-    pub(super) from: String,
-    pub(super) to: String,
-    /// When it was seen there: since the beginning.
-    #[serde(skip)]
-    pub(super) at: Duration,
-}
-
 impl World {
     /// Takes note of a moment.
     pub(super) fn see(&mut self, sighting: Sighting) {
-        let Sighting { at, survey: Survey { guests, hosts } } = sighting;
+        let Sighting { at, survey: Survey { guests, hosts }, jobs } = sighting;
         self.note_arrivals(&guests, at);
         self.pools = pools(&hosts, &guests);
-        self.moves = guests.iter().filter_map(Move::of).collect();
+        self.moves = moves::under_way(&jobs, &guests);
+        self.past = moves::over(&jobs, &self.arrivals, PAST.into());
         self.hosts = hosts;
         self.guests = guests;
         self.seen = Some(at);
@@ -116,37 +97,13 @@ impl World {
         for guest in guests {
             let (Some(from), Some(to)) = (before.get(&guest.id), &guest.host) else { continue };
             if from != to {
-                arrivals.push(Past { guest: guest.name.clone(), from: (*from).to_owned(), to: to.clone(), at });
+                arrivals.push(Past::arrival(guest, from, to, at));
             }
         }
         for arrival in arrivals {
-            self.past.push_front(arrival);
+            self.arrivals.push_front(arrival);
         }
-        self.past.truncate(PAST);
-    }
-}
-
-impl Move {
-    fn of(guest: &GuestReport) -> Option<Self> {
-        let step = match (&guest.moving, guest.state) {
-            (_, GuestState::Migrating) => Step::HandingOver,
-            (Some(MoveProgress { direction: Direction::Decouple, .. }), _) => Step::Decoupling,
-            (Some(MoveProgress { direction: Direction::Recouple, .. }), _) => Step::Recoupling,
-            (None, _) => return None,
-        };
-        Some(Self { guest: guest.name.clone(), host: guest.host.clone(), step, progress: guest.moving.clone() })
-    }
-
-    /// Bytes per second.
-    pub(super) fn rate(&self) -> u64 {
-        self.progress.as_ref().map_or(0, |progress| progress.bytes_per_s)
-    }
-
-    /// How long it will take at this rate; `None` when it does not get on.
-    pub(super) fn left(&self) -> Option<Duration> {
-        let progress = self.progress.as_ref().filter(|progress| progress.stall.is_none())?;
-        let bytes = progress.total_bytes.saturating_sub(progress.done_bytes);
-        bytes.checked_div(progress.bytes_per_s).map(Duration::from_secs)
+        self.arrivals.truncate(PAST.into());
     }
 }
 
@@ -178,32 +135,45 @@ mod tests {
     use super::super::scene;
     use super::*;
 
+    fn world(sighting: Sighting) -> World {
+        let mut world = World::default();
+        world.see(sighting);
+        world
+    }
+
     #[test]
     fn pools_are_put_together_from_what_each_of_their_hosts_says() {
-        let mut world = World::default();
-        world.see(scene::rack());
+        let world = world(scene::rack());
         let pool = &world.pools[0];
         assert_eq!((pool.hosts.len(), pool.used_bytes, pool.total_bytes), (3, 5 << 30, 16 << 30));
     }
 
     #[test]
-    fn a_guest_that_is_on_another_host_than_before_has_moved() {
-        let (mut world, mut later) = (World::default(), scene::rack());
-        world.see(scene::rack());
-        assert!(world.past.is_empty(), "whoever sees a guest for the first time does not know where it was");
+    fn a_guest_that_is_on_another_host_than_before_has_moved_also_when_no_agent_tells_of_it() {
+        let (mut world, mut later) = (world(scene::rack()), scene::rack());
+        let known = world.past.len();
         later.at += Duration::from_secs(1);
-        scene::guest(&mut later, "rover").host = Some("B".to_owned());
+        scene::guest(&mut later, "settler").host = Some("A".to_owned());
         world.see(later.clone());
-        let past = world.past.front().expect("rover has moved");
-        assert_eq!((past.guest.as_str(), past.from.as_str(), past.to.as_str()), ("rover", "A", "B"));
+        let past = &world.past[0];
+        assert_eq!((past.guest.as_str(), past.from.as_deref(), past.to.as_deref()), ("settler", Some("B"), Some("A")));
+        assert_eq!((past.blackout_ns, past.at), (None, later.at));
         world.see(later);
-        assert_eq!(world.past.len(), 1);
+        assert_eq!(world.past.len(), known + 1);
+    }
+
+    #[test]
+    fn a_move_of_which_an_agent_tells_is_told_once() {
+        let (mut world, mut later) = (world(scene::rack()), scene::rack());
+        let known = world.past.len();
+        scene::guest(&mut later, "rover").host = Some("B".to_owned());
+        world.see(later);
+        assert_eq!(world.past.len(), known, "scene has the job that took rover to B");
     }
 
     #[test]
     fn what_all_moves_make_is_the_sum_of_what_each_makes() {
-        let mut world = World::default();
-        world.see(scene::rack());
+        let world = world(scene::rack());
         assert_eq!(world.rate(), (3 << 28) + (1 << 28));
         assert_eq!(world.rate_of("A"), 3 << 28);
         assert_eq!(world.rates, [1 << 30]);
@@ -211,23 +181,23 @@ mod tests {
 
     #[test]
     fn a_move_that_waits_or_stands_does_not_say_how_long_it_will_take() {
-        let mut world = World::default();
         let mut sighting = scene::rack();
-        scene::guest(&mut sighting, "roamer").moving.as_mut().expect("it moves").bytes_per_s = 0;
-        world.see(sighting);
-        assert!(world.moves.iter().all(|moving| moving.guest != "roamer" || moving.left().is_none()));
-        assert!(world.moves.iter().any(|moving| moving.left().is_some()));
+        scene::guest(&mut sighting, "settler").moving.as_mut().expect("it moves").bytes_per_s = 0;
+        let world = world(sighting);
+        let left = |guest: &str| world.moves.iter().find(|moving| moving.guest == guest).and_then(Move::left);
+        assert_eq!((left("settler"), left("pinned")), (None, None));
+        assert_eq!(left("roamer"), Some(Duration::from_secs(1)));
     }
 
     #[test]
     fn moments_and_past_moves_do_not_pile_up() {
         let (mut world, mut here, mut there) = (World::default(), scene::rack(), scene::rack());
-        scene::guest(&mut there, "rover").host = Some("C".to_owned());
+        scene::guest(&mut there, "settler").host = Some("C".to_owned());
         for second in 0..300 {
             let next = if second % 2 == 0 { &mut here } else { &mut there };
             next.at = Duration::from_secs(second);
             world.see(next.clone());
         }
-        assert_eq!((world.rates.len(), world.past.len()), (MOMENTS, PAST));
+        assert_eq!((world.rates.len(), world.past.len()), (MOMENTS, usize::from(PAST)));
     }
 }

@@ -4,6 +4,7 @@ use super::super::model::{Model, Panel};
 use super::super::world::{Move, Past, Pool};
 use super::marks::{HERE, QUIET, rate, time};
 use super::middle;
+use crate::cli::duration::of_micros;
 use crate::cli::ps::age;
 use nil_host::{GuestReport, HostReport};
 use nil_pool::Bytes;
@@ -157,6 +158,7 @@ fn of_pool(pool: &Pool) -> (String, Facts) {
 
 fn of_move(model: &Model, moving: &Move) -> (String, Facts) {
     let mut facts: Facts = vec![("host", moving.host.clone().unwrap_or_default())];
+    facts.extend(moving.to.clone().map(|to| ("to", to)));
     if let Some(progress) = &moving.progress {
         let far = format!("{} of {}", Bytes(progress.done_bytes), Bytes(progress.total_bytes));
         facts.push(("direction", progress.direction.verb().to_owned()));
@@ -171,12 +173,17 @@ fn of_move(model: &Model, moving: &Move) -> (String, Facts) {
 }
 
 fn of_past(model: &Model, past: &Past) -> (String, Facts) {
-    let facts = vec![
+    let facts = [
         ("from", past.from.clone()),
         ("to", past.to.clone()),
-        ("when", format!("{} ago", time(model.now.saturating_sub(past.at)))),
+        ("ended", Some(format!("{} ago", time(model.now.saturating_sub(past.at))))),
+        ("took", past.took_ms.map(|ms| of_micros(ms.saturating_mul(1000)))),
+        ("stood still", past.blackout_ns.map(|ns| of_micros(ns.div_ceil(1000)))),
+        ("copied", Some(Bytes(past.copied_bytes).to_string())),
+        ("why", past.why.clone()),
     ];
-    (format!("{} has moved", past.guest), facts)
+    let facts = facts.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    (format!("a move of {}", past.guest), facts)
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! The panels: hosts, pools, guests, moves.
 
 use super::super::model::{Direction, Mode, Model, Panel};
-use super::super::world::{Move, Past, Step};
+use super::super::world::{Ending, Move, Past, Pool, Step};
 use super::columns::{self, Column, cut};
 use super::marks::{ALARM, BUSY, GOOD, HERE, QUIET, agent, bar, count, percent, rate, state, time};
 use super::window;
+use crate::cli::duration::of_micros;
 use crate::cli::ps::age;
 use nil_host::{GuestReport, HostReport, Whereabouts};
 use nil_pool::Bytes;
@@ -127,7 +128,7 @@ fn pools(model: &Model) -> Content<'_> {
     Content { title: "Pools", note: None, columns, rows: pools.len(), empty: "no pools that a host has joined" }
 }
 
-fn free(pool: &super::super::world::Pool) -> u64 {
+fn free(pool: &Pool) -> u64 {
     pool.total_bytes.saturating_sub(pool.used_bytes)
 }
 
@@ -198,34 +199,68 @@ fn moves(model: &Model) -> Content<'_> {
             "HOSTS",
             0,
             6,
-            both(&|moving| moving.host.clone().unwrap_or_default().into(), &|past| {
-                quiet(format!("{} → {}", past.from, past.to))
+            both(&|moving| route(moving.host.as_ref(), moving.to.as_ref()).into(), &|past| {
+                quiet(route(past.from.as_ref(), past.to.as_ref()))
             }),
         ),
-        Column::texts("STEP", 0, 5, both(&step, &|_| Span::styled("✓ moved", GOOD))),
-        Column::texts("DONE", 2, BAR + 5, both(&|moving| done(moving).into(), &|_| "".into())),
+        Column::texts("STEP", 0, 5, both(&step, &|past| ending(past.ending))),
+        Column::texts("DONE", 2, BAR + 5, both(&|moving| done(moving).into(), &|past| quiet(result(past)))),
         Column::numbers("RATE", 1, both(&|moving| rate(moving.rate()).into(), &|_| "".into())),
         Column::numbers("WHEN", 3, both(&|moving| left(moving).into(), &|past| quiet(ago(model, past)))),
-        Column::texts("NOTE", 4, 16, both(&note, &|_| "".into())),
+        Column::texts("NOTE", 4, 16, both(&note, &|past| quiet(past.why.clone().unwrap_or_default()))),
     ];
     let rows = now.len() + past.len();
     Content { title: "Moves", note: None, columns, rows, empty: "nothing moves, and nothing has" }
 }
 
+/// Where something goes, or where it is.
+fn route(from: Option<&String>, to: Option<&String>) -> String {
+    match (from, to) {
+        (Some(from), Some(to)) => format!("{from} → {to}"),
+        (from, to) => from.or(to).cloned().unwrap_or_default(),
+    }
+}
+
 fn step(moving: &Move) -> Span<'static> {
     let word = match moving.step {
+        Step::Preparing => "… begins",
         Step::Decoupling => "↑ to the pool",
         Step::Recoupling => "↓ to DRAM",
+        Step::Arming => "… target readies",
         Step::HandingOver => "→ handing over",
+        Step::Undoing => "↺ goes back",
+        Step::Landed => "✓ has landed",
     };
     let waits = moving.progress.as_ref().is_some_and(|progress| progress.stall.is_some());
     Span::styled(word, if waits { ALARM } else { BUSY })
+}
+
+fn ending(ending: Ending) -> Span<'static> {
+    let (word, style) = match ending {
+        Ending::Moved => ("✓ moved", GOOD),
+        Ending::Decoupled => ("✓ in the pool", GOOD),
+        Ending::Recoupled => ("✓ in DRAM", GOOD),
+        Ending::Cancelled => ("○ called off", QUIET),
+        Ending::Stalled => ("! waited in vain", BUSY),
+        Ending::TakenBack => ("↺ taken back", BUSY),
+        Ending::Failed => ("✗ failed", ALARM),
+    };
+    Span::styled(word, style)
 }
 
 fn done(moving: &Move) -> String {
     let Some(progress) = &moving.progress else { return String::new() };
     let (done, total) = (progress.done_bytes, progress.total_bytes);
     format!("{} {:>2} %", bar(done, total, BAR), percent(done, total))
+}
+
+/// What it cost: a guest that was handed over stood still, memory that went elsewhere was copied.
+fn result(past: &Past) -> String {
+    match past.blackout_ns {
+        Some(ns) => format!("stood still {}", of_micros(ns.div_ceil(1000))),
+        None if past.copied_bytes > 0 => format!("{} copied", Bytes(past.copied_bytes)),
+        None => String::new(),
+    }
 }
 
 fn left(moving: &Move) -> String {
