@@ -2,8 +2,9 @@
 //! there, and what is not known is refused.
 
 use crate::name::{GuestName, HostName};
-use crate::order::{GuestRange, Migrate, MoveMemory, PinMemory, Settling, Striping};
+use crate::order::{GuestRange, Migrate, MoveMemory, PinMemory, Rehome, Route, Settling, Striping};
 use nil_mover::{Budget, Direction, MovePlan};
+use nil_pool::PoolId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -62,6 +63,49 @@ pub(crate) struct MoveBody {
     time_limit_us: Option<u64>,
 }
 
+/// `POST /v1/guests/{name}/rehomings`
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RehomingBody {
+    /// The pool that is to be the guest's home.
+    pool: PoolId,
+    /// What moving its memory may cost the guest.
+    #[serde(default)]
+    budget: Budget,
+    /// How long to wait for memory that cannot move, in microseconds.
+    #[serde(default = "stall_timeout_us")]
+    stall_timeout_us: u64,
+    /// How long the whole of it may take before it is called off, in microseconds; none is no limit.
+    #[serde(default)]
+    time_limit_us: Option<u64>,
+}
+
+/// `POST /v1/guests/{name}/routes`
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RouteBody {
+    /// The host that is to run the guest, with which its own need not share a pool.
+    to: HostName,
+    /// How long the guest may stand frozen at each handoff before the source takes it back, in microseconds.
+    #[serde(default = "frozen_us")]
+    deadline_us: u64,
+    /// What becomes of memory that is in DRAM now.
+    #[serde(default = "settling")]
+    settling: Settling,
+    /// What moving its memory may cost the guest.
+    #[serde(default)]
+    budget: Budget,
+    /// How long each leg may wait for memory that cannot move, in microseconds.
+    #[serde(default = "stall_timeout_us")]
+    stall_timeout_us: u64,
+    /// Hosts that it must not pass.
+    #[serde(default)]
+    avoid: Vec<HostName>,
+    /// How long the whole of it may take before it is called off, in microseconds; none is no limit.
+    #[serde(default)]
+    time_limit_us: Option<u64>,
+}
+
 /// `POST /v1/guests/{name}/pins`
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -113,6 +157,35 @@ impl From<&MoveMemory> for MoveBody {
         let MoveMemory { guest: _, direction, range, budget, node, stall_timeout_us, reason, striping, time_limit_us } =
             order.clone();
         Self { direction, range, budget, node, stall_timeout_us, reason, striping, time_limit_us }
+    }
+}
+
+impl RehomingBody {
+    pub(crate) fn order(self, guest: GuestName) -> Rehome {
+        let Self { pool, budget, stall_timeout_us, time_limit_us } = self;
+        Rehome { guest, pool, budget, stall_timeout_us, time_limit_us }
+    }
+}
+
+impl From<&Rehome> for RehomingBody {
+    fn from(order: &Rehome) -> Self {
+        let Rehome { guest: _, pool, budget, stall_timeout_us, time_limit_us } = order.clone();
+        Self { pool, budget, stall_timeout_us, time_limit_us }
+    }
+}
+
+impl RouteBody {
+    pub(crate) fn order(self, guest: GuestName) -> Route {
+        let Self { to, deadline_us, settling, budget, stall_timeout_us, avoid, time_limit_us } = self;
+        Route { guest, to, deadline_us, settling, budget, stall_timeout_us, avoid, time_limit_us }
+    }
+}
+
+impl From<&Route> for RouteBody {
+    fn from(order: &Route) -> Self {
+        let Route { guest: _, to, deadline_us, settling, budget, stall_timeout_us, avoid, time_limit_us } =
+            order.clone();
+        Self { to, deadline_us, settling, budget, stall_timeout_us, avoid, time_limit_us }
     }
 }
 
@@ -183,6 +256,7 @@ mod tests {
             "paced",
             "ranges",
             "guest",
+            "avoid",
             "x",
         ]);
         leaf.prop_recursive(4, 64, 8, move |inner| {
@@ -205,6 +279,8 @@ mod tests {
     fn all_survive(text: &[u8]) {
         survives::<MigrationBody>(text);
         survives::<MoveBody>(text);
+        survives::<RehomingBody>(text);
+        survives::<RouteBody>(text);
         survives::<PinBody>(text);
         survives::<crate::order::RunVm>(text);
         survives::<crate::order::ArmOrder>(text);

@@ -51,12 +51,17 @@ pub use error::{Error, Result};
 pub use fabric::live_fabric;
 pub use name::{BadName, GuestName, HostName};
 pub use order::{
-    Drain, GuestRange, ImageSource, MemoryIn, Migrate, MoveMemory, PinMemory, RunVm, Settling, StripeShare, Striping,
+    Drain, GuestRange, ImageSource, MemoryIn, Migrate, MoveMemory, PinMemory, Rehome, Route, RunVm, Settling,
+    StripeShare, Striping,
 };
 pub use outlook::{Rebalancing, rebalance_plan};
 pub use problem::Problem;
 pub use report::{
-    CordonReport, Departure, DrainOutcome, DrainReport, GuestReport, GuestState, Happening, HostEvent, HostReport, JobKind, JobOutcome, JobPhase, JobReport, JobResult, KnownHost, Life, MemoryMoved, MemoryReport, MigrationOutcome, MigrationReport, PinReport, PlacementPlan, PlannedMove, PoolReport, Progress, RebalancePlan, SandboxLayer, SandboxReport, Stay, Unevenness, Whereabouts,
+    CordonReport, Departure, DrainOutcome, DrainReport, GuestReport, GuestState, Happening, HostEvent, HostReport,
+    JobKind, JobOutcome, JobPhase, JobReport, JobResult, KnownHost, LegReport, LegResult, Life, MemoryMoved,
+    MemoryReport, MigrationOutcome, MigrationReport, PinReport, PlacementPlan, PlannedMove, PoolReport, Progress,
+    RebalancePlan, RehomingOutcome, RehomingReport, RouteOutcome, RouteReport, SandboxLayer, SandboxReport, Stay,
+    Unevenness, Whereabouts,
 };
 pub use run_dir::{HostDir, RunDir};
 pub use survey::Survey;

@@ -41,6 +41,18 @@ pub(crate) enum Lane {
     PullBack,
 }
 
+/// A home for a guest, in another pool of its host.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct HomeOrder {
+    pub(crate) pool: PoolId,
+    /// Where that is, for a worker that has not opened it yet.
+    pub(crate) path: PathBuf,
+    /// The host's slot there.
+    pub(crate) host: u16,
+    /// The guest's.
+    pub(crate) slot: GuestSlot,
+}
+
 /// What is asked of a worker.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -73,6 +85,8 @@ pub(crate) enum WorkerRequest {
     /// Take these pools, too, which the agent has opened: it sends them when it has got [`WorkerReply::SendFiles`], one
     /// file for each path. Since version 2.
     TakePools { paths: Vec<PathBuf> },
+    /// Make that record of the guest, in another pool, its home.
+    Rehome(HomeOrder),
     /// Hand the guest to the host in that slot.
     Handoff { to: u16, deadline_us: u64 },
     /// Take the guest back from the handoff that is on, if it has not been claimed yet.
@@ -99,6 +113,11 @@ pub(crate) enum WorkerReply {
     Moved(Box<MoveReport>),
     /// The pin's number.
     Pinned(String),
+    /// The guest has another home: at which epoch, and how long that took in this process.
+    Rehomed {
+        epoch: u32,
+        switched_ns: u64,
+    },
     /// The guest is the target's.
     Released(Option<HandoffReport>),
     /// The guest runs here still, or again; the sentence says why.

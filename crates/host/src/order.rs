@@ -108,6 +108,43 @@ pub struct StripeShare {
     pub weight: u32,
 }
 
+/// A guest whose home is to move to another pool of its host: its record, its state area, and whatever of its memory is in
+/// a pool.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Rehome {
+    /// Which.
+    pub guest: GuestName,
+    /// Where to. The host must be a member.
+    pub pool: PoolId,
+    /// What moving its memory may cost the guest.
+    pub budget: Budget,
+    /// How long to wait for memory that cannot move, in microseconds.
+    pub stall_timeout_us: u64,
+    /// How long the whole of it may take before it is called off, in microseconds; `None` is no limit.
+    pub time_limit_us: Option<u64>,
+}
+
+/// A guest that is to go to a host with which its own shares no pool: over others.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Route {
+    /// Which.
+    pub guest: GuestName,
+    /// Where to.
+    pub to: HostName,
+    /// How long it may stand still at each handoff before its source takes it back, in microseconds.
+    pub deadline_us: u64,
+    /// What becomes of memory that was in DRAM.
+    pub settling: Settling,
+    /// What moving its memory may cost the guest.
+    pub budget: Budget,
+    /// How long each leg may wait for memory that cannot move, in microseconds.
+    pub stall_timeout_us: u64,
+    /// Hosts that it must not pass.
+    pub avoid: Vec<HostName>,
+    /// How long the whole of it may take before it is called off, in microseconds; `None` is no limit.
+    pub time_limit_us: Option<u64>,
+}
+
 /// A guest to be moved.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Migrate {

@@ -20,12 +20,16 @@ pub use memory::{MemoryMoved, MemoryReport, PinReport, Whereabouts};
 pub use placement::{
     CordonReport, Departure, DrainOutcome, DrainReport, PlacementPlan, PlannedMove, RebalancePlan, Stay, Unevenness,
 };
+pub use rehoming::{RehomingOutcome, RehomingReport};
+pub use route::{LegReport, LegResult, RouteOutcome, RouteReport};
 
 mod event;
 mod job;
 mod known_host;
 mod memory;
 mod placement;
+mod rehoming;
+mod route;
 
 /// A host, as its agent describes it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]

@@ -2,6 +2,7 @@
 //!
 //! - [`protocol`]: pure. Which change of the ownership word is legal, who may make it, what each side does next.
 //! - [`recovery`]: pure. What to do with a guest whose workers or hosts died. [`rescue`] carries it out.
+//! - [`rehoming`]: pure. Which of a guest's two records counts while its home moves from one pool to another.
 //! - [`Source`], [`Target`]: the drivers, shared by a worker's vCPU threads and its coordinator thread.
 //! - [`Part`]: what the drivers know of a guest. This crate has no knowledge of any one kind of guest.
 //! - [`HandoffReport`]: what a handoff cost.
@@ -15,6 +16,7 @@ pub mod gate;
 mod part;
 pub mod protocol;
 pub mod recovery;
+pub mod rehoming;
 mod report;
 pub mod rescue;
 pub mod source;

@@ -143,6 +143,24 @@ impl Source {
         })
     }
 
+    /// The guest's record.
+    #[must_use]
+    pub fn control(&self) -> &GuestControl {
+        &self.control
+    }
+
+    /// The guest's state area.
+    #[must_use]
+    pub fn state(&self) -> &Arc<StateArea> {
+        &self.state
+    }
+
+    /// The slot of this worker's host in the guest's pool.
+    #[must_use]
+    pub fn host(&self) -> HostSlot {
+        self.me
+    }
+
     /// The epoch of this worker's ownership.
     #[must_use]
     pub fn epoch(&self) -> Epoch {

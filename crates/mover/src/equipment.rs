@@ -154,7 +154,7 @@ pub(crate) fn pool_of(memory: &GuestMemory, direction: Direction) -> Result<Opti
 fn warm(memory: &GuestMemory, granules: &Range<usize>) {
     let bytes = bytes_of(granules);
     let start = memory.range().at(bytes.start).addr();
-    Heat::sample(&(start..start + bytes.len()), Sampling::default()).write_down(memory.placement(), granules.start);
+    Heat::sample(&(start..start + bytes.len()), Sampling::default()).write_down(&memory.placement(), granules.start);
 }
 
 pub(crate) fn bytes_of(granules: &Range<usize>) -> Range<usize> {

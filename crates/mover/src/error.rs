@@ -54,6 +54,12 @@ pub enum Error {
         /// Bytes according to that.
         found: u64,
     },
+    /// The guest's memory must stand still, and wholly in DRAM, while the guest's home changes.
+    #[error("the guest's home cannot change now: {why}; recouple all of its memory first, and move nothing meanwhile")]
+    NotAllHere {
+        /// What stands in the way.
+        why: String,
+    },
     /// The range is not one of whole granules of the memory.
     #[error(
         "{bytes:#x} bytes at {offset:#x} cannot be moved: ranges are whole granules of 2 MiB, and the memory has {memory:#x} bytes"

@@ -23,7 +23,7 @@ use crate::sides::{Side, Sides, Supply};
 use crate::turn::{Turn, Turns};
 use nil_pool::{CapacityMapping, Epoch, GuestControl, HostSlot, Ownership, PinTable, Place, PlacementMap, StateArea};
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 /// A guest's memory, mapped; unmapped on drop.
 #[derive(Debug)]
@@ -31,14 +31,27 @@ pub struct GuestMemory {
     // Before the range: the handlers must have forgotten it when its addresses are given back.
     watch: Watch,
     range: AddressRange,
-    control: GuestControl,
-    placement: PlacementMap,
-    pins: PinTable,
+    home: RwLock<Home>,
     stretches: Vec<Stretch>,
     node: Option<u32>,
     /// Never locked while waiting for a turn.
     sides: Mutex<Sides>,
     supply: Turns<Supply>,
+}
+
+/// The guest's record, and what its state area says of the memory. They lie in one pool, and move to another when the
+/// guest does.
+#[derive(Clone, Debug)]
+pub(crate) struct Home {
+    pub(crate) control: GuestControl,
+    pub(crate) placement: PlacementMap,
+    pub(crate) pins: PinTable,
+}
+
+impl Home {
+    pub(crate) fn of(control: &GuestControl, state: &StateArea) -> Self {
+        Self { control: control.clone(), placement: state.placement(), pins: state.pins() }
+    }
 }
 
 /// A part of the memory that is contiguous in the guest's address space, too.
@@ -127,10 +140,8 @@ impl GuestMemory {
         Ok(Self {
             watch,
             range,
-            control: control.clone(),
+            home: RwLock::new(Home::of(control, state)),
             sides: Mutex::new(Sides::new(placement.granules(), pool)),
-            placement,
-            pins: state.pins(),
             stretches,
             node,
             supply: Turns::new(Supply::default()),
@@ -201,7 +212,7 @@ impl GuestMemory {
     /// Refuses to move memory of a guest that is not, or no longer, run by whom memory moves in the name of. One load.
     pub(crate) fn require_owner(&self) -> Result<()> {
         let (host, epoch) = self.sides().owner.ok_or(Error::NoOwner)?;
-        let found = match self.control.ownership().load() {
+        let found = match self.home().control.ownership().load() {
             Ok(
                 Ownership::Owned { host: owner, epoch: since } | Ownership::Offered { source: owner, epoch: since, .. },
             ) if (owner, since) == (host, epoch) => {
@@ -219,19 +230,17 @@ impl GuestMemory {
     /// [`Hole`] with the first part that is not.
     pub fn close(&self) -> std::result::Result<Closed<'_>, Hole> {
         let turn = self.supply.take();
-        match self.placement.away() {
+        match self.home().placement.away() {
             0 if self.sides().is_pooled() => Ok(Closed { _turn: turn }),
             away => Err(self.hole(away, turn.moves)),
         }
     }
 
     fn hole(&self, away: u64, moves: usize) -> Hole {
-        let (granule, place) = match self.placement.first_away() {
+        let placement = self.placement();
+        let (granule, place) = match placement.first_away() {
             Some((granule, placed)) => (granule, Some(placed.place)),
-            None => (
-                (0..self.placement.granules()).find(|&granule| self.placement.get(granule).is_err()).unwrap_or(0),
-                None,
-            ),
+            None => ((0..placement.granules()).find(|&granule| placement.get(granule).is_err()).unwrap_or(0), None),
         };
         let what = if moves > 0 { "it is being moved" } else { "decouple the guest first" };
         let why =
@@ -282,14 +291,14 @@ impl GuestMemory {
 
     /// Its pins.
     #[must_use]
-    pub fn pins(&self) -> &PinTable {
-        &self.pins
+    pub fn pins(&self) -> PinTable {
+        self.home().pins.clone()
     }
 
     /// Which granule is where.
     #[must_use]
-    pub fn placement(&self) -> &PlacementMap {
-        &self.placement
+    pub fn placement(&self) -> PlacementMap {
+        self.home().placement.clone()
     }
 
     /// The guest-physical address of a byte.
@@ -364,8 +373,16 @@ impl GuestMemory {
         &self.watch
     }
 
-    pub(crate) fn control(&self) -> &GuestControl {
-        &self.control
+    pub(crate) fn control(&self) -> GuestControl {
+        self.home().control.clone()
+    }
+
+    pub(crate) fn home(&self) -> RwLockReadGuard<'_, Home> {
+        self.home.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_home(&self, home: Home) {
+        *self.home.write().unwrap_or_else(PoisonError::into_inner) = home;
     }
 
     pub(crate) fn node(&self) -> Option<u32> {
@@ -374,7 +391,7 @@ impl GuestMemory {
 }
 
 /// Refuses memory of which a part is in another place.
-fn require(state: &StateArea, wanted: &'static str, fits: impl Fn(Place) -> bool) -> Result<()> {
+pub(crate) fn require(state: &StateArea, wanted: &'static str, fits: impl Fn(Place) -> bool) -> Result<()> {
     let placement = state.placement();
     for granule in 0..placement.granules() {
         let place = placement.get(granule)?.place;

@@ -201,6 +201,31 @@ fn a_crash_anywhere_in_creating_a_guest_in_dram_leaves_all_of_it_or_nothing() {
 }
 
 #[test]
+fn a_crash_anywhere_in_making_a_twin_leaves_it_without_room_for_memory_at_most() {
+    let (here, there) = (place(), place());
+    let options = CreateOptions { size: Some(32 * GRANULE), ..CreateOptions::default() };
+    let elsewhere = Pool::create(&there.path, &options).expect("a new pool").join(&identity("e")).expect("membership");
+    let first = elsewhere.create_guest(&guest("comer", MemoryHome::Dram)).expect("a guest");
+    for writes in 0..ENOUGH {
+        let scene = Scene::build(&here);
+        let before = contents(&scene.pool);
+        if crash_after(writes, || scene.host.create_twin(&first).expect("a twin")).is_some() {
+            return;
+        }
+        recover_stopping_everywhere(&scene, writes);
+        let when = format!("stopped before write {writes}");
+        assert_sound(&scene.pool, &when);
+        // Its agent takes away a record that nobody has published.
+        if let Some(left) = scene.pool.find_guest("comer") {
+            let left = scene.pool.guest(left.slot, left.id).expect("the twin");
+            scene.host.discard_twin(&left).expect("taken away");
+        }
+        assert_eq!(contents(&scene.pool), before, "{when}");
+    }
+    panic!("making a twin makes more than {ENOUGH} writes");
+}
+
+#[test]
 fn a_crash_anywhere_in_destroying_a_guest_leaves_all_of_it_or_nothing() {
     crash_everywhere(Scene::destroy);
 }

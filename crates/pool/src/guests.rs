@@ -47,6 +47,17 @@ pub struct GuestRequest {
     pub features: u64,
 }
 
+/// What a record is made of: a new guest's, or that of one that comes from another pool.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Founding<'a> {
+    pub(crate) request: &'a GuestRequest,
+    /// The hosts that may attach its memory; all, if there are none.
+    pub(crate) access: &'a [HostId],
+    pub(crate) id: GuestId,
+    /// Nanoseconds since 1970.
+    pub(crate) created: u64,
+}
+
 /// What has been claimed for a guest so far.
 #[derive(Clone, Copy, Debug)]
 struct Parts {
@@ -89,6 +100,11 @@ impl Membership {
     /// # Errors
     /// [`Error::AccessListTooLong`]; as for [`Membership::create_guest`].
     pub fn create_guest_for(&self, request: &GuestRequest, access: &[HostId]) -> Result<GuestControl> {
+        self.make_guest(&Founding { request, access, id: GuestId::random(), created: now() })
+    }
+
+    pub(crate) fn make_guest(&self, founding: &Founding<'_>) -> Result<GuestControl> {
+        let Founding { request, access, .. } = *founding;
         require_short(access)?;
         let memory_granules = request.validate()?;
         self.require_unfenced()?;
@@ -101,7 +117,7 @@ impl Membership {
         let guest = tables.guest_slots().claim(self.slot(), 0, note);
         let created = match guest {
             None => Err(Error::GuestTableFull { slots: tables.layout().guests.count }),
-            Some(guest) => self.furnish_guest(request, access, memory_granules, guest, &mut journal),
+            Some(guest) => self.furnish_guest(founding, memory_granules, guest, &mut journal),
         };
         journal.write(self.pool(), Intent::Idle);
         created
@@ -109,14 +125,13 @@ impl Membership {
 
     fn furnish_guest(
         &self,
-        request: &GuestRequest,
-        access: &[HostId],
+        founding: &Founding<'_>,
         memory_granules: u32,
         guest: Reference,
         journal: &mut Journal,
     ) -> Result<GuestControl> {
         let mut parts = Parts { guest, memory: None, state: None };
-        let built = self.build_guest(request, access, memory_granules, &mut parts, journal);
+        let built = self.build_guest(founding, memory_granules, &mut parts, journal);
         if built.is_err() {
             let actor = Actor::new(self.pool(), self.slot());
             actor.undo_creation(guest, parts.capacities(), &mut Recovered::default());
@@ -126,8 +141,7 @@ impl Membership {
 
     fn build_guest(
         &self,
-        request: &GuestRequest,
-        access: &[HostId],
+        &Founding { request, access, id, created }: &Founding<'_>,
         memory_granules: u32,
         parts: &mut Parts,
         journal: &mut Journal,
@@ -141,7 +155,7 @@ impl Membership {
                 journal.write(self.pool(), parts.creation());
             })?;
         }
-        let shape = Shape { guest: GuestId::random(), vcpus: request.vcpus, granules: memory_granules.into() };
+        let shape = Shape { guest: id, vcpus: request.vcpus, granules: memory_granules.into() };
         let state_granules = granules(shape.bytes().next_multiple_of(GRANULE));
         let state_granules = state_granules.ok_or(Error::GuestMemory { bytes: request.memory_bytes })?;
         let spec = guest_spec("state", &request.name, state, state_granules, guest).for_hosts(access);
@@ -158,7 +172,7 @@ impl Membership {
             memory_bytes: request.memory_bytes,
             vcpus: request.vcpus,
             features: request.features,
-            created: now(),
+            created,
             creator: self.identity().id,
             state,
             placement: vec![Region {
@@ -217,9 +231,26 @@ impl Membership {
     /// # Errors
     /// [`Error::GuestNotOurs`], [`Error::GuestGone`]; then the guest is as it was.
     pub fn destroy_guest(&self, guest: &GuestControl) -> Result<()> {
-        self.require_unfenced()?;
         let record = guest.record()?;
         let ownership = self.destroyable(guest, &record)?;
+        self.destroy_found(guest, &record, ownership)
+    }
+
+    /// The same, but only as long as its ownership word is this one: for who has judged by that word.
+    ///
+    /// # Errors
+    /// As of [`Membership::destroy_guest`]; [`Error::GuestNotOurs`] too when the word is another by now.
+    pub fn destroy_guest_while(&self, guest: &GuestControl, word: Ownership) -> Result<()> {
+        let record = guest.record()?;
+        let ownership = self.destroyable(guest, &record)?;
+        if ownership != word {
+            return Err(Error::GuestNotOurs { name: record.name, ownership });
+        }
+        self.destroy_found(guest, &record, word)
+    }
+
+    fn destroy_found(&self, guest: &GuestControl, record: &GuestRecord, ownership: Ownership) -> Result<()> {
+        self.require_unfenced()?;
         let reference = guest.reference();
         let parts = Parts {
             guest: reference,
@@ -229,7 +260,7 @@ impl Membership {
         let mut journal = self.journal();
         let intent = Intent::DestroyGuest { guest: reference, memory: parts.memory, state: parts.state };
         journal.write(self.pool(), intent);
-        let destroyed = self.destroy_noted(guest, parts, ownership, &record);
+        let destroyed = self.destroy_noted(guest, parts, ownership, record);
         journal.write(self.pool(), Intent::Idle);
         destroyed
     }
@@ -278,7 +309,12 @@ impl GuestControl {
     /// # Errors
     /// [`Error::GuestNotOurs`] when it has an owner already; [`Error::GuestGone`] when it was destroyed meanwhile.
     pub fn publish(&self, owner: HostSlot) -> Result<Ownership> {
-        let owned = Ownership::Owned { host: owner, epoch: Epoch(1) };
+        self.publish_at(owner, Epoch(1))
+    }
+
+    /// Makes `owner` the owner of a guest that nobody owns yet, at this epoch.
+    pub(crate) fn publish_at(&self, owner: HostSlot, epoch: Epoch) -> Result<Ownership> {
+        let owned = Ownership::Owned { host: owner, epoch };
         if !self.ownership().transition(Ownership::Vacant, owned) {
             let ownership = self.ownership().load().unwrap_or(Ownership::Vacant);
             return Err(Error::GuestNotOurs { name: self.record()?.name, ownership });

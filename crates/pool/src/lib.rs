@@ -58,6 +58,7 @@ mod tables;
 #[doc(hidden)]
 pub mod tag_index;
 mod timeline;
+mod twin;
 
 pub use arm::{Arm, ArmWord, BadArm};
 pub use backing::BackingKind;

@@ -129,6 +129,17 @@ impl Pool {
         companions.push(Arc::clone(&other.inner));
     }
 
+    /// The companion with this name; this pool and the other companions are its companions then.
+    #[must_use]
+    pub fn companion(&self, id: PoolId) -> Option<Self> {
+        let companions = self.companions.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let found = companions.iter().find(|companion| companion.header.id == id)?;
+        let found = Self::over(Arc::clone(found));
+        companions.into_iter().map(Self::over).for_each(|companion| found.add_companion(&companion));
+        found.add_companion(self);
+        Some(found)
+    }
+
     /// This pool or the companion with this name.
     pub(crate) fn at_hand(&self, id: PoolId) -> Option<Self> {
         if id == self.id() {

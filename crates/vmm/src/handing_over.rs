@@ -6,7 +6,7 @@ use crate::placement;
 use crate::shared::Request;
 use crate::vm::{HUSH, Role, Vm, lock};
 use nil_migrate::{Handoff, HandoffReport, Outcome, Reason};
-use nil_pool::{Epoch, HostSlot, Stamp};
+use nil_pool::{Epoch, GuestControl, HostSlot, Stamp};
 use std::os::unix::thread::JoinHandleExt;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -56,7 +56,7 @@ pub enum HandoffOutcome {
 impl Vm {
     /// Makes place for a new target in the arm word. To be called by the owner before it has a target armed.
     pub fn clear_arm(&self) {
-        self.shared.source.clear_arm();
+        self.shared.source().clear_arm();
     }
 
     /// Hands the guest over to `to`, which is armed or about to be, and returns when it runs there, or here again.
@@ -69,14 +69,15 @@ impl Vm {
         if !matches!(*lock(&self.role), Role::Running) {
             return Err(Error::NotNow { wanted: "be handed over", state: "not running here" });
         }
-        let source = &self.shared.source;
+        let source = self.shared.source();
+        let me = source.host();
         source.await_armed(to, deadlines.armed)?;
         // From here until the handoff is over nothing moves. What is not in the pool now would be a hole over there.
         let _closed = self.memory().close().map_err(Error::Hole)?;
         let handoff = match source.offer(to, deadlines.poised) {
             Ok(handoff) => handoff,
             Err(nil_migrate::Error::Withdrawn { epoch, reason }) => {
-                self.memory().set_owner(self.me, epoch);
+                self.memory().set_owner(me, epoch);
                 return Ok(HandoffOutcome::TakenBack { epoch, reason, detail: None });
             }
             Err(error) => return Err(error.into()),
@@ -93,16 +94,16 @@ impl Vm {
             Outcome::Released { epoch } => {
                 self.memory().disown();
                 *lock(&self.role) = Role::Over;
-                Ok(HandoffOutcome::Released { epoch, report: self.report(&handoff) })
+                Ok(HandoffOutcome::Released { epoch, report: self.report(source.control(), &handoff) })
             }
             Outcome::TakenBack { epoch, reason } => {
-                self.memory().set_owner(self.me, epoch);
+                self.memory().set_owner(me, epoch);
                 let detail = self.shared.take_failure();
                 Ok(HandoffOutcome::TakenBack { epoch, reason, detail })
             }
             Outcome::Displaced => {
                 self.halt();
-                let found = self.control.ownership().load().map_err(nil_migrate::Error::from)?;
+                let found = source.control().ownership().load().map_err(nil_migrate::Error::from)?;
                 Err(nil_migrate::Error::Displaced { found }.into())
             }
         }
@@ -111,18 +112,18 @@ impl Vm {
     /// Calls off the handoff that is on or about to begin, from any thread: the guest runs on here, unless the target
     /// claims it first. What became of it is [`Vm::handoff`]'s outcome.
     pub fn cancel_handoff(&self) {
-        self.shared.source.request_cancel();
+        self.shared.source().request_cancel();
     }
 
     /// Forgets that an earlier handoff was called off. To be called by whoever orders the next one.
     pub fn forget_cancel(&self) {
-        self.shared.source.forget_cancel();
+        self.shared.source().forget_cancel();
     }
 
     /// The report of a handoff that has just been claimed. Waits a moment for the target's last stamp.
-    fn report(&self, handoff: &Handoff) -> Option<HandoffReport> {
+    fn report(&self, control: &GuestControl, handoff: &Handoff) -> Option<HandoffReport> {
         thread::sleep(HUSH);
-        let timeline = self.control.timeline();
+        let timeline = control.timeline();
         let patience = Instant::now() + Duration::from_millis(20);
         while timeline.get(Stamp::Entered) == 0 && Instant::now() < patience {
             thread::sleep(Duration::from_micros(100));

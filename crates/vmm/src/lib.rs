@@ -12,6 +12,7 @@
 //!    ├─ run                   the life of a vCPU thread
 //!    ├─ kick                  out of the guest
 //!    ├─ relocation            its memory moves, between DRAM and pool
+//!    ├─ rehoming              its record and state area move, between pools
 //!    └─ handing_over          it leaves for another host
 //! ```
 //!
@@ -31,6 +32,7 @@ mod machine;
 mod memory;
 mod offer;
 mod placement;
+mod rehoming;
 mod relocation;
 mod run;
 mod shared;
@@ -46,5 +48,6 @@ pub use handing_over::{Deadlines, HandoffOutcome};
 pub use kvm::{KvmHost, Paging};
 pub use nil_migrate::{HandoffReport, Phases, Reason, WaitStyle};
 pub use offer::{Device, DeviceKind, GuestNeeds, KvmOffer, model_of};
+pub use rehoming::Rehomed;
 pub use state::VERSION as STATE_VERSION;
 pub use vm::{BootRequest, Vm, VmEvent, check_host, confine_vcpu_threads};

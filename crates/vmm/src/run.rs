@@ -135,7 +135,7 @@ impl Runner {
     }
 
     fn freeze(&mut self) -> Next {
-        let source = &self.shared.source;
+        let source = self.shared.source();
         let ticket = match source.freeze(self.index, &mut self.vcpu, &self.machine) {
             Freeze::Saved(ticket) => ticket,
             Freeze::Failed(ticket, error) => {

@@ -8,7 +8,7 @@ use rustix::process::Pid;
 use rustix::thread::CpuSet;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// What the vCPU threads are wanted for when they are kicked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,7 +23,8 @@ pub(crate) enum Request {
 
 /// What the vCPU threads of a machine share with its coordinator.
 pub(crate) struct Shared {
-    pub(crate) source: Source,
+    /// Another one takes its place when the guest's home moves to another pool. Nobody holds it for long.
+    source: RwLock<Arc<Source>>,
     request: AtomicU32,
     events: Sender<VmEvent>,
     /// Why a part could not be saved, the last time that happened.
@@ -37,13 +38,23 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(source: Source, events: Sender<VmEvent>, vcpus: usize) -> Self {
         Self {
-            source,
+            source: RwLock::new(Arc::new(source)),
             request: AtomicU32::new(0),
             events,
             failure: Mutex::default(),
             thread_ids: (0..vcpus).map(|_| AtomicI32::new(0)).collect(),
             bound: Mutex::default(),
         }
+    }
+
+    /// The source's half of the guest's handoffs.
+    pub(crate) fn source(&self) -> Arc<Source> {
+        Arc::clone(&self.source.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts another source in the place of the present one, which is returned.
+    pub(crate) fn replace_source(&self, source: Arc<Source>) -> Arc<Source> {
+        std::mem::replace(&mut *self.source.write().unwrap_or_else(PoisonError::into_inner), source)
     }
 
     pub(crate) fn request(&self) -> Request {
@@ -62,6 +73,11 @@ impl Shared {
             Request::Stop => 2,
         };
         self.request.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| (now != 2).then_some(code)).ok();
+    }
+
+    /// How many vCPUs there are.
+    pub(crate) fn vcpus(&self) -> usize {
+        self.thread_ids.len()
     }
 
     /// Says which thread runs a vCPU.

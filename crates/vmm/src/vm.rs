@@ -90,8 +90,6 @@ pub struct Vm {
     pub(crate) shared: Arc<Shared>,
     pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
     events: Mutex<Receiver<VmEvent>>,
-    pub(crate) control: GuestControl,
-    pub(crate) me: HostSlot,
     console: Console,
     pub(crate) tsc_hz: u64,
     /// Kept until the threads have ended, in this order.
@@ -126,7 +124,7 @@ impl Vm {
         config.write(&state.config())?;
         assembled.write_boot_state(&state)?;
         let source = Source::new(control.clone(), state, me, Epoch(1), assembled.vcpus.len())?;
-        let mut vm = Self::around(control, me, source, &assembled, Role::Over);
+        let mut vm = Self::around(source, &assembled, Role::Over);
         let runners = vm.runners(assembled);
         *vm.role_mut() = Role::Ready(runners);
         Ok(vm)
@@ -141,8 +139,9 @@ impl Vm {
         let Role::Ready(runners) = std::mem::replace(&mut *role, Role::Over) else {
             return Err(Error::NotNow { wanted: "be started", state: "not freshly booted" });
         };
-        let owned = Ownership::Owned { host: self.me, epoch: Epoch(1) };
-        if !self.control.ownership().transition(Ownership::Vacant, owned) {
+        let source = self.shared.source();
+        let owned = Ownership::Owned { host: source.host(), epoch: Epoch(1) };
+        if !source.control().ownership().transition(Ownership::Vacant, owned) {
             return Err(Error::NotNow { wanted: "be started", state: "owned already" });
         }
         for runner in runners {
@@ -196,7 +195,7 @@ impl Vm {
         let epoch = target.handoff().next_epoch();
         let source = Source::new(control.clone(), Arc::clone(state), me, epoch, assembled.vcpus.len())?;
         let role = Role::Landing(Arc::clone(target));
-        let vm = Self::around(control, me, source, &assembled, role);
+        let vm = Self::around(source, &assembled, role);
         let warm_up = WarmUp::new(config.machine, assembled.ram.touched(control)?);
         let (ready, all_ready) = channel();
         for runner in vm.runners(assembled) {
@@ -209,15 +208,13 @@ impl Vm {
         Ok(vm)
     }
 
-    fn around(control: &GuestControl, me: HostSlot, source: Source, parts: &Assembled, role: Role) -> Self {
+    fn around(source: Source, parts: &Assembled, role: Role) -> Self {
         let (sender, events) = channel();
         Self {
             role: Mutex::new(role),
             shared: Arc::new(Shared::new(source, sender, parts.vcpus.len())),
             threads: Mutex::default(),
             events: Mutex::new(events),
-            control: control.clone(),
-            me,
             console: parts.console.clone(),
             tsc_hz: parts.tsc_hz,
             _vm: Arc::clone(&parts.vm),
@@ -277,7 +274,7 @@ impl Vm {
         let epoch = target.landed()?;
         thread::sleep(HUSH);
         *role = Role::Running;
-        self.memory().set_owner(self.me, epoch);
+        self.memory().set_owner(self.shared.source().host(), epoch);
         self.shared.unbind_threads();
         Some(VmEvent::Landed { epoch })
     }
@@ -297,7 +294,7 @@ impl Vm {
     /// Whether the ownership word says that the guest is this worker's.
     #[must_use]
     pub fn owns(&self) -> bool {
-        self.shared.source.owns()
+        self.shared.source().owns()
     }
 
     /// Stops the vCPUs for good. The ownership word stays as it is.
@@ -326,7 +323,7 @@ impl Drop for Vm {
 }
 
 /// Maps the guest's state area, with every page in place.
-fn map_state(control: &GuestControl) -> Result<Arc<StateArea>> {
+pub(crate) fn map_state(control: &GuestControl) -> Result<Arc<StateArea>> {
     let state = control.map_state()?;
     state.populate().map_err(|source| Error::Populate { source })?;
     Ok(Arc::new(state))

@@ -33,10 +33,23 @@ impl Host {
         }
     }
 
+    /// Calls the rehoming of a guest off, and waits until its memory is where it was. Returns how things stand.
+    pub(crate) fn cancel_rehoming(&self, guest: &GuestName) -> Result<String> {
+        let entry = self.table.find(guest).ok_or_else(|| self.unknown_guest(guest))?;
+        match entry.job(Lane::Main) {
+            Some(job) if matches!(job.errand, Errand::Rehoming { .. }) => self.call_off(guest, Lane::Main, job),
+            _ => Err(Error::refused(format!("the home of guest {guest} is not being moved"))),
+        }
+    }
+
     /// Calls a decoupling or recoupling off, and waits until the memory is where it was. Returns how things stand.
     pub(crate) fn cancel_move(&self, guest: &GuestName, direction: Direction) -> Result<String> {
         let entry = self.table.find(guest).ok_or_else(|| self.unknown_guest(guest))?;
         match (entry.job(Lane::Main), entry.job(Lane::PullBack)) {
+            (Some(job), _) if matches!(job.errand, Errand::Rehoming { .. }) => Err(Error::refused(format!(
+                "guest {guest}: {}; `nil rehome {guest} --cancel` calls that off",
+                job.errand
+            ))),
             (Some(job), _) if moves(&job.errand, direction) => self.call_off(guest, Lane::Main, job),
             (_, Some(job)) if direction == Direction::Recouple => self.call_off(guest, Lane::PullBack, job),
             (Some(job), _) if matches!(job.errand, Errand::Migration { .. }) => Err(Error::refused(format!(
@@ -87,6 +100,6 @@ fn moves(errand: &Errand, direction: Direction) -> bool {
     match errand {
         Errand::Move(moved) | Errand::Orphan(moved) => *moved == direction,
         Errand::Settling => direction == Direction::Recouple,
-        Errand::PullBack | Errand::Migration { .. } | Errand::Drain => false,
+        Errand::PullBack | Errand::Migration { .. } | Errand::Rehoming { .. } | Errand::Drain => false,
     }
 }

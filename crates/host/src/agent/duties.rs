@@ -41,6 +41,7 @@ impl Host {
             lock(&in_vain).retain(|_, since| since.elapsed() < RESPITE);
             self.adopt_again();
             let Some(_order) = self.orders.begin() else { return };
+            self.settle_twins();
             self.answer_offers();
             self.enforce_demands(&mut demands);
             for (name, entry) in self.table.entries() {

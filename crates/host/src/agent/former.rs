@@ -32,6 +32,11 @@ impl Former {
         ranges(self.0.iter().map(|side| *side != Side::Pool))
     }
 
+    /// What was in the pool, in whole or in part.
+    pub(super) fn in_pool(&self) -> Vec<MoveRange> {
+        ranges(self.0.iter().map(|side| *side != Side::Dram))
+    }
+
     /// What a move in that direction has moved since, in whole or in part, and must go the other way to be where it was.
     pub(super) fn to_undo(&self, direction: Direction, map: &PlacementMap) -> Vec<MoveRange> {
         let before = match direction {
@@ -105,5 +110,11 @@ mod tests {
     fn what_was_outside_the_pool_is_what_a_target_brings_home() {
         let former = Former(vec![Side::Pool, Side::Dram, Side::Both, Side::Pool]);
         assert_eq!(former.outside_pool(), [MoveRange { offset: GRANULE, bytes: 2 * GRANULE }]);
+    }
+
+    #[test]
+    fn what_was_in_the_pool_at_all_goes_along_to_another() {
+        let former = Former(vec![Side::Dram, Side::Pool, Side::Both, Side::Dram]);
+        assert_eq!(former.in_pool(), [MoveRange { offset: GRANULE, bytes: 2 * GRANULE }]);
     }
 }

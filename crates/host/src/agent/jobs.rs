@@ -7,6 +7,7 @@
 //! Moving        the worker stops after the chunk that it is at       what has moved goes back; capacity released
 //! Arming        hangs up on the target's agent: its worker goes home the same
 //! HandingOver   the source withdraws or cancels, if it still can     the same, if it still could
+//! Switching     too late: it is refused                              –
 //! Undoing       nothing: that is what is happening already           –
 //! Landed        too late: it is refused                              –
 //! ```
@@ -19,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::name::HostName;
 use nil_mover::Direction;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +35,11 @@ pub(super) enum Errand {
     Migration {
         /// Which.
         to: HostName,
+    },
+    /// The guest's home moves to another pool.
+    Rehoming {
+        /// Where that is.
+        to: PathBuf,
     },
     /// The guest has come from another host, and its memory comes into this host's DRAM.
     Settling,
@@ -53,6 +60,8 @@ pub(super) enum Stage {
     Arming(HangUp),
     /// The worker hands the guest over.
     HandingOver,
+    /// The worker switches to the guest's new home.
+    Switching,
     /// What was moved is being moved back.
     Undoing,
     /// The guest is the target's.
@@ -147,6 +156,9 @@ impl Job {
                     "it came too late: the guest has been claimed by its target and runs there",
                 ));
             }
+            Stage::Switching => {
+                return Err(Error::refused("it came too late: the guest's home is the other pool already"));
+            }
             Stage::Preparing | Stage::Undoing => Stopping::Nothing,
             Stage::Moving => Stopping::Move,
             Stage::HandingOver => Stopping::Handoff,
@@ -180,6 +192,7 @@ impl fmt::Display for Errand {
             Self::PullBack => f.write_str("a part of its memory is being pulled back"),
             Self::Migration { to } => write!(f, "it is being moved to host {to}"),
             Self::Drain => f.write_str("the host is being emptied"),
+            Self::Rehoming { to } => write!(f, "its home is being moved to pool {}", to.display()),
             Self::Settling => f.write_str("it has just come, and its memory is being recoupled"),
         }
     }

@@ -12,6 +12,7 @@
 //! that is called off, is in [`super::jobs`]: a record here points there.
 
 use super::jobs::{Job, Stage};
+use super::routing::Course;
 use crate::error::{Error, Result};
 use crate::feed::{Feed, Reader};
 use crate::message::Lane;
@@ -50,6 +51,8 @@ pub(super) enum Doing {
     Guest(Lane, Arc<Job>),
     /// With the host.
     Host(Arc<Job>),
+    /// The guest is sent over several hosts, which is no occupation of it here.
+    Route(Arc<Course>),
 }
 
 /// One job.
@@ -100,6 +103,16 @@ pub(super) struct Ledger {
 struct Books {
     records: HashMap<JobId, Arc<Record>>,
     over: VecDeque<JobId>,
+}
+
+impl Doing {
+    /// Waits a while for its end. Whether it has come to it.
+    pub(super) fn is_over_within(&self, patience: Duration) -> bool {
+        match self {
+            Self::Guest(_, job) | Self::Host(job) => job.wait(patience).is_some(),
+            Self::Route(course) => course.wait(patience).is_some(),
+        }
+    }
 }
 
 impl fmt::Display for Purpose {
@@ -179,10 +192,6 @@ impl Record {
         self.lock().subject
     }
 
-    pub(super) fn is_over(&self) -> bool {
-        self.lock().end.is_some()
-    }
-
     /// How things stand with it.
     pub(crate) fn report(&self) -> JobReport {
         self.report_of(&self.lock())
@@ -193,6 +202,7 @@ impl Record {
         let phase = match (&state.end, &state.doing) {
             (Some(_), _) => JobPhase::Ended,
             (None, Some(Doing::Guest(_, job) | Doing::Host(job))) => job.look(phase_of),
+            (None, Some(Doing::Route(_))) => JobPhase::Travelling,
             (None, None) => JobPhase::Preparing,
         };
         let end = state.end.as_ref().map(|end| &end.outcome);
@@ -288,6 +298,7 @@ fn phase_of(stage: &Stage) -> JobPhase {
         Stage::Moving => JobPhase::Moving,
         Stage::Arming(_) => JobPhase::Arming,
         Stage::HandingOver => JobPhase::HandingOver,
+        Stage::Switching => JobPhase::Switching,
         Stage::Undoing => JobPhase::Undoing,
         Stage::Landed => JobPhase::Landed,
     }

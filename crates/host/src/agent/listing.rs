@@ -8,7 +8,8 @@ use crate::error::Result;
 use crate::message::{Lane, Phase};
 use crate::name::GuestName;
 use crate::report::{GuestReport, GuestState, HostReport, MemoryReport, describe};
-use nil_pool::{GRANULE, GuestControl, GuestInfo, HostInfo, Membership, Ownership, StateArea};
+use nil_pool::{GRANULE, GuestControl, GuestInfo, HostInfo, Membership, Ownership, PoolId, StateArea};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -33,12 +34,16 @@ impl Host {
 
     /// Those that are meant.
     pub(crate) fn list_where(&self, is_meant: impl Fn(&GuestInfo) -> bool) -> Vec<GuestReport> {
-        let mut reports = Vec::new();
+        let mut found = Vec::new();
         for membership in self.pools.all() {
-            let hosts = membership.pool().hosts();
-            for guest in membership.pool().bare_guests().filter(&is_meant) {
-                reports.push(self.describe_guest(&membership, &guest, &hosts));
-            }
+            let guests: Vec<_> = membership.pool().bare_guests().filter(&is_meant).collect();
+            found.extend(guests.into_iter().map(|guest| (Arc::clone(&membership), guest)));
+        }
+        let mut hosts: HashMap<PoolId, Vec<HostInfo>> = HashMap::new();
+        let mut reports = Vec::new();
+        for (membership, guest) in self.without_twins(found) {
+            let hosts = hosts.entry(membership.pool().id()).or_insert_with(|| membership.pool().hosts());
+            reports.push(self.describe_guest(&membership, &guest, hosts));
         }
         reports.sort_by(|a, b| a.name.cmp(&b.name));
         reports

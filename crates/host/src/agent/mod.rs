@@ -5,7 +5,7 @@
 //! workers that it finds as its own.
 //!
 //! ```text
-//! Agent::start   lock → identity → join pools → adopt workers → recover what has no worker → listen
+//! Agent::start   lock → identity → join pools → adopt workers → settle twins → recover what has no worker → listen
 //! Agent::run     threads: lease beat, duties, API, one per order, job and worker; until a signal
 //! Agent::stop    no new orders → orders in progress end → guests stay (or are stopped) → socket removed
 //! ```
@@ -34,12 +34,15 @@ mod orphans;
 mod pinning;
 mod pools;
 mod recovery;
+mod rehoming;
 mod relocating;
 mod reports;
+mod routing;
 mod running;
 mod striping;
 mod table;
 mod target;
+mod twins;
 mod unclaimed;
 mod undertaking;
 mod workers;
@@ -154,6 +157,7 @@ pub(crate) struct Host {
     bandwidth: Bandwidth,
     processors: Processors,
     drainage: Drainage,
+    routes: routing::Routes,
     /// Held while the capacity of a guest's memory is made or given back.
     placing: Mutex<()>,
     /// Guests whose workers live, as far as we can tell, and have not been understood: they are left alone.
@@ -195,6 +199,7 @@ impl Agent {
             bandwidth: Bandwidth::new(options.move_bandwidth),
             processors: Processors::up_to(options.cpu_limit.clone()),
             drainage: Drainage::default(),
+            routes: routing::Routes::default(),
             placing: Mutex::default(),
             unadopted: Mutex::default(),
             workers: options.workers.clone(),
@@ -205,6 +210,7 @@ impl Agent {
         host.restore_cordon()?;
         host.spawn("lease", Host::beat)?;
         host.adopt_workers()?;
+        host.settle_twins();
         host.recover_all();
         host.reap_orphan_stripes();
         host.spawn("duties", Host::attend)?;

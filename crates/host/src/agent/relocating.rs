@@ -169,7 +169,8 @@ impl Host {
     /// Gives the capacity back if nothing of the guest's memory is in it, and nothing is on its way. Whoever wants room
     /// in it occupies a lane first, and waits for `_placing`.
     fn unplace_idle(&self, _placing: &MutexGuard<'_, ()>, name: &GuestName, control: &GuestControl) {
-        let Some(entry) = self.table.find(name).filter(|entry| entry.id == control.id()) else { return };
+        let entry = self.table.find(name).filter(|entry| entry.is_home(control.pool().id(), control.slot()));
+        let Some(entry) = entry else { return };
         let busy = [Lane::Main, Lane::PullBack].into_iter().any(|lane| entry.job(lane).is_some());
         if entry.phase != Phase::Running || busy || !control.is_placed() {
             return;

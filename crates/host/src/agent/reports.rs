@@ -8,10 +8,12 @@ use nil_pool::{JobId, Report};
 use std::collections::BTreeSet;
 
 impl Host {
-    /// Keeps the report of a migration in the pool that has the guest.
+    /// Keeps the report of a migration in the pool that has the guest, or had it when it set out.
     pub(super) fn keep_report(&self, record: &Record) {
         let report = record.report();
-        let (JobKind::Migration, Some((pool, guest))) = (report.kind, record.subject()) else { return };
+        let (JobKind::Migration | JobKind::Route, Some((pool, guest))) = (report.kind, record.subject()) else {
+            return;
+        };
         let kept = self.pools.get(pool).and_then(|membership| {
             let kept = membership.keep_report(report.id, guest, &document(&report)?);
             Ok(match kept {
@@ -62,6 +64,11 @@ fn without_details(mut report: JobReport) -> JobReport {
     if let Some(JobResult::Migration(migration)) = &mut report.report {
         (migration.decouple, migration.recouple) = (None, None);
         migration.remarks = vec!["how the memory moved is too long a story for the pool".to_owned()];
+    }
+    if let Some(JobResult::Route(route)) = &mut report.report {
+        route.recouple = None;
+        route.legs.clear();
+        route.remarks = vec!["what happened leg by leg is too long a story for the pool".to_owned()];
     }
     report
 }

@@ -11,7 +11,7 @@ use crate::process::{Process, ProcessId};
 use crate::report::SandboxReport;
 use crate::versions::Versions;
 use nil_mover::MoveProgress;
-use nil_pool::{GuestControl, GuestId};
+use nil_pool::{GuestControl, GuestId, GuestSlot, PoolId};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -60,6 +60,11 @@ impl Entry {
             status;
         let jobs = Jobs::default();
         Self { id, control, worker, phase, detail, moving, move_limit, memory_address, versions, sandbox, jobs }
+    }
+
+    /// Whether its record is the one in that slot of that pool.
+    pub(super) fn is_home(&self, pool: PoolId, slot: GuestSlot) -> bool {
+        self.control.pool().id() == pool && self.control.slot() == slot
     }
 
     /// What is being done with it in that lane.
@@ -175,6 +180,15 @@ impl Table {
         Some(before)
     }
 
+    /// The guest that `worker` runs has another home.
+    pub(super) fn rehouse(&self, name: &GuestName, worker: ProcessId, control: &GuestControl) {
+        let mut guests = self.lock();
+        let entry = guests.get_mut(name).and_then(Option::as_mut).filter(|entry| entry.worker.id() == worker);
+        if let Some(entry) = entry {
+            entry.control = control.clone();
+        }
+    }
+
     /// Removes the guest that `worker` runs, if it is still in the table.
     pub(super) fn remove(&self, name: &GuestName, worker: ProcessId) -> Option<Entry> {
         let mut guests = self.lock();
@@ -249,6 +263,16 @@ impl Occupation<'_> {
 }
 
 impl Occupation<'_> {
+    /// The guest has another home now. Returns its former one.
+    pub(super) fn rehouse(&mut self, control: &GuestControl) -> GuestControl {
+        if let Some(Some(entry)) = self.table.lock().get_mut(&self.name)
+            && entry.job(self.lane).is_some_and(|job| Arc::ptr_eq(job, &self.job))
+        {
+            entry.control = control.clone();
+        }
+        std::mem::replace(&mut self.control, control.clone())
+    }
+
     /// Gives the lane up, for others to take.
     pub(super) fn leave(&self) {
         if let Some(Some(entry)) = self.table.lock().get_mut(&self.name)

@@ -4,18 +4,16 @@ use super::Host;
 use super::calling_off::call_off_alone;
 use super::jobs::Job;
 use super::ledger::{Doing, Ended, Purpose, Record, unknown_job};
+use super::routing::Course;
 use super::table::Occupation;
 use crate::error::{Error, Result};
-use crate::order::{Drain, Migrate, MoveMemory, SettleOrder};
+use crate::order::{Drain, Migrate, MoveMemory, Rehome, Route, SettleOrder};
 use crate::report::{JobKind, JobReport, JobResult, Progress};
 use nil_mover::Direction;
-use nil_pool::JobId;
+use nil_pool::{GuestId, JobId, PoolId};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::oneshot;
-
-/// How often a job whose time may be up one day is looked at.
-const LOOK_AT_TIME: Duration = Duration::from_millis(20);
 
 /// What takes long.
 #[derive(Clone, Debug)]
@@ -24,6 +22,10 @@ pub(crate) enum Work {
     Migrate(Migrate),
     /// Memory of a guest of ours is decoupled or recoupled.
     Move(MoveMemory),
+    /// The home of a guest of ours moves to another pool.
+    Rehome(Rehome),
+    /// A guest of ours goes to another host, over others.
+    Route(Route),
     /// A guest has come; its memory is recoupled.
     Settle(SettleOrder),
     /// This host is emptied.
@@ -43,6 +45,8 @@ impl Work {
                 };
                 (kind, &order.guest, None, order.time_limit_us)
             }
+            Self::Rehome(order) => (JobKind::Rehoming, &order.guest, None, order.time_limit_us),
+            Self::Route(order) => (JobKind::Route, &order.guest, Some(&order.to), order.time_limit_us),
             Self::Settle(order) => (JobKind::Settle, &order.guest, None, None),
         };
         Purpose { kind, guest: Some(guest.clone()), to: to.cloned(), limit: limit_us.map(Duration::from_micros) }
@@ -74,6 +78,8 @@ impl Host {
         Ok(match work {
             Work::Migrate(order) => JobResult::Migration(Box::new(self.migrate(order, record)?)),
             Work::Move(order) => JobResult::Memory(Box::new(self.move_memory(order, record)?)),
+            Work::Rehome(order) => JobResult::Rehoming(Box::new(self.rehome(order, record)?)),
+            Work::Route(order) => JobResult::Route(Box::new(self.route(order, record)?)),
             Work::Settle(order) => JobResult::Settled(Box::new(self.settle(order, record)?)),
             Work::Drain(order) => JobResult::Drained(Box::new(self.drain(order, record)?)),
         })
@@ -90,11 +96,17 @@ impl Host {
     pub(super) fn begun(self: &Arc<Self>, record: &Arc<Record>, occupation: &Occupation<'_>) -> Result<()> {
         let subject = (occupation.control.pool().id(), occupation.control.id());
         let doing = Doing::Guest(occupation.lane(), Arc::clone(&occupation.job));
-        self.ledger.begin(record, doing, Some(subject));
-        self.tell_job_begun(record);
-        let Some(limit) = record.purpose().limit else { return Ok(()) };
-        let (record, deadline) = (Arc::clone(record), Instant::now() + limit);
-        self.spawn("deadline", move |host| host.watch_time(&record, deadline))
+        self.begin_doing(record, doing, Some(subject))
+    }
+
+    /// A guest has set out over several hosts.
+    pub(super) fn begun_route(
+        self: &Arc<Self>,
+        record: &Arc<Record>,
+        course: &Arc<Course>,
+        subject: (PoolId, GuestId),
+    ) -> Result<()> {
+        self.begin_doing(record, Doing::Route(Arc::clone(course)), Some(subject))
     }
 
     /// What the job does with this host, and no guest in particular, has begun.
@@ -103,18 +115,26 @@ impl Host {
         self.tell_job_begun(record);
     }
 
-    fn watch_time(&self, record: &Record, deadline: Instant) {
-        while !record.is_over() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                tracing::warn!("{}: its time is up; it is called off", record.purpose());
-                if let Err(error) = self.cancel_record(record) {
-                    tracing::debug!("{}: {}", record.purpose(), error.story());
-                }
+    /// Says that a job has begun, and calls it off when its time is up.
+    fn begin_doing(
+        self: &Arc<Self>,
+        record: &Arc<Record>,
+        doing: Doing,
+        subject: Option<(PoolId, GuestId)>,
+    ) -> Result<()> {
+        self.ledger.begin(record, doing.clone(), subject);
+        self.tell_job_begun(record);
+        let Some(limit) = record.purpose().limit else { return Ok(()) };
+        let record = Arc::clone(record);
+        self.spawn("deadline", move |host| {
+            if doing.is_over_within(limit) {
                 return;
             }
-            std::thread::sleep(left.min(LOOK_AT_TIME));
-        }
+            tracing::warn!("{}: its time is up; it is called off", record.purpose());
+            if let Err(error) = host.cancel_record(&record) {
+                tracing::info!("{}: {}", record.purpose(), error.story());
+            }
+        })
     }
 
     /// The job of that number, if this agent has begun it and has not forgotten it.
@@ -135,6 +155,7 @@ impl Host {
                 self.call_off(guest, lane, &job)
             }
             Some(Doing::Host(job)) => call_off_alone(&job),
+            Some(Doing::Route(course)) => self.cancel_route(&course),
             None => Err(Error::Busy(format!("it came too late: job {} is over", record.id()))),
         }
     }

@@ -278,6 +278,7 @@ impl Host {
             // Before the name is free for another worker, which has its socket in the same place.
             let _ = fs::remove_file(self.dir.worker_socket(&status.name));
         }
+        self.follow_home(status);
         let Some(before) = self.table.note(status) else { return };
         let (name, why) = (&status.name, status.detail.as_deref().unwrap_or("no reason given"));
         match status.phase {
@@ -292,6 +293,19 @@ impl Host {
             Phase::TornDown => tracing::info!("guest {name}: it did not come: {why}"),
         }
         self.tell_phase(status);
+    }
+
+    /// A guest whose home has moved is looked for there from now on.
+    fn follow_home(&self, status: &WorkerStatus) {
+        let entry = self.table.find(&status.name).filter(|entry| entry.worker.id() == status.process);
+        if entry.is_none_or(|entry| entry.is_home(status.pool, status.slot)) {
+            return;
+        }
+        let home = self.pools.get(status.pool).and_then(|home| Ok(home.pool().guest(status.slot, status.guest)?));
+        match home {
+            Ok(control) => self.table.rehouse(&status.name, status.process, &control),
+            Err(error) => tracing::error!("guest {}: its home is not found: {}", status.name, error.story()),
+        }
     }
 
     fn worker_ended(self: &Arc<Self>, name: &GuestName, worker: ProcessId, ending: Ending) {
@@ -309,7 +323,8 @@ impl Host {
                 tracing::error!("guest {name}: its worker (process {}) {ending}", worker.pid);
                 self.remember_ending(entry.id, ending);
                 self.counted.worker_died();
-                self.recover_guest(name, &entry.control);
+                let control = self.settle_twins_of(&entry.control);
+                self.recover_guest(name, &control);
             }
         }
         self.tell_rest(name, entry.id);

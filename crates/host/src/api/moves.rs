@@ -4,7 +4,7 @@ use super::calls::Api;
 use super::problem::{Answer, Refusal};
 use super::request::{Asked, At, Document};
 use crate::agent::Work;
-use crate::body::{MigrationBody, MoveBody};
+use crate::body::{MigrationBody, MoveBody, RehomingBody, RouteBody};
 use crate::compatibility::Verdict;
 use crate::name::GuestName;
 use crate::report::{CalledOff, JobReport};
@@ -49,7 +49,7 @@ pub(super) async fn check_migration(
     Document(body): Document<MigrationBody>,
 ) -> Answer<Json<Verdict>> {
     let order = body.order(guest);
-    api.question(move |host| host.check_migration(&order)).await.map(Json)
+    api.order(move |host| host.check_migration(&order)).await.map(Json)
 }
 
 /// `POST /v1/guests/{name}/moves`
@@ -67,6 +67,53 @@ pub(super) async fn move_memory(
     Document(body): Document<MoveBody>,
 ) -> Answer<Response> {
     api.job(Work::Move(body.order(guest))).await.map(|job| accepted(&job))
+}
+
+/// `POST /v1/guests/{name}/rehomings`: the guest's home moves to another pool of this host.
+#[utoipa::path(
+    post,
+    path = "/v1/guests/{name}/rehomings",
+    tag = "moves",
+    params(("name" = GuestName, Path, description = "The guest, which must be on this host")),
+    request_body = RehomingBody,
+    responses((status = 202, description = "The job has begun", body = JobReport), Refusal)
+)]
+pub(super) async fn rehome(
+    State(api): State<Api>,
+    At(guest): At<GuestName>,
+    Document(body): Document<RehomingBody>,
+) -> Answer<Response> {
+    api.job(Work::Rehome(body.order(guest))).await.map(|job| accepted(&job))
+}
+
+/// `DELETE /v1/guests/{name}/rehomings`: calls off the rehoming that is on; answers when it is known how things stand.
+#[utoipa::path(
+    delete,
+    path = "/v1/guests/{name}/rehomings",
+    tag = "moves",
+    params(("name" = GuestName, Path, description = "The guest, which must be on this host")),
+    responses((status = 200, description = "It is called off", body = CalledOff), Refusal)
+)]
+pub(super) async fn cancel_rehoming(State(api): State<Api>, At(guest): At<GuestName>) -> Answer<Json<CalledOff>> {
+    let state = api.order(move |host| host.cancel_rehoming(&guest)).await?;
+    Ok(Json(CalledOff { state }))
+}
+
+/// `POST /v1/guests/{name}/routes`: the guest goes over other hosts to one that shares no pool with this one.
+#[utoipa::path(
+    post,
+    path = "/v1/guests/{name}/routes",
+    tag = "moves",
+    params(("name" = GuestName, Path, description = "The guest, which must be on this host")),
+    request_body = RouteBody,
+    responses((status = 202, description = "The job has begun", body = JobReport), Refusal)
+)]
+pub(super) async fn route(
+    State(api): State<Api>,
+    At(guest): At<GuestName>,
+    Document(body): Document<RouteBody>,
+) -> Answer<Response> {
+    api.job(Work::Route(body.order(guest))).await.map(|job| accepted(&job))
 }
 
 /// `DELETE /v1/guests/{name}/migrations`: calls off the migration that is on; answers when it is known how things stand.

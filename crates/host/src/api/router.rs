@@ -6,8 +6,8 @@ use super::rates::Rates;
 use super::{events, guests, host, jobs, metrics, moves, openapi, peers, placement, rates, roles, web};
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
-use axum::routing::{delete, get, post, put};
 use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{delete, get, post, put};
 use std::sync::Arc;
 
 /// Everything that can be asked of an agent.
@@ -32,6 +32,8 @@ pub(super) fn router(api: Api) -> Router {
         .route("/v1/guests/{name}/pins/{pin}", delete(guests::release_pin))
         .route("/v1/guests/{name}/migrations", post(moves::migrate).delete(moves::cancel_migration))
         .route("/v1/guests/{name}/migrations/check", post(moves::check_migration))
+        .route("/v1/guests/{name}/rehomings", post(moves::rehome).delete(moves::cancel_rehoming))
+        .route("/v1/guests/{name}/routes", post(moves::route))
         .route("/v1/guests/{name}/moves", post(moves::move_memory).delete(moves::cancel_move))
         .route("/v1/jobs", get(jobs::list))
         .route("/v1/jobs/{id}", get(jobs::find))

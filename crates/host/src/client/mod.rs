@@ -17,14 +17,14 @@ pub use call::Endpoint;
 pub(crate) use call::{HangUp, Lines};
 pub use console::ConsoleStream;
 
-use crate::body::{MigrationBody, MoveBody, PinBody};
+use crate::body::{MigrationBody, MoveBody, PinBody, RehomingBody, RouteBody};
 use crate::compatibility::Verdict;
 use crate::error::{Error, Result};
 use crate::name::{GuestName, HostName};
-use crate::order::{ArmOrder, Drain, Migrate, MoveMemory, PinMemory, RunVm, SettleOrder};
+use crate::order::{ArmOrder, Drain, Migrate, MoveMemory, PinMemory, Rehome, Route, RunVm, SettleOrder};
 use crate::report::{
     CalledOff, CordonReport, DrainReport, GuestReport, HostReport, JobReport, JobResult, MemoryMoved, MigrationReport,
-    PinReport, PlacementPlan, Progress,
+    PinReport, PlacementPlan, Progress, RehomingReport, RouteReport,
 };
 use crate::run_dir::HostDir;
 use axum::http::Method;
@@ -148,6 +148,44 @@ impl Client {
     /// There is no migration, or it came too late: the guest runs on the target.
     pub fn cancel_migration(&mut self, guest: &GuestName) -> Result<String> {
         self.call_off(Method::DELETE, &format!("/v1/guests/{guest}/migrations"))
+    }
+
+    /// Moves the home of a guest of this host to another of its pools. `progress` hears how far it is. It goes on when the
+    /// caller hangs up.
+    ///
+    /// # Errors
+    /// It cannot be moved; the sentence says why. (What was called off or has stalled is no error but an outcome.)
+    pub fn rehome(&mut self, order: &Rehome, mut progress: impl FnMut(&Progress)) -> Result<RehomingReport> {
+        let path = format!("/v1/guests/{}/rehomings", order.guest);
+        let job: JobReport = self.caller.ask(Method::POST, &path, Some(&RehomingBody::from(order)))?;
+        let job = self.follow(job.id, &mut progress)?;
+        match job.report {
+            Some(JobResult::Rehoming(report)) => Ok(*report),
+            _ => Err(job.into_error()),
+        }
+    }
+
+    /// Calls that off, and returns when the guest is where it was, with a sentence that says how things stand.
+    ///
+    /// # Errors
+    /// Its home is not being moved, or it came too late.
+    pub fn cancel_rehoming(&mut self, guest: &GuestName) -> Result<String> {
+        self.call_off(Method::DELETE, &format!("/v1/guests/{guest}/rehomings"))
+    }
+
+    /// Sends a guest of this host to another with which it shares no pool, over others. `progress` hears of every step. It
+    /// goes on when the caller hangs up; it is called off by its job.
+    ///
+    /// # Errors
+    /// There is no way; the guest runs where it was. (What was called off, or ended on the way, is no error but an outcome.)
+    pub fn route(&mut self, order: &Route, mut progress: impl FnMut(&Progress)) -> Result<RouteReport> {
+        let path = format!("/v1/guests/{}/routes", order.guest);
+        let job: JobReport = self.caller.ask(Method::POST, &path, Some(&RouteBody::from(order)))?;
+        let job = self.follow(job.id, &mut progress)?;
+        match job.report {
+            Some(JobResult::Route(report)) => Ok(*report),
+            _ => Err(job.into_error()),
+        }
     }
 
     /// Decouples or recouples memory of a guest of this host. `progress` hears how far it is. It goes on when the caller

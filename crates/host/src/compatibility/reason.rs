@@ -119,6 +119,12 @@ pub enum Incompatibility {
         /// What the guest has there.
         why: String,
     },
+    /// No way leads there over other hosts either.
+    #[error("no way leads there over other hosts: {why}")]
+    NoWay {
+        /// Why not.
+        why: String,
+    },
     /// There is no room in a pool.
     #[error(
         "the guest's memory needs {} in pool {pool}, and {} are free; stop guests that live there, or spread it with --stripe",
@@ -187,11 +193,12 @@ impl Verdict {
 
     /// The error of going all the same, if it cannot.
     pub(crate) fn into_result(self) -> Result<()> {
-        if self.compatible {
-            Ok(())
-        } else {
-            Err(Error::Incompatible { said: self.to_string(), reasons: self.reasons })
-        }
+        if self.compatible { Ok(()) } else { Err(self.into_error()) }
+    }
+
+    /// The error of going all the same.
+    pub(crate) fn into_error(self) -> Error {
+        Error::Incompatible { said: self.to_string(), reasons: self.reasons }
     }
 }
 

@@ -137,7 +137,11 @@ impl Counted {
                 memory.moved.iter().chain(&memory.moved_back).for_each(|moved| self.moved(moved));
             }
             Some(JobResult::Settled(moved)) => self.moved(moved),
-            None => {}
+            Some(JobResult::Rehoming(report)) => {
+                report.recouple.iter().chain(&report.decouple).for_each(|moved| self.moved(moved));
+            }
+            // What these consist of are jobs of their own.
+            Some(JobResult::Route(_) | JobResult::Drained(_)) | None => {}
         }
     }
 
@@ -171,6 +175,8 @@ fn word(outcome: JobOutcome) -> &'static str {
         JobOutcome::Cancelled => "cancelled",
         JobOutcome::Stalled => "stalled",
         JobOutcome::TakenBack => "taken_back",
+        JobOutcome::Stranded => "stranded",
         JobOutcome::Failed => "failed",
+        JobOutcome::Incomplete => "incomplete",
     }
 }

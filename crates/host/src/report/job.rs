@@ -1,6 +1,9 @@
 //! What an agent does that takes long, for clients to follow: jobs.
 
-use super::{DrainOutcome, DrainReport, MemoryMoved, MigrationOutcome, MigrationReport, Progress};
+use super::{
+    DrainOutcome, DrainReport, MemoryMoved, MigrationOutcome, MigrationReport, Progress, RehomingOutcome,
+    RehomingReport, RouteOutcome, RouteReport,
+};
 use crate::error::Error;
 use crate::name::{GuestName, HostName};
 use crate::problem::Problem;
@@ -20,7 +23,11 @@ pub enum JobKind {
     Decouple,
     /// A guest's memory comes to its host's DRAM.
     Recouple,
-    /// The same, after the guest has come from another host.
+    /// A guest's home moves to another pool of its host.
+    Rehoming,
+    /// A guest goes over several hosts to one that shares no pool with its own.
+    Route,
+    /// A guest's memory comes to its host's DRAM, after the guest has come from another host.
     Settle,
     /// The host is emptied.
     Drain,
@@ -38,6 +45,10 @@ pub enum JobPhase {
     Arming,
     /// The guest is being handed over.
     HandingOver,
+    /// The guest's worker switches to its new home.
+    Switching,
+    /// The guest is on its way over several hosts; each leg is a job of the host that it is on.
+    Travelling,
     /// What was moved is being moved back.
     Undoing,
     /// The guest runs on the target; its memory may still be on its way.
@@ -58,6 +69,8 @@ pub enum JobOutcome {
     Stalled,
     /// The target did not take the guest, which runs on its source.
     TakenBack,
+    /// The guest runs on a host on its way, from which no way led on.
+    Stranded,
     /// It could not be done; `failure` says why.
     Failed,
     /// It was done in part; the report says what is left.
@@ -72,6 +85,10 @@ pub enum JobResult {
     Migration(Box<MigrationReport>),
     /// Of a decoupling or recoupling.
     Memory(Box<MemoryMoved>),
+    /// Of a change of home.
+    Rehoming(Box<RehomingReport>),
+    /// Of a way over several hosts.
+    Route(Box<RouteReport>),
     /// Of the recoupling after a migration.
     Settled(Box<MoveReport>),
     /// Of the emptying of the host.
@@ -141,6 +158,16 @@ impl JobResult {
                 MigrationOutcome::Cancelled { .. } => JobOutcome::Cancelled,
                 MigrationOutcome::Stalled { .. } => JobOutcome::Stalled,
             },
+            Self::Rehoming(report) => match report.outcome {
+                RehomingOutcome::Rehomed => JobOutcome::Done,
+                RehomingOutcome::Cancelled { .. } => JobOutcome::Cancelled,
+                RehomingOutcome::Stalled { .. } => JobOutcome::Stalled,
+            },
+            Self::Route(report) => match report.outcome {
+                RouteOutcome::Arrived => JobOutcome::Done,
+                RouteOutcome::Cancelled { .. } => JobOutcome::Cancelled,
+                RouteOutcome::Stranded { .. } => JobOutcome::Stranded,
+            },
             Self::Memory(moved) => moved.moved.as_ref().map_or(JobOutcome::Done, |report| of_move(&report.outcome)),
             Self::Settled(report) => of_move(&report.outcome),
             Self::Drained(report) => match report.outcome {
@@ -154,12 +181,14 @@ impl JobResult {
 
 impl JobOutcome {
     /// Every outcome.
-    pub const ALL: [Self; 5] = [Self::Done, Self::Cancelled, Self::Stalled, Self::TakenBack, Self::Failed];
+    pub const ALL: [Self; 7] =
+        [Self::Done, Self::Cancelled, Self::Stalled, Self::TakenBack, Self::Stranded, Self::Failed, Self::Incomplete];
 }
 
 impl JobKind {
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Migration, Self::Decouple, Self::Recouple, Self::Settle];
+    pub const ALL: [Self; 7] =
+        [Self::Migration, Self::Decouple, Self::Recouple, Self::Rehoming, Self::Route, Self::Settle, Self::Drain];
 
     /// The kind in one word.
     #[must_use]
@@ -168,6 +197,8 @@ impl JobKind {
             Self::Migration => "migration",
             Self::Decouple => "decouple",
             Self::Recouple => "recouple",
+            Self::Rehoming => "rehoming",
+            Self::Route => "route",
             Self::Settle => "settle",
             Self::Drain => "drain",
         }

@@ -4,37 +4,39 @@
 //! here on it cannot be withdrawn), every move and every vCPU is stopped for good, and only then the guest is recorded as
 //! lost, which is what the taker waits for.
 
-use super::orders::Orders;
+use super::orders::{Orders, Post};
 use crate::error::story;
 use crate::message::Phase;
 use nil_migrate::rescue;
-use nil_pool::Demanded;
+use nil_pool::{Demanded, GuestControl};
 use nil_vmm::Vm;
 
 impl Orders {
     /// Stops the guest if somebody takes its memory away. While a handoff is on nothing is done: whoever runs the guest
     /// afterwards sees the demand.
     pub(super) fn check_demand(&self, vm: &Vm) {
-        let Some(demanded) = self.control.demanded() else { return };
+        // Nor does the guest get another home meanwhile.
         let Ok(_no_handoff) = self.handing_over.try_lock() else { return };
+        let Post { control, me } = self.post();
+        let Some(demanded) = control.demanded() else { return };
         let here = matches!(self.board().phase(), Phase::Running | Phase::Halted) && vm.owns();
-        if !here || !self.control.heed(&demanded) {
+        if !here || !control.heed(&demanded) {
             return;
         }
         self.moves.close();
         vm.halt();
-        if let Err(error) = rescue::bury(&self.control, self.me, self.me) {
+        if let Err(error) = rescue::bury(&control, me, me) {
             tracing::error!("the guest cannot be recorded as lost, so its memory stays with it: {}", story(&error));
         }
-        let why = self.told(&demanded);
+        let why = told(&control, &demanded);
         let _ = self.board().enter(&[Phase::Running, Phase::Halted], Phase::Halted, Some(why));
     }
+}
 
-    fn told(&self, demanded: &Demanded) -> String {
-        let name = self.control.pool().host(demanded.by).map_or_else(|| demanded.by.to_string(), |host| host.name);
-        let Demanded { tag, at, .. } = demanded;
-        format!("its memory, capacity {tag}, was taken away by force by {name} at {}", utc(*at))
-    }
+fn told(control: &GuestControl, demanded: &Demanded) -> String {
+    let name = control.pool().host(demanded.by).map_or_else(|| demanded.by.to_string(), |host| host.name);
+    let Demanded { tag, at, .. } = demanded;
+    format!("its memory, capacity {tag}, was taken away by force by {name} at {}", utc(*at))
 }
 
 /// A moment given in nanoseconds since 1970, as `2027-01-15T08:00:00Z`.

@@ -1,7 +1,7 @@
 //! The guest leaves for another host, or does not; or one that was to come is not waited for any more.
 
 use super::memory::hole;
-use super::orders::Orders;
+use super::orders::{Orders, Post};
 use crate::error::{Error, Result, story};
 use crate::message::{Phase, WorkerReply};
 use nil_migrate::protocol::{ArmEvent, arm_step};
@@ -21,7 +21,7 @@ impl Orders {
         if let Some(hole) = hole(&vm) {
             return Ok(WorkerReply::Hole(hole));
         }
-        if let Err(moving) = self.moves.close_for_handoff() {
+        if let Err(moving) = self.moves.close_for("the guest is on its way to another host") {
             return Ok(WorkerReply::Hole(moving.to_string()));
         }
         self.enter(&[Phase::Running], Phase::Leaving, None).inspect_err(|_| self.moves.reopen())?;
@@ -95,11 +95,12 @@ impl Orders {
     /// has refused, or the arm word is not its own any more, the guest does not come, and the VM can go.
     pub(super) fn disarm(&self) -> Result<()> {
         self.check(&[Phase::Armed])?;
-        let word = self.control.arm();
+        let Post { control, me } = self.post();
+        let word = control.arm();
         let armed = word.load().map_err(nil_migrate::Error::from)?;
         let safe = match armed {
-            Arm::Poised { host, .. } if host == self.me => false,
-            Arm::Armed { host, epoch } if host == self.me => {
+            Arm::Poised { host, .. } if host == me => false,
+            Arm::Armed { host, epoch } if host == me => {
                 let refused = arm_step(armed, host, epoch, ArmEvent::Refuse).map_err(nil_migrate::Error::from)?;
                 word.transition(armed, refused)
             }
@@ -108,7 +109,7 @@ impl Orders {
         if !safe {
             return Err(Error::refused("the guest is about to land"));
         }
-        self.control.bell(Side::Source).ring();
+        control.bell(Side::Source).ring();
         self.vm()?.halt();
         self.end(Phase::TornDown, Some("its source called it off".to_owned()));
         Ok(())

@@ -66,7 +66,7 @@ impl Orders {
     /// Pins a part of the memory; returns the pin's name.
     pub(super) fn pin(&self, range: MoveRange, owner: String, reason: String) -> Result<String> {
         let _no_handoff = self.no_handoff(&[Phase::Running])?;
-        let request = PinRequest { offset: range.offset, bytes: range.bytes, owner, reason, host: self.me };
+        let request = PinRequest { offset: range.offset, bytes: range.bytes, owner, reason, host: self.post().me };
         Ok(self.vm()?.memory().pins().take(&request)?.to_string())
     }
 
@@ -91,9 +91,10 @@ impl Orders {
     pub(super) fn take_pins_over(&self) {
         let Ok(vm) = self.vm() else { return };
         let pins = vm.memory().pins();
-        for pin in pins.list().into_iter().filter(|pin| pin.host != self.me) {
+        let me = self.post().me;
+        for pin in pins.list().into_iter().filter(|pin| pin.host != me) {
             // It fails only when the pin has ended meanwhile.
-            if let Err(error) = pins.rehost(pin.id, self.me) {
+            if let Err(error) = pins.rehost(pin.id, me) {
                 tracing::debug!("pin {} was not taken over: {error}", pin.id);
             }
         }

@@ -11,6 +11,7 @@ mod leaving;
 mod memory;
 mod moves;
 mod orders;
+mod rehoming;
 mod sandbox;
 mod status;
 
@@ -245,10 +246,13 @@ fn serve(mut connection: Connection, orders: &Arc<Orders>) {
             }
             WorkerRequest::ReleasePin { pin } => done(orders.release_pin(&pin)),
             WorkerRequest::KnowPools { paths } => {
-                add_companions(orders.control.pool(), &paths);
+                add_companions(orders.post().control.pool(), &paths);
                 WorkerReply::Done
             }
-            WorkerRequest::TakePools { paths } => done(take_companions(&connection, orders.control.pool(), &paths)),
+            WorkerRequest::TakePools { paths } => {
+                done(take_companions(&connection, orders.post().control.pool(), &paths))
+            }
+            WorkerRequest::Rehome(home) => orders.rehome(&home).unwrap_or_else(refusal),
             WorkerRequest::CancelHandoff => done(orders.cancel_handoff()),
             WorkerRequest::Disarm => done(orders.disarm()),
             WorkerRequest::Stop => done(orders.stop()),

@@ -76,17 +76,17 @@ impl Moves {
         self.lock().lane(lane).clone().ok_or_else(|| Error::refused("nothing of the guest's memory is being moved"))
     }
 
-    /// Lets no move begin until [`Moves::reopen`], if none is on. A move must not go on in a process from which the guest
-    /// has gone: its memory is another host's to move then.
+    /// Lets no move begin until [`Moves::reopen`], if none is on; `why` is what is said to those that would. A move must not
+    /// go on in a process from which the guest has gone: its memory is another host's to move then.
     ///
     /// # Errors
     /// A move is on.
-    pub(super) fn close_for_handoff(&self) -> Result<()> {
+    pub(super) fn close_for(&self, why: &'static str) -> Result<()> {
         let mut lanes = self.lock();
         if lanes.main.is_some() || lanes.pull_back.is_some() {
             return Err(Error::refused("the guest's memory is being moved"));
         }
-        lanes.closed.get_or_insert("the guest is on its way to another host");
+        lanes.closed.get_or_insert(why);
         Ok(())
     }
 
@@ -170,9 +170,9 @@ mod tests {
     fn a_handoff_and_a_move_exclude_each_other() {
         let moves = Moves::default();
         let moving = moves.begin(Lane::PullBack, None).expect("the lane is free");
-        assert!(moves.close_for_handoff().is_err());
+        assert!(moves.close_for("the guest is on its way to another host").is_err());
         drop(moving);
-        moves.close_for_handoff().expect("nothing moves");
+        moves.close_for("the guest is on its way to another host").expect("nothing moves");
         let refused = moves.begin(Lane::Main, None).expect_err("a handoff is on").to_string();
         assert!(refused.contains("another host"), "{refused}");
         moves.reopen();

@@ -24,10 +24,18 @@ const LOOK_FOR_OUTPUT: Duration = Duration::from_millis(5);
 /// How often to look whether the guest is still ours.
 const LOOK_FOR_LOSS: Duration = Duration::from_millis(100);
 
+/// Where the worker's guest has its home. It moves when the guest is rehomed.
+#[derive(Clone, Debug)]
+pub(super) struct Post {
+    /// The guest's record.
+    pub(super) control: GuestControl,
+    /// The host's slot in the pool of that.
+    pub(super) me: HostSlot,
+}
+
 /// A worker's VM, and the orders that it takes.
 pub(super) struct Orders {
-    pub(super) control: GuestControl,
-    pub(super) me: HostSlot,
+    post: RwLock<Post>,
     pub(super) board: StatusBoard,
     listener: Arc<UnixListener>,
     images: BuiltinImages,
@@ -51,8 +59,7 @@ impl Orders {
         images: BuiltinImages,
     ) -> Self {
         Self {
-            control,
-            me,
+            post: RwLock::new(Post { control, me }),
             board,
             listener,
             images,
@@ -69,6 +76,15 @@ impl Orders {
         &self.board
     }
 
+    /// Where the guest has its home now.
+    pub(super) fn post(&self) -> Post {
+        self.post.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn take_post(&self, post: Post) {
+        *self.post.write().unwrap_or_else(PoisonError::into_inner) = post;
+    }
+
     /// Keeps the worker from ending before an order has been answered.
     pub(super) fn answering(&self) -> RwLockReadGuard<'_, ()> {
         self.answers.read().unwrap_or_else(PoisonError::into_inner)
@@ -81,11 +97,12 @@ impl Orders {
 
     /// Loads an image and runs it.
     pub(super) fn boot(self: &Arc<Self>, image: &ImageSource, command_line: &str, cpu: Option<CpuModel>) -> Result<()> {
+        let Post { control, me } = self.post();
         self.build(Phase::Running, || {
-            let memory_bytes = self.control.config()?.memory_bytes;
+            let memory_bytes = control.config()?.memory_bytes;
             let image = self.load_image(image, memory_bytes)?;
             let request = BootRequest { image, command_line: command_line.to_owned(), irqchip: false, cpu };
-            let vm = Vm::boot(&self.control, self.me, &request)?;
+            let vm = Vm::boot(&control, me, &request)?;
             vm.start()?;
             Ok(vm)
         })
@@ -93,13 +110,15 @@ impl Orders {
 
     /// Builds the machine and waits for the guest, which lands by itself when it is handed over.
     pub(super) fn arm(self: &Arc<Self>) -> Result<()> {
-        self.build(Phase::Armed, || Ok(Vm::arm(&self.control, self.me, WaitStyle::Auto)?))
+        let Post { control, me } = self.post();
+        self.build(Phase::Armed, || Ok(Vm::arm(&control, me, WaitStyle::Auto)?))
     }
 
     /// Runs the guest that an earlier worker had frozen when it died.
     pub(super) fn thaw(self: &Arc<Self>) -> Result<()> {
         // It runs when it has landed, of which an event will tell.
-        self.build(Phase::Starting, || Ok(Vm::thaw(&self.control, self.me)?))
+        let Post { control, me } = self.post();
+        self.build(Phase::Starting, || Ok(Vm::thaw(&control, me)?))
     }
 
     /// Makes the worker's VM. A worker that cannot make it has nothing more to do.

@@ -3,6 +3,7 @@
 use crate::message::{Lane, Phase, WorkerReply, WorkerStatus};
 use crate::wire::{Connection, Sent};
 use nil_mover::MoveProgress;
+use nil_pool::GuestControl;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -120,6 +121,15 @@ impl StatusBoard {
     pub(super) fn show_memory(&self, address: u64) {
         let mut inner = self.lock();
         inner.status.memory_address = Some(address);
+        inner.tell();
+        self.0.changed.notify_all();
+    }
+
+    /// Shows in which pool, and where there, the guest has its home.
+    pub(super) fn show_home(&self, control: &GuestControl) {
+        let mut inner = self.lock();
+        inner.status.pool = control.pool().id();
+        inner.status.slot = control.slot();
         inner.tell();
         self.0.changed.notify_all();
     }

@@ -103,13 +103,13 @@ impl fmt::Display for Report {
                 )?;
             }
             DrainOutcome::Incomplete => {
-                writeln!(f, "host {host} is not empty: {count} guests left in {took}, {} did not", left.len())?
+                writeln!(f, "host {host} is not empty: {count} guests left in {took}, {} did not", left.len())?;
             }
             DrainOutcome::Cancelled => {
-                writeln!(f, "called off after {took}: {count} guests left, {} did not", left.len())?
+                writeln!(f, "called off after {took}: {count} guests left, {} did not", left.len())?;
             }
             DrainOutcome::TimeUp => {
-                writeln!(f, "the time was up after {took}: {count} guests left, {} did not", left.len())?
+                writeln!(f, "the time was up after {took}: {count} guests left, {} did not", left.len())?;
             }
         }
         if !departures.is_empty() {

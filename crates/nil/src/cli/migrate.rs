@@ -1,4 +1,5 @@
-//! `nil migrate`: hand a running guest to another host. Memory that is in DRAM goes through the pool.
+//! `nil migrate`: hand a running guest to another host. Memory that is in DRAM goes through the pool. To a host with which
+//! its own shares no pool it goes over others.
 
 use super::Output;
 use super::budget::BudgetArgs;
@@ -6,9 +7,13 @@ use super::duration::{self, of_micros};
 use super::move_report::MoveTable;
 use super::moving::{CalledOff, host_of};
 use super::progress::Shown;
+use super::route;
 use super::striping::StripingArgs;
 use anyhow::{Context, Result};
-use nil_host::{Client, HostName, Migrate, MigrationOutcome, MigrationReport, RunDir, Settling, Survey, Verdict};
+use nil_host::{
+    Client, GuestReport, HostName, Migrate, MigrationOutcome, MigrationReport, Route, RouteOutcome, RunDir, Settling,
+    Survey, Verdict,
+};
 use nil_migrate::HandoffReport;
 use nil_mover::{MoveOutcome, MoveReport};
 use serde::Serialize;
@@ -21,6 +26,7 @@ use std::time::Duration;
   nil migrate guest --to B
   nil migrate guest --to B --stay-in-pool --max-stall 100us
   nil migrate guest --to B --deadline 100ms --json
+  nil migrate guest --to Z --avoid H --time-limit 60s
   nil migrate guest --to B --stripe /dev/dax0.0:2 --stripe /dev/dax1.0
   nil migrate guest --to B --check
   nil migrate guest --cancel")]
@@ -33,9 +39,15 @@ pub(crate) struct Args {
     /// How long the guest may stand still before its source takes it back.
     #[arg(long, default_value = "1s", value_parser = duration::parse, value_name = "TIME")]
     deadline: Duration,
+    /// Call it off if all of it is not over after this time.
+    #[arg(long, value_parser = duration::parse_some, value_name = "TIME", conflicts_with = "cancel")]
+    time_limit: Option<Duration>,
     /// Leave its memory in the pool when it has moved.
     #[arg(long)]
     stay_in_pool: bool,
+    /// Do not pass this host on the way to one that shares no pool with the guest's; may be given several times.
+    #[arg(long, value_name = "HOST", conflicts_with = "cancel")]
+    avoid: Vec<HostName>,
     /// Call off the migration that is on: the guest runs on where it is, with its memory where it was.
     #[arg(long)]
     cancel: bool,
@@ -51,24 +63,46 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, output: Output) -> Result<ExitCode> {
     if args.cancel {
         let (mut host, guest) = host_of(&args.guest)?;
-        let state = host.cancel_migration(&guest)?;
+        let run_dir = RunDir::from_environment();
+        let state = match route::cancel(&Survey::take(&run_dir)?, &run_dir, &guest) {
+            Some(state) => state?,
+            None => host.cancel_migration(&guest)?,
+        };
         output.print(&CalledOff { called_off: "migrate".to_owned(), guest, state })?;
         return Ok(ExitCode::SUCCESS);
     }
     let run_dir = RunDir::from_environment();
     let survey = Survey::take(&run_dir)?;
     let guest = survey.guest(&args.guest)?;
-    let to = args.to.as_ref().context("--to says where to")?;
-    let target = survey.host(to.as_str())?;
+    // It may be on another machine: the guest's host knows.
+    let to = args.to.clone().context("--to says where to")?;
     let source = survey.host_of(guest)?;
+    // Whether the two would do is asked of the two, whatever lies between them.
+    if !args.check && !shares_home(&survey, guest, &source, &to) {
+        let order = Route {
+            guest: guest.name.parse()?,
+            to,
+            deadline_us: micros(args.deadline),
+            settling: if args.stay_in_pool { Settling::StayInPool } else { Settling::Recouple },
+            budget: args.budget.budget(),
+            stall_timeout_us: args.budget.stall_timeout_us(),
+            avoid: args.avoid.clone(),
+            time_limit_us: args.time_limit.map(micros),
+        };
+        let mut shown = Shown::new(output, &format!("nil migrate {} --cancel", order.guest));
+        let report = Client::connect(&run_dir.host(&source))?.route(&order, |progress| shown.show(progress))?;
+        let arrived = report.outcome == RouteOutcome::Arrived;
+        output.print(&route::Report(report))?;
+        return Ok(if arrived { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     let order = Migrate {
-        // More than fits is refused like everything that is too long.
-        deadline_us: u64::try_from(args.deadline.as_micros()).unwrap_or(u64::MAX),
+        deadline_us: micros(args.deadline),
         settling: if args.stay_in_pool { Settling::StayInPool } else { Settling::Recouple },
         budget: args.budget.budget(),
         stall_timeout_us: args.budget.stall_timeout_us(),
         striping: args.striping.striping()?,
-        ..Migrate::new(guest.name.parse()?, target.name.clone())
+        time_limit_us: args.time_limit.map(micros),
+        ..Migrate::new(guest.name.parse()?, to)
     };
     if args.check {
         let verdict = Client::connect(&run_dir.host(&source))?.check_migration(&order)?;
@@ -86,6 +120,20 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<ExitCode> {
     };
     output.print(&Report(report))?;
     Ok(exit)
+}
+
+/// Whether the target has joined the pool that is the guest's home. One whose agent does not answer, or is on another
+/// machine, is taken for such a one: the source says what is wrong with it.
+fn shares_home(survey: &Survey, guest: &GuestReport, source: &HostName, target: &HostName) -> bool {
+    let pools = survey.hosts.iter().find(|host| host.name == *source).map(|host| host.pools.as_slice());
+    let home = pools.unwrap_or_default().iter().find(|pool| pool.path == guest.pool).map(|pool| pool.id);
+    let target = survey.hosts.iter().find(|host| host.name == *target && host.agent_pid.is_some());
+    target.is_none_or(|target| home.is_none_or(|home| target.pools.iter().any(|pool| pool.id == home)))
+}
+
+/// More than fits is refused like everything that is too long.
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Whether a guest could be moved.

@@ -15,6 +15,7 @@ mod drain;
 mod duration;
 mod host;
 mod inspect;
+mod job;
 mod man;
 mod migrate;
 mod move_report;
@@ -28,6 +29,8 @@ mod ps;
 mod range;
 mod rebalance;
 mod recouple;
+mod rehome;
+mod route;
 mod striping;
 mod table;
 mod tag;
@@ -91,6 +94,9 @@ enum Command {
     Top(top::Args),
     /// Move a running guest to another host.
     Migrate(migrate::Args),
+    /// See what agents do that takes long, follow it, call it off.
+    #[command(subcommand)]
+    Job(job::Command),
     /// Have no more guests come to a host.
     Cordon(cordon::Args),
     /// Let guests come to a host again.
@@ -103,6 +109,8 @@ enum Command {
     Decouple(decouple::Args),
     /// Move a running guest's memory from the pool into its host's DRAM.
     Recouple(recouple::Args),
+    /// Move a running guest's home from one pool of its host to another.
+    Rehome(rehome::Args),
     /// Declare memory of a guest that must not move.
     #[command(subcommand)]
     Pin(pin::Command),
@@ -141,12 +149,14 @@ fn run(command: Command, output: Output) -> anyhow::Result<ExitCode> {
         Command::Ps(args) => ps::run(&args, output),
         Command::Top(args) => top::run(&args, output),
         Command::Migrate(args) => migrate::run(&args, output),
+        Command::Job(command) => job::run(command, output),
         Command::Cordon(args) => cordon::cordon(&args, output),
         Command::Uncordon(args) => cordon::uncordon(&args, output),
         Command::Drain(args) => drain::run(&args, output),
         Command::Rebalance(args) => rebalance::run(&args, output),
         Command::Decouple(args) => decouple::run(&args, output),
         Command::Recouple(args) => recouple::run(&args, output),
+        Command::Rehome(args) => rehome::run(&args, output),
         Command::Pin(command) => pin::run(command, output),
         Command::Completions(args) => completions::run(&args, output),
         Command::Man(args) => man::run(&args, output),

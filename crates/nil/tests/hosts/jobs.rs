@@ -161,3 +161,27 @@ fn a_guest_whose_orderer_hangs_up_before_it_runs_leaves_nothing() {
     await_that("the guest's end", || playground.workers().is_empty() && playground.free_bytes() == free);
     await_that("the log", || playground.agent_log("A").contains("has gone before it ran"));
 }
+
+#[test]
+fn jobs_are_listed_shown_followed_and_called_off_from_the_command_line() {
+    if !has_kvm() {
+        return;
+    }
+    let playground = Playground::new();
+    let (_a, _b) = (playground.agent("A"), playground.agent("B"));
+    playground.run_vm("g", "A");
+    let late = playground.nil(&["--json", "migrate", "g", "--to", "B", "--time-limit", "1us"]);
+    assert!(!late.status.success() && late.json()["outcome"] == "cancelled", "{}", late.stdout);
+    playground.json(&["migrate", "g", "--to", "B"]);
+    let jobs = playground.json(&["job", "list", "--guest", "g"])["jobs"].clone();
+    let outcomes: Vec<_> = jobs.as_array().expect("jobs").iter().map(|job| &job["outcome"]).collect();
+    assert_eq!(outcomes, ["done", "cancelled"]);
+    let job = jobs[0]["id"].as_str().expect("its number");
+    assert_eq!(playground.json(&["job", "show", job]), jobs[0]);
+    let followed = playground.nil(&["job", "follow", job]);
+    assert!(followed.status.success() && followed.stdout.starts_with("migration of guest g on host A to B: done"));
+    playground.nil(&["job", "cancel", job]).refuses(1, &["it came too late", job]);
+    let nobody = "00000000-0000-4000-8000-000000000000";
+    playground.nil(&["job", "show", nobody]).refuses(1, &["there is no job", nobody, "nil job list"]);
+    assert_eq!(playground.json(&["job", "list", "--guest", "h"])["jobs"], serde_json::json!([]));
+}

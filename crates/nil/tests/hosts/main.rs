@@ -18,6 +18,8 @@ mod move_crashes;
 mod moves;
 mod playground;
 mod refusals;
+mod rehomings;
+mod routes;
 mod sandboxes;
 mod seeing;
 mod silences;

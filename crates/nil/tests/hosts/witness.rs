@@ -18,7 +18,11 @@ const VCPU: usize = offset_of!(ControlBlock, vcpu);
 impl Witness {
     /// Of the guest of that name, on the host that runs it now.
     pub(crate) fn of(playground: &Playground, guest: &str) -> Self {
-        let guest = playground.guest(guest).expect("the guest");
+        Self::of_guest(&playground.guest(guest).expect("the guest"))
+    }
+
+    /// Of the guest that `nil ps` describes like this.
+    pub(crate) fn of_guest(guest: &serde_json::Value) -> Self {
         let (pid, address) = (guest["worker_pid"].as_i64().expect("a pid"), guest["memory_address"].as_u64());
         let file = OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/mem"));
         let start = address.expect("an address") + CONTROL_OFFSET as u64;

@@ -170,7 +170,7 @@ impl Rack<'_> {
             let readers: Vec<_> = (0..READERS).map(|_| scope.spawn(reader)).collect();
             let bad: Vec<_> = match company {
                 Company::Migrations => Vec::new(),
-                Company::MigrationsAndAbuse => self.bad_callers(scope, &socket, &enough, &refused),
+                Company::MigrationsAndAbuse => bad_callers(scope, &socket, &enough, &refused),
             };
             let waited = self.pass(&enough);
             enough.store(true, Ordering::Release);
@@ -191,31 +191,6 @@ impl Rack<'_> {
         Ok(Phase::of(&seen, moved, refused, share))
     }
 
-    /// Starts those who behave badly.
-    fn bad_callers<'scope>(
-        &self,
-        scope: &'scope std::thread::Scope<'scope, '_>,
-        socket: &'scope Path,
-        enough: &'scope AtomicBool,
-        refused: &'scope Mutex<BTreeMap<Abuse, u64>>,
-    ) -> Vec<std::thread::ScopedJoinHandle<'scope, anyhow::Result<()>>> {
-        let caller = move |abuse: Abuse| {
-            scope.spawn(move || {
-                while !enough.load(Ordering::Acquire) {
-                    abuse.once(socket, enough)?;
-                    let mut refused = refused.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    *refused.entry(abuse).or_default() += 1;
-                    drop(refused);
-                    // Bad, but no flood: what is measured is the agent, not how the processors are shared.
-                    std::thread::sleep(LOOK);
-                }
-                Ok(())
-            })
-        };
-        let slow = [Abuse::SlowHead, Abuse::SlowBody].into_iter().cycle().take(SLOW_CALLERS);
-        Abuse::ALL.into_iter().chain(slow).map(caller).collect()
-    }
-
     /// Lets the time of a phase pass, or what is left when somebody has failed.
     fn pass(&self, enough: &AtomicBool) -> anyhow::Result<()> {
         let (begun, time) = (Instant::now(), Duration::from_secs(self.args.seconds));
@@ -225,4 +200,28 @@ impl Rack<'_> {
         }
         Ok(())
     }
+}
+
+/// Starts those who behave badly.
+fn bad_callers<'scope>(
+    scope: &'scope std::thread::Scope<'scope, '_>,
+    socket: &'scope Path,
+    enough: &'scope AtomicBool,
+    refused: &'scope Mutex<BTreeMap<Abuse, u64>>,
+) -> Vec<std::thread::ScopedJoinHandle<'scope, anyhow::Result<()>>> {
+    let caller = move |abuse: Abuse| {
+        scope.spawn(move || {
+            while !enough.load(Ordering::Acquire) {
+                abuse.once(socket, enough)?;
+                let mut refused = refused.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                *refused.entry(abuse).or_default() += 1;
+                drop(refused);
+                // Bad, but no flood: what is measured is the agent, not how the processors are shared.
+                std::thread::sleep(LOOK);
+            }
+            Ok(())
+        })
+    };
+    let slow = [Abuse::SlowHead, Abuse::SlowBody].into_iter().cycle().take(SLOW_CALLERS);
+    Abuse::ALL.into_iter().chain(slow).map(caller).collect()
 }

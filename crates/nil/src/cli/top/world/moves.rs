@@ -63,7 +63,7 @@ pub(crate) enum Ending {
 
 /// What is under way: jobs, and what guests do that no job is known for.
 pub(super) fn under_way(jobs: &[JobReport], guests: &[GuestReport]) -> Vec<Move> {
-    let mut running: Vec<&JobReport> = jobs.iter().filter(|job| !job.is_over()).collect();
+    let mut running: Vec<&JobReport> = jobs.iter().filter(|job| !job.is_over() && is_one_move(job)).collect();
     running.sort_by_key(|job| (job.created_ms, job.id));
     let mut moves: Vec<Move> = running.into_iter().map(Move::of_job).collect();
     for guest in guests {
@@ -78,13 +78,24 @@ pub(super) fn under_way(jobs: &[JobReport], guests: &[GuestReport]) -> Vec<Move>
 /// What is over: jobs, and arrivals that no job is known for. The newest first.
 pub(super) fn over(jobs: &[JobReport], arrivals: &VecDeque<Past>, most: usize) -> Vec<Past> {
     let explains = |job: &JobReport, arrival: &Past| {
-        job.guest.as_str() == arrival.guest && job.to.as_ref().map(nil_host::HostName::as_str) == arrival.to.as_deref()
+        job.guest.as_ref().map(nil_host::GuestName::as_str) == Some(arrival.guest.as_str())
+            && job.to.as_ref().map(nil_host::HostName::as_str) == arrival.to.as_deref()
     };
     let unexplained = arrivals.iter().filter(|arrival| !jobs.iter().any(|job| explains(job, arrival)));
-    let mut past: Vec<Past> = jobs.iter().filter_map(Past::of_job).chain(unexplained.cloned()).collect();
+    let mut past: Vec<Past> =
+        jobs.iter().filter(|job| is_one_move(job)).filter_map(Past::of_job).chain(unexplained.cloned()).collect();
     past.sort_by(|a, b| (b.at, &b.guest).cmp(&(a.at, &a.guest)));
     past.truncate(most);
     past
+}
+
+/// Whether a job is a move of one guest. Drains, and ways over several hosts, consist of such jobs.
+fn is_one_move(job: &JobReport) -> bool {
+    job.guest.is_some() && !matches!(job.kind, JobKind::Drain | JobKind::Route)
+}
+
+fn name_of(job: &JobReport) -> String {
+    job.guest.as_ref().map(ToString::to_string).unwrap_or_default()
 }
 
 impl Move {
@@ -97,9 +108,9 @@ impl Move {
         let step = match (job.phase, job.kind) {
             (JobPhase::Moving, JobKind::Recouple | JobKind::Settle) => Step::Recoupling,
             (JobPhase::Moving, _) => Step::Decoupling,
-            (JobPhase::Preparing, _) => Step::Preparing,
+            (JobPhase::Preparing | JobPhase::Travelling, _) => Step::Preparing,
             (JobPhase::Arming, _) => Step::Arming,
-            (JobPhase::HandingOver, _) => Step::HandingOver,
+            (JobPhase::HandingOver | JobPhase::Switching, _) => Step::HandingOver,
             (JobPhase::Undoing, _) => Step::Undoing,
             (JobPhase::Landed | JobPhase::Ended, _) => {
                 progress.as_ref().map_or(Step::Landed, |moving| by_direction(moving.direction))
@@ -108,7 +119,7 @@ impl Move {
         // Figures of an earlier step are not those of this one.
         let moves = matches!(step, Step::Decoupling | Step::Recoupling | Step::Undoing);
         Self {
-            guest: job.guest.to_string(),
+            guest: name_of(job),
             host: Some(job.host.to_string()),
             to: job.to.as_ref().map(ToString::to_string),
             step,
@@ -165,7 +176,7 @@ impl Past {
             (JobOutcome::Cancelled, _) => Ending::Cancelled,
             (JobOutcome::Stalled, _) => Ending::Stalled,
             (JobOutcome::TakenBack, _) => Ending::TakenBack,
-            (JobOutcome::Failed, _) => Ending::Failed,
+            (JobOutcome::Failed | JobOutcome::Stranded | JobOutcome::Incomplete, _) => Ending::Failed,
         };
         let copied = |moves: &[Option<&MoveReport>]| moves.iter().flatten().map(|report| report.copied_bytes).sum();
         let (mut blackout_ns, mut why) = (None, job.failure.as_ref().map(|problem| problem.detail.clone()));
@@ -186,7 +197,7 @@ impl Past {
             _ => 0,
         };
         Some(Self {
-            guest: job.guest.to_string(),
+            guest: name_of(job),
             from: Some(job.host.to_string()),
             to: job.to.as_ref().map(ToString::to_string),
             ending,

@@ -1,0 +1,221 @@
+//! `nil job`: what agents do that takes long, whoever ordered it.
+
+use super::duration::of_micros;
+use super::progress::Shown;
+use super::{Output, Table};
+use anyhow::Result;
+use clap::Subcommand;
+use nil_host::{Client, Error, GuestName, JobOutcome, JobPhase, JobReport, JobResult, RunDir};
+use nil_pool::JobId;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::process::ExitCode;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List the jobs of this machine's hosts, the newest first, and the migrations whose reports are in their pools.
+    #[command(after_help = "Example:\n  nil job list --guest guest")]
+    List {
+        /// Those of this guest alone.
+        #[arg(long, value_name = "NAME")]
+        guest: Option<String>,
+    },
+    /// Show how far a job is, or how it ended.
+    #[command(after_help = "Example:\n  nil job show 6f9619ff-8b86-4d01-b42d-00c04fc964ff")]
+    Show {
+        /// The job's number, as `nil job list` shows it.
+        job: JobId,
+    },
+    /// Follow a job to its end. Ctrl-C lets it go on.
+    #[command(after_help = "Example:\n  nil job follow 6f9619ff-8b86-4d01-b42d-00c04fc964ff")]
+    Follow {
+        /// The job's number, as `nil job list` shows it.
+        job: JobId,
+    },
+    /// Call a job off, and wait until everything is as it was.
+    #[command(after_help = "Example:\n  nil job cancel 6f9619ff-8b86-4d01-b42d-00c04fc964ff")]
+    Cancel {
+        /// The job's number, as `nil job list` shows it.
+        job: JobId,
+    },
+}
+
+pub(crate) fn run(command: Command, output: Output) -> Result<ExitCode> {
+    let run_dir = RunDir::from_environment();
+    match command {
+        Command::List { guest } => {
+            let mut jobs = all(&run_dir)?;
+            jobs.retain(|job| {
+                let name = job.guest.as_ref().map(GuestName::as_str);
+                guest.as_ref().is_none_or(|guest| name == Some(guest))
+            });
+            output.print(&Jobs { jobs })?;
+        }
+        Command::Show { job } => output.print(&Details(find(&run_dir, job)?.1))?,
+        Command::Follow { job } => return follow(&run_dir, job, output),
+        Command::Cancel { job } => {
+            let state = find(&run_dir, job)?.0.cancel_job(job)?;
+            output.print(&Cancelled { cancelled: job, state })?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn follow(run_dir: &RunDir, job: JobId, output: Output) -> Result<ExitCode> {
+    let (mut agent, mut report) = find(run_dir, job)?;
+    let mut shown = Shown::new(output, &format!("nil job cancel {job}"));
+    if !report.is_over() {
+        report = agent.follow(job, &mut |progress| shown.show(progress))?;
+    }
+    let is_done = report.outcome == Some(JobOutcome::Done);
+    output.print(&Details(report))?;
+    Ok(if is_done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The agents that run.
+fn agents(run_dir: &RunDir) -> Result<Vec<Client>> {
+    Ok(run_dir.hosts()?.iter().filter_map(|host| Client::connect(host).ok()).collect())
+}
+
+/// The jobs that the agents know. Several know of a job whose report is in a pool.
+fn all(run_dir: &RunDir) -> Result<Vec<JobReport>> {
+    let mut jobs = BTreeMap::new();
+    for mut agent in agents(run_dir)? {
+        for job in agent.jobs()? {
+            jobs.entry(job.id).or_insert(job);
+        }
+    }
+    let mut jobs: Vec<JobReport> = jobs.into_values().collect();
+    jobs.sort_by_key(|job| std::cmp::Reverse(job.created_ms));
+    Ok(jobs)
+}
+
+/// A job, and an agent that knows it: that which does it, if it is not over.
+fn find(run_dir: &RunDir, id: JobId) -> Result<(Client, JobReport)> {
+    let mut unknown = Error::Unknown(format!("there is no job {id}; `nil job list` shows those that there are"));
+    for mut agent in agents(run_dir)? {
+        match agent.job(id) {
+            Ok(report) => return Ok((agent, report)),
+            Err(Error::Refused(_)) => {}
+            Err(error) => unknown = error,
+        }
+    }
+    Err(unknown.into())
+}
+
+#[derive(Debug, Serialize)]
+struct Jobs {
+    jobs: Vec<JobReport>,
+}
+
+impl fmt::Display for Jobs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.jobs.is_empty() {
+            return writeln!(f, "no jobs");
+        }
+        let mut table = Table::new(["JOB", "KIND", "GUEST", "HOST", "TO", "STATE", "TIME"]);
+        for job in &self.jobs {
+            let to = job.to.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
+            let guest = job.guest.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
+            table.row([
+                job.id.to_string(),
+                job.kind.to_string(),
+                guest,
+                job.host.to_string(),
+                to,
+                state(job).to_owned(),
+                time(job),
+            ]);
+        }
+        write!(f, "{table}")
+    }
+}
+
+/// How a job ended, or how far it is, in a word.
+fn state(job: &JobReport) -> &'static str {
+    match (job.outcome, job.phase) {
+        (Some(JobOutcome::Done), _) => "done",
+        (Some(JobOutcome::Cancelled), _) => "cancelled",
+        (Some(JobOutcome::Stalled), _) => "stalled",
+        (Some(JobOutcome::TakenBack), _) => "taken back",
+        (Some(JobOutcome::Stranded), _) => "stranded",
+        (Some(JobOutcome::Failed), _) => "failed",
+        (Some(JobOutcome::Incomplete), _) => "incomplete",
+        (None, JobPhase::Preparing) => "preparing",
+        (None, JobPhase::Moving) => "moving memory",
+        (None, JobPhase::Arming) => "arming",
+        (None, JobPhase::HandingOver) => "handing over",
+        (None, JobPhase::Switching) => "switching",
+        (None, JobPhase::Travelling) => "travelling",
+        (None, JobPhase::Undoing) => "undoing",
+        (None, JobPhase::Landed) => "landed",
+        (None, JobPhase::Ended) => "ended",
+    }
+}
+
+/// How long a job that is over has taken.
+fn time(job: &JobReport) -> String {
+    let took = job.ended_ms.map(|ended| ended.saturating_sub(job.created_ms));
+    took.map_or_else(|| "-".to_owned(), |ms| of_micros(ms.saturating_mul(1000)))
+}
+
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+struct Details(JobReport);
+
+impl fmt::Display for Details {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let job = &self.0;
+        let to = job.to.as_ref().map(|to| format!(" to {to}")).unwrap_or_default();
+        let guest = job.guest.as_ref().map(|guest| format!(" of guest {guest}")).unwrap_or_default();
+        writeln!(f, "{}{guest} on host {}{to}: {}", job.kind, job.host, state(job))?;
+        if let Some(progress) = job.progress.as_ref().filter(|_| !job.is_over()) {
+            writeln!(f, "  {}", progress.step)?;
+        }
+        if job.is_over() {
+            writeln!(f, "  it took {}", time(job))?;
+        }
+        if let Some(failure) = &job.failure {
+            writeln!(f, "  {}", failure.detail)?;
+        }
+        match &job.report {
+            Some(JobResult::Migration(report)) => {
+                if let Some(handoff) = &report.handoff {
+                    writeln!(f, "  the guest stood still for {}", of_micros(handoff.blackout_ns / 1000))?;
+                }
+                report.remarks.iter().try_for_each(|remark| writeln!(f, "  {remark}"))
+            }
+            Some(JobResult::Memory(moved)) => {
+                writeln!(f, "  memory of {} is in: {}", moved.guest, moved.memory)?;
+                moved.remarks.iter().try_for_each(|remark| writeln!(f, "  {remark}"))
+            }
+            Some(JobResult::Rehoming(report)) => {
+                writeln!(f, "  from pool {} to pool {}", report.from.display(), report.to.display())?;
+                report.remarks.iter().try_for_each(|remark| writeln!(f, "  {remark}"))
+            }
+            Some(JobResult::Route(report)) => {
+                report.plans.iter().try_for_each(|plan| writeln!(f, "  way: {plan}"))?;
+                writeln!(f, "  the guest stood still for {}", of_micros(report.blackout_ns / 1000))?;
+                report.remarks.iter().try_for_each(|remark| writeln!(f, "  {remark}"))
+            }
+            Some(JobResult::Drained(report)) => {
+                writeln!(f, "  {} guests have left", report.departures.len())?;
+                report.left.iter().try_for_each(|stay| writeln!(f, "  guest {} stays: {}", stay.guest, stay.why))
+            }
+            Some(JobResult::Settled(_)) | None => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Cancelled {
+    cancelled: JobId,
+    state: String,
+}
+
+impl fmt::Display for Cancelled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "job {} called off: {}", self.cancelled, self.state)
+    }
+}
