@@ -34,6 +34,7 @@ fn guest(number: u8, at: &str, memory_in: &str, state: &str) -> Value {
     })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "tests make them for this alone")]
 fn outlook(hosts: Vec<Value>, guests: Vec<Value>, usage: &Usage) -> Outlook {
     let survey: Survey = serde_json::from_value(json!({"hosts": hosts, "guests": guests})).expect("a survey");
     Outlook::of(&survey, usage).expect("an outlook")

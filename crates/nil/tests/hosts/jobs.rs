@@ -169,10 +169,11 @@ fn jobs_are_listed_shown_followed_and_called_off_from_the_command_line() {
     }
     let playground = Playground::new();
     let (_a, _b) = (playground.agent("A"), playground.agent("B"));
-    playground.run_vm("g", "A");
-    let late = playground.nil(&["--json", "migrate", "g", "--to", "B", "--time-limit", "1us"]);
+    let _witness = playground.run_in_dram("g", "A");
+    let slowly = ["--bandwidth", "1M", "--time-limit", "100ms"];
+    let late = playground.nil(&[&["--json", "migrate", "g", "--to", "B"], &slowly[..]].concat());
     assert!(!late.status.success() && late.json()["outcome"] == "cancelled", "{}", late.stdout);
-    playground.json(&["migrate", "g", "--to", "B"]);
+    playground.json(&["migrate", "g", "--to", "B", "--fast"]);
     let jobs = playground.json(&["job", "list", "--guest", "g"])["jobs"].clone();
     let outcomes: Vec<_> = jobs.as_array().expect("jobs").iter().map(|job| &job["outcome"]).collect();
     assert_eq!(outcomes, ["done", "cancelled"]);
