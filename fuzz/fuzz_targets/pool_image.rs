@@ -5,8 +5,8 @@
 use libfuzzer_sys::fuzz_target;
 use nil_pool::format::layout::Layout;
 use nil_pool::{
-    Access, CapacityRequest, Class, Coherence, CreateOptions, GuestId, GuestKind, GuestRequest, HostIdentity, JobId, LegRequest,
-    MemoryHome, Pool, StripeRequest, Tag, reap_orphan_legs,
+    Access, CapacityRequest, Class, Coherence, CreateOptions, GuestId, GuestKind, GuestRequest, HostIdentity, JobId,
+    LegRequest, MemoryHome, Pool, StripeRequest, Tag, reap_orphan_legs,
 };
 use std::fs::File;
 use std::os::fd::AsRawFd;
