@@ -7,7 +7,7 @@ use crate::feed::Reader;
 use crate::report::{CalledOff, JobReport, Progress};
 use axum::Json;
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::stream::{self, Stream};
 use nil_pool::JobId;
@@ -52,7 +52,8 @@ pub(super) async fn list(State(api): State<Api>, Asked(wanted): Asked<Wanted>) -
     params(("id" = JobId, Path, description = "The job")),
     responses((status = 200, description = "The job", body = JobReport), Refusal)
 )]
-pub(super) async fn find(State(api): State<Api>, At(id): At<JobId>) -> Answer<Json<JobReport>> {
+pub(super) async fn find(State(api): State<Api>, At(id): At<String>) -> Answer<Json<JobReport>> {
+    let id = number(&id)?;
     api.question(move |host| host.job_report(id)).await.map(Json)
 }
 
@@ -64,7 +65,8 @@ pub(super) async fn find(State(api): State<Api>, At(id): At<JobId>) -> Answer<Js
     params(("id" = JobId, Path, description = "The job")),
     responses((status = 200, description = "It is called off", body = CalledOff), Refusal)
 )]
-pub(super) async fn cancel(State(api): State<Api>, At(id): At<JobId>) -> Answer<Json<CalledOff>> {
+pub(super) async fn cancel(State(api): State<Api>, At(id): At<String>) -> Answer<Json<CalledOff>> {
+    let id = number(&id)?;
     let state = api.order(move |host| host.cancel_job(id)).await?;
     Ok(Json(CalledOff { state }))
 }
@@ -79,11 +81,11 @@ pub(super) async fn cancel(State(api): State<Api>, At(id): At<JobId>) -> Answer<
 )]
 pub(super) async fn events(
     State(api): State<Api>,
-    At(id): At<JobId>,
+    At(id): At<String>,
     headers: HeaderMap,
 ) -> Answer<Sse<impl Stream<Item = Result<Event, Infallible>>>> {
     let permit = Arc::clone(&api.streams).try_acquire_owned().map_err(|_| Refusal::busy("streams"))?;
-    let job = api.host().job(id)?;
+    let job = api.host().job(number(&id)?)?;
     let steps = Some(job.follow(last_event(&headers).unwrap_or(0)));
     let events = stream::unfold((steps, job, permit), async |(steps, job, permit)| {
         let mut steps: Reader<Progress> = steps?;
@@ -95,6 +97,15 @@ pub(super) async fn events(
         }
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
+}
+
+/// The number of a job, written as the description of the API says and in no other way.
+fn number(text: &str) -> Answer<JobId> {
+    let number = text.parse::<JobId>().ok().filter(|number| number.to_string().eq_ignore_ascii_case(text));
+    number.ok_or_else(|| {
+        let detail = format!("`{text}` is no number of a job, which is a UUID (8-4-4-4-12 hexadecimal digits)");
+        Refusal::new(StatusCode::BAD_REQUEST, detail)
+    })
 }
 
 /// After which event a caller wants to go on.

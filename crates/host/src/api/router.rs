@@ -43,12 +43,13 @@ pub(super) fn router(api: Api) -> Router {
         .route("/v1/events", get(events::watch))
         .route("/v1/peer/arm", post(peers::arm))
         .route("/v1/peer/settle", post(peers::settle))
+        // What is not there, and what cannot be done, is so for everybody.
+        .route_layer(from_fn(roles::check))
         .fallback(async |uri: Uri| Refusal::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path())))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             let detail = format!("{method} cannot be done with {}", uri.path());
             Refusal::new(StatusCode::METHOD_NOT_ALLOWED, detail)
         })
-        .layer(from_fn(roles::check))
         .layer(from_fn(move |request, next| rates::limit(Arc::clone(&rates), request, next)))
         .layer(from_fn_with_state(api.clone(), metrics::count))
         .with_state(api)

@@ -116,6 +116,8 @@ fn without_tls_an_agent_answers_on_loopback_alone_and_there_viewers() {
     assert_eq!(ask(get("/v1/host")).status, 200);
     ask(get("/v1/guests/g").replace("GET", "DELETE")).refuses(403, "viewer at 127.0.0.1 may not do that");
     ask(get("/v1/peer/arm").replace("GET", "POST")).refuses(403, "may not do that");
+    // What cannot be done by anybody is so for viewers, too.
+    ask(get("/v1/peer/arm")).refuses(405, "/v1/peer/arm");
     let dir = tempfile::tempdir().expect("a directory");
     let address = "0.0.0.0:0".parse().expect("an address");
     let listen = Listen { plain: Some(PlainListen { address, role: Role::Viewer }), tls: None };

@@ -12,6 +12,7 @@ fn what_is_not_there_and_what_cannot_be_done_are_problems() {
     stage.ask(get("/v1/guests/g/pins")).refuses(404, "there is no guest named g");
     stage.ask(get("/v1/jobs/00000000-0000-4000-8000-000000000000")).refuses(404, "there is no job");
     stage.ask(get("/v1/jobs/7")).refuses(400, "UUID");
+    stage.ask(get("/v1/jobs/00000000000040008000000000000000")).refuses(400, "UUID");
     stage.ask(get("/v1/guests/a%2Fb/pins")).refuses(400, "a/b");
     stage.ask("PATCH /v1/guests HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").refuses(405, "PATCH");
     let gone = "DELETE /v1/guests/g HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
