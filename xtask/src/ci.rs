@@ -2,7 +2,7 @@
 
 use crate::outcome::{Outcome, Row, summary};
 use crate::run::Run;
-use crate::{debian, deny, deps, fuzz, lint, testing, tidy, unsafety};
+use crate::{api, debian, deny, deps, fuzz, lint, testing, tidy, unsafety};
 use anyhow::{Result, bail};
 use std::time::Instant;
 
@@ -29,6 +29,7 @@ const STEPS: &[Step] = &[
         proves: "the atomics hold under every ordering the memory model allows",
         check: testing::loom,
     },
+    Step { name: "api", proves: "an agent answers as its description says, whatever it is asked", check: api::check },
     Step { name: "fuzz", proves: "no decoder of pool bytes panics, as far as a short run finds", check: fuzz::check },
     Step {
         name: "deny",

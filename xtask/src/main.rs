@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod api;
 mod ci;
 mod command;
 mod debian;

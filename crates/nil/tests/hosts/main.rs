@@ -16,6 +16,7 @@ mod journeys;
 mod kvm;
 mod move_crashes;
 mod moves;
+mod networks;
 mod playground;
 mod refusals;
 mod rehomings;
