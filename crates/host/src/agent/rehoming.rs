@@ -307,7 +307,7 @@ fn check_dram(guest: &GuestName, control: &GuestControl) -> Result<()> {
 }
 
 fn check_room(guest: &GuestName, needed: u64, free: u64) -> Result<()> {
-    let usable = free - free / 100 * RESERVE_PCT;
+    let usable = free - free.saturating_mul(RESERVE_PCT).div_ceil(100).min(free);
     if needed <= usable {
         return Ok(());
     }

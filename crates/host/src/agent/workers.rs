@@ -273,10 +273,8 @@ impl Host {
     }
 
     fn heard(&self, status: &WorkerStatus) {
-        let is_current = |entry: &Entry| entry.worker.id() == status.process;
-        if status.phase.is_final() && self.table.find(&status.name).as_ref().is_some_and(is_current) {
-            // Before the name is free for another worker, which has its socket in the same place.
-            let _ = fs::remove_file(self.dir.worker_socket(&status.name));
+        if status.phase.is_final() {
+            self.remove_socket(&status.name, status.process);
         }
         self.follow_home(status);
         let Some(before) = self.table.note(status) else { return };
@@ -308,8 +306,17 @@ impl Host {
         }
     }
 
+    /// Removes the socket of a worker that ends: before its name is free for another one, which has its own in that place.
+    fn remove_socket(&self, name: &GuestName, worker: ProcessId) {
+        if self.table.find(name).is_some_and(|entry| entry.worker.id() == worker) {
+            // If it is gone already, all the better.
+            let _ = fs::remove_file(self.dir.worker_socket(name));
+        }
+    }
+
     fn worker_ended(self: &Arc<Self>, name: &GuestName, worker: ProcessId, ending: Ending) {
         self.groups.remove(name);
+        self.remove_socket(name, worker);
         // A guest that has left is not in the table any more, or is there again with another worker.
         let Some(entry) = self.table.remove(name, worker) else { return };
         match entry.phase {
@@ -317,9 +324,6 @@ impl Host {
             // If it never ran, and whoever ordered it is gone with an earlier agent, nobody else clears up.
             Phase::Ended => self.discard_unstarted(name, &entry.control),
             Phase::Empty | Phase::Starting | Phase::Armed | Phase::Running | Phase::Leaving | Phase::Halted => {
-                let socket = self.dir.worker_socket(name);
-                // If it is gone already, all the better.
-                let _ = fs::remove_file(socket);
                 tracing::error!("guest {name}: its worker (process {}) {ending}", worker.pid);
                 self.remember_ending(entry.id, ending);
                 self.counted.worker_died();

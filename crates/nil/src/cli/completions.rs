@@ -113,7 +113,10 @@ mod tests {
                 words[last],
                 words[last - 1],
             );
-            let answer = Process::new("bash").args(["--norc", "-c", &ask]).output().expect("bash runs");
+            // Longer than what an argument may be.
+            let file = tempfile::NamedTempFile::new().expect("a file");
+            std::fs::write(file.path(), ask).expect("written");
+            let answer = Process::new("bash").arg("--norc").arg(file.path()).output().expect("bash runs");
             let answer = String::from_utf8_lossy(&answer.stdout).into_owned();
             assert!(answer.lines().any(|line| line == completed), "{words:?}: {answer}");
         }
