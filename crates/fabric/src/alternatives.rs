@@ -189,6 +189,14 @@ mod tests {
         assert_eq!(told, ["A –P→ B –Q→ E", "A –P→ C –R→ E"]);
     }
 
+    #[test]
+    fn no_alternative_comes_back_to_where_it_left_the_quickest_way() {
+        let fabric = fabric("A-P B-P B-Q C-Q C-R B-R B-S E-S");
+        let paths = Planner::new(&fabric).alternatives(&ask(&fabric, "A", "E"), 9).expect("a way");
+        let told: Vec<String> = paths.iter().map(|path| path.in_short(&fabric)).collect();
+        assert_eq!(told, ["A –P→ B –S→ E"]);
+    }
+
     /// Every way without a place twice, by trying all of them.
     fn all_ways<R: Rules>(planner: &Planner<'_>, request: &PathRequest, rules: &R) -> Vec<(Duration, Vec<Place>)> {
         let mut ways = Vec::new();

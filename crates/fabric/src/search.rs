@@ -207,6 +207,8 @@ impl<R: Rules> Search<'_, R> {
                 }
                 At::Start(host) => {
                     let (_, begin) = begin.expect("a start at a host has where it begins");
+                    // Nobody comes back to where the search began, which would be a way around what is banned there.
+                    trail.widest[host.index()] = Some(Rate(u64::MAX));
                     self.go_on(&mut trail, number, host, begin, banned);
                 }
                 At::Hop(host, device) => {

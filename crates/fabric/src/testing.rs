@@ -73,7 +73,7 @@ fn add(builder: &mut Builder, name: &str, hosts: &impl Fn(&mut Host), devices: &
 pub(crate) fn any_fabric() -> impl Strategy<Value = Fabric> {
     let one_link = (0_usize..16, 0_usize..16, 0_u32..8, 1_u64..=4, 1_u64..=64);
     let figures = (proptest::collection::vec((0_u32..=9, any::<bool>()), 7), proptest::collection::vec(0_u64..=64, 5));
-    (2_usize..=7, 0_usize..=4, 1_usize..=5, proptest::collection::vec(one_link, 0..24), figures).prop_map(
+    (2_usize..=7, 0_usize..=4, 1_usize..=5, proptest::collection::vec(one_link, 0..28), figures).prop_map(
         |(hosts, switches, devices, links, (host_figures, rooms))| {
             let mut builder = Builder::new();
             let mut nodes = Vec::new();
@@ -93,9 +93,11 @@ pub(crate) fn any_fabric() -> impl Strategy<Value = Fabric> {
                 nodes.push(Node::Device(builder.device(device).expect("a good device")));
             }
             for (a, b, kind, bandwidth, latency) in links {
-                let ends = [nodes[a % nodes.len()], nodes[b % nodes.len()]];
+                // Hosts are not linked with hosts, nor devices with devices: one end is a host or a switch, the other a
+                // switch or a device.
+                let ends = [nodes[a % (hosts + switches)], nodes[hosts + b % (switches + devices)]];
                 let bandwidth = Rate(bandwidth * 8 * GIB);
-                // Ends that cannot be linked make no link.
+                // A switch with itself makes no link.
                 let _ = builder.link(Link { ends, latency_ns: latency * 10, bandwidth, shared: kind != 0 });
             }
             builder.finish()
