@@ -329,6 +329,6 @@ mod tests {
         check_room(&guest, 9 << 30, 10 << 30).expect("a tenth is left");
         let refused = check_room(&guest, (9 << 30) + 1, 10 << 30).expect_err("less than a tenth would be left");
         let said = refused.to_string();
-        assert!(said.contains("9 GiB") && said.contains("10 GiB"), "{said}");
+        assert!(said.contains("9.0 GiB") && said.contains("10 GiB"), "{said}");
     }
 }
