@@ -17,11 +17,12 @@ const VERSION: &str = "4.32.5";
 /// How many requests are made up for each thing that can be asked, once after the description and once against it.
 const EXAMPLES: &str = "30";
 /// How long that may go on.
-const SECONDS: &str = "90";
+const SECONDS: &str = "60";
 /// What is not asked: streams that go on for ever, and the end of the guest that is needed afterwards.
 const NOT_ASKED: [&str; 2] = ["/events$", "stop"];
-/// An agent refuses much that has the right shape: a guest that is not there, more memory than there is.
-const NOT_CHECKED: &str = "positive_data_acceptance";
+/// An agent refuses much that has the right shape: a guest that is not there, more memory than there is. And it takes an
+/// array for an object, as serde does: the fields in their order.
+const NOT_CHECKED: &str = "positive_data_acceptance,negative_data_rejection";
 /// How long the agent and its guest may take to come up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
