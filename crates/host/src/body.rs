@@ -118,6 +118,24 @@ pub(crate) struct PinBody {
     reason: String,
 }
 
+/// `PUT /v1/offers/{tag}`
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AnswerBody {
+    /// What the host says to the offer.
+    pub(crate) answer: OfferAnswer,
+}
+
+/// What a host says to an offer, by a person's decision.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OfferAnswer {
+    /// It takes the capacity, if it can be mapped.
+    Accept,
+    /// It does not.
+    Refuse,
+}
+
 fn frozen_us() -> u64 {
     Migrate::DEADLINE_US
 }
@@ -221,6 +239,7 @@ mod tests {
             "stay_in_pool",
             "fast",
             "paced",
+            "accept",
             "00000000-0000-4000-8000-000000000000",
         ]);
         let leaf = prop_oneof![
@@ -257,6 +276,7 @@ mod tests {
             "ranges",
             "guest",
             "avoid",
+            "answer",
             "x",
         ]);
         leaf.prop_recursive(4, 64, 8, move |inner| {
@@ -282,6 +302,7 @@ mod tests {
         survives::<RehomingBody>(text);
         survives::<RouteBody>(text);
         survives::<PinBody>(text);
+        survives::<AnswerBody>(text);
         survives::<crate::order::RunVm>(text);
         survives::<crate::order::ArmOrder>(text);
         survives::<crate::order::SettleOrder>(text);

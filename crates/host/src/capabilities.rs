@@ -1,6 +1,7 @@
 //! What a host can do for a guest, as its agent tells those who plan.
 
 mod dram;
+mod machine;
 
 pub(crate) use dram::free_dram;
 

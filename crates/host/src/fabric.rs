@@ -1,30 +1,26 @@
 //! The fabric as the living hosts make it: who has joined which pool.
 //!
-//! Hosts of this machine are known by their agents, and all of them have this machine's CPUs and DRAM. Hosts of other
-//! machines are known by the pools' host tables, which tell their names and whether they are cordoned, and no more: they
-//! count as hosts with one CPU and no DRAM, so that no plan relies on them for more than a handoff.
+//! Hosts of this machine are known by their agents. Hosts of other machines are known by the pools' host tables, which tell
+//! their names and whether they are cordoned, and by what their agents have told those of this one: CPUs, DRAM, load. One
+//! whose agent tells nothing counts as a host with one CPU and no DRAM, so that no plan relies on it for more than a handoff.
 
 use crate::name::HostName;
-use crate::report::{HostReport, PoolReport};
+use crate::report::{HostReport, PoolReport, Resources};
 use crate::survey::Survey;
 use nil_fabric::{Bytes, Fabric, Host, LiveHost, LivePool, Name, PoolUuid, Result};
 use nil_pool::{Access, HostId, HostInfo, HostKind, Liveness, Pool, PoolId};
 use std::collections::BTreeMap;
-use std::fs;
-use std::num::NonZero;
-use std::thread;
 
 /// Puts together what the hosts of a survey have joined.
 ///
 /// # Errors
 /// Two hosts, or a host and a pool, have the same name.
 pub fn live_fabric(survey: &Survey) -> Result<Fabric> {
-    let load = Machine::this().load;
-    fabric_of(survey, |_, _| load)
+    fabric_of(survey, |_, has| has.load())
 }
 
-/// The same, with hosts of this machine as busy as `load` says: the part of so many CPUs, 0 to 1.
-pub(crate) fn fabric_of(survey: &Survey, load: impl Fn(&HostName, u32) -> f64) -> Result<Fabric> {
+/// The same, with hosts of this machine as busy as `load` says: the part of the CPUs that they have, 0 to 1.
+pub(crate) fn fabric_of(survey: &Survey, load: impl Fn(&HostName, &Resources) -> f64) -> Result<Fabric> {
     let mut pools: BTreeMap<PoolId, &PoolReport> = BTreeMap::new();
     for pool in survey.hosts.iter().flat_map(|host| &host.pools) {
         pools.entry(pool.id).or_insert(pool);
@@ -32,19 +28,25 @@ pub(crate) fn fabric_of(survey: &Survey, load: impl Fn(&HostName, u32) -> f64) -
     let tables: BTreeMap<PoolId, Vec<HostInfo>> =
         pools.values().filter_map(|pool| Some((pool.id, host_table(pool)?))).collect();
     let cordoned = |id: HostId| tables.values().flatten().any(|host| host.id == id && host.cordoned);
-    let machine = Machine::this();
+    let here = Resources::of_this_machine();
     let mut hosts: BTreeMap<String, LiveHost> = BTreeMap::new();
     for report in &survey.hosts {
-        let load = load(&report.name, machine.cpus).clamp(0.0, 1.0);
-        let host = machine.host(report.name.as_str().parse()?, load, report.id.is_some_and(cordoned));
+        let has = report.resources.map_or(here, Resources::plausible);
+        let load = load(&report.name, &has).clamp(0.0, 1.0);
+        let host = host(report.name.as_str().parse()?, &has, load, report.id.is_some_and(cordoned));
         let pools = report.pools.iter().map(|pool| uuid(pool.id)).collect::<Result<_>>()?;
         hosts.insert(report.name.to_string(), LiveHost { host, pools });
     }
     for (pool, table) in &tables {
         for entry in table.iter().filter(|entry| lives_elsewhere(entry, survey)) {
             let Ok(name) = entry.name.parse::<Name>() else { continue };
-            let unknown = || LiveHost { host: elsewhere(name.clone(), entry.cordoned), pools: Vec::new() };
-            hosts.entry(entry.name.clone()).or_insert_with(unknown).pools.push(uuid(*pool)?);
+            let known = survey.elsewhere.iter().find(|known| known.id == entry.id);
+            let has = known.and_then(|known| known.resources).map_or(NOTHING_TOLD, Resources::plausible);
+            let unseen = || LiveHost { host: host(name.clone(), &has, has.load(), false), pools: Vec::new() };
+            let seen = hosts.entry(entry.name.clone()).or_insert_with(unseen);
+            // It may be cordoned in one of its pools alone.
+            seen.host.cordoned |= entry.cordoned;
+            seen.pools.push(uuid(*pool)?);
         }
     }
     let taken: Vec<String> = hosts.keys().cloned().collect();
@@ -71,8 +73,12 @@ fn lives_elsewhere(entry: &HostInfo, survey: &Survey) -> bool {
     !known && entry.kind == HostKind::Agent && entry.liveness != Liveness::Dead && entry.damage.is_none()
 }
 
-fn elsewhere(name: Name, cordoned: bool) -> Host {
-    Host { name, rack: None, cpus: 1, dram: Bytes(0), dram_free: Bytes(0), load: 0.0, cordoned }
+/// What a host is taken to have whose agent tells nothing.
+const NOTHING_TOLD: Resources = Resources { cpus: 1, load_permille: 0, dram_bytes: 0, free_dram_bytes: 0 };
+
+fn host(name: Name, has: &Resources, load: f64, cordoned: bool) -> Host {
+    let Resources { cpus, dram_bytes, free_dram_bytes, .. } = *has;
+    Host { name, rack: None, cpus, dram: Bytes(dram_bytes), dram_free: Bytes(free_dram_bytes), load, cordoned }
 }
 
 fn uuid(pool: PoolId) -> Result<PoolUuid> {
@@ -88,51 +94,10 @@ fn pool_name(pool: &PoolReport, taken: impl Fn(&Name) -> bool) -> Result<Name> {
     }
 }
 
-/// What all hosts of this machine have.
-struct Machine {
-    cpus: u32,
-    dram: Bytes,
-    dram_free: Bytes,
-    load: f64,
-}
-
-impl Machine {
-    fn this() -> Self {
-        let cpus = thread::available_parallelism().map_or(1, NonZero::get);
-        let cpus = u32::try_from(cpus).unwrap_or(u32::MAX).clamp(1, 1 << 16);
-        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let dram = kib_of(&meminfo, "MemTotal:");
-        let load = load_of(&fs::read_to_string("/proc/loadavg").unwrap_or_default());
-        Self {
-            cpus,
-            dram: Bytes(dram),
-            dram_free: Bytes(kib_of(&meminfo, "MemAvailable:").min(dram)),
-            load: (load / f64::from(cpus)).clamp(0.0, 1.0),
-        }
-    }
-
-    fn host(&self, name: Name, load: f64, cordoned: bool) -> Host {
-        let Self { cpus, dram, dram_free, .. } = *self;
-        Host { name, rack: None, cpus, dram, dram_free, load, cordoned }
-    }
-}
-
-/// A line of `/proc/meminfo`, in bytes.
-fn kib_of(meminfo: &str, key: &str) -> u64 {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix(key));
-    let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
-    kib.unwrap_or(0).saturating_mul(1024).min(1 << 60)
-}
-
-/// How many tasks were running in the last minute.
-fn load_of(loadavg: &str) -> f64 {
-    let first = loadavg.split_whitespace().next();
-    first.and_then(|number| number.parse().ok()).filter(|load: &f64| load.is_finite()).unwrap_or(0.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::{KnownHost, Life};
     use std::path::PathBuf;
 
     fn report(name: &str, pools: &[(PoolId, &str)]) -> HostReport {
@@ -152,6 +117,7 @@ mod tests {
             unattended: Vec::new(),
             silent: None,
             capabilities: None,
+            resources: None,
         }
     }
 
@@ -163,7 +129,7 @@ mod tests {
         let id = Pool::create(&path, &options).expect("a pool").id();
         let path = path.display().to_string();
         let hosts = vec![report("A", &[(id, &path)]), report("B", &[(id, "/elsewhere/it")]), report("C", &[])];
-        let fabric = live_fabric(&Survey { guests: Vec::new(), hosts }).expect("a fabric");
+        let fabric = live_fabric(&Survey { guests: Vec::new(), hosts, elsewhere: Vec::new() }).expect("a fabric");
         assert_eq!(fabric.devices()[0].name.as_str(), "pool");
         assert_eq!(fabric.devices()[0].free, Bytes(1 << 30));
         assert_eq!(fabric.namespaces().list().len(), 2);
@@ -174,14 +140,39 @@ mod tests {
     fn a_pool_that_is_called_as_a_host_is_known_by_its_uuid() {
         let id: PoolId = "5e1f0b1c-0000-4000-8000-00000000000a".parse().expect("a uuid");
         let hosts = vec![report("A", &[(id, "/pools/A")])];
-        let fabric = live_fabric(&Survey { guests: Vec::new(), hosts }).expect("a fabric");
+        let fabric = live_fabric(&Survey { guests: Vec::new(), hosts, elsewhere: Vec::new() }).expect("a fabric");
         assert_eq!(fabric.devices()[0].name.as_str(), id.to_string());
     }
 
     #[test]
-    fn what_the_kernel_tells_is_read_and_nonsense_is_nothing() {
-        assert_eq!(kib_of("MemTotal:       16 kB\nMemFree: 1 kB\n", "MemTotal:"), 16 << 10);
-        assert_eq!(kib_of("MemTotal: x", "MemTotal:"), 0);
-        assert_eq!((load_of("1.5 1 1"), load_of(""), load_of("nan 1")), (1.5, 0.0, 0.0));
+    fn a_host_of_another_machine_has_what_its_agent_tells() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("pool");
+        let options = nil_pool::CreateOptions { size: Some(64 << 20), ..nil_pool::CreateOptions::default() };
+        let pool = Pool::create(&path, &options).expect("a pool");
+        let (id, kind) = (HostId::random(), HostKind::Agent);
+        let identity = nil_pool::HostIdentity { id, name: "Z".into(), kind, address: None };
+        let _far = pool.join(&identity).expect("a membership");
+        let hosts = || vec![report("A", &[(pool.id(), &path.display().to_string())])];
+        let has = Resources { cpus: 48, load_permille: 250, dram_bytes: 64 << 30, free_dram_bytes: 9 << 30 };
+        let known = |resources| KnownHost {
+            name: "Z".parse().expect("a good name"),
+            id,
+            here: false,
+            life: Life::Elsewhere,
+            cordoned: false,
+            address: None,
+            pools: vec![pool.id()],
+            guests: 0,
+            resources,
+        };
+        let told = |elsewhere| {
+            let fabric = live_fabric(&Survey { guests: Vec::new(), hosts: hosts(), elsewhere }).expect("a fabric");
+            let far = fabric.host(fabric.find_host("Z").expect("the host")).clone();
+            (far.cpus, far.dram, far.dram_free, far.load)
+        };
+        assert_eq!(told(vec![known(Some(has))]), (48, Bytes(64 << 30), Bytes(9 << 30), 0.25));
+        let nothing = (1, Bytes(0), Bytes(0), 0.0);
+        assert_eq!((told(vec![known(None)]), told(Vec::new())), (nothing, nothing));
     }
 }

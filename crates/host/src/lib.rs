@@ -44,8 +44,8 @@ pub use capabilities::{Capabilities, Placement, Virtualisation};
 pub use client::{Client, ConsoleStream, Endpoint};
 pub use compatibility::{Incompatibility, PoolNeed, Reason, Requirements, Verdict, check};
 pub use config::{
-    HostConfig, Listen, LogConfig, LogLevel, LogTarget, PeerAddress, PeerConfig, PlainListen, SandboxMode, TlsListen,
-    WorkerConfig,
+    Acceptance, HostConfig, Listen, LogConfig, LogLevel, LogTarget, PeerAddress, PeerConfig, PlainListen, PoolRef,
+    SandboxMode, TlsListen, WorkerConfig,
 };
 pub use error::{Error, Result};
 pub use fabric::live_fabric;
@@ -59,9 +59,9 @@ pub use problem::Problem;
 pub use report::{
     CordonReport, Departure, DrainOutcome, DrainReport, GuestReport, GuestState, Happening, HostEvent, HostReport,
     JobKind, JobOutcome, JobPhase, JobReport, JobResult, KnownHost, LegReport, LegResult, Life, MemoryMoved,
-    MemoryReport, MigrationOutcome, MigrationReport, PinReport, PlacementPlan, PlannedMove, PoolReport, Progress,
-    RebalancePlan, RehomingOutcome, RehomingReport, RouteOutcome, RouteReport, SandboxLayer, SandboxReport, Stay,
-    Unevenness, Whereabouts,
+    MemoryReport, MigrationOutcome, MigrationReport, OfferReport, PinReport, PlacementPlan, PlannedMove, PoolReport,
+    Progress, RebalancePlan, RehomingOutcome, RehomingReport, Resources, RouteOutcome, RouteReport, SandboxLayer,
+    SandboxReport, Stay, Unevenness, Whereabouts,
 };
 pub use run_dir::{HostDir, RunDir};
 pub use survey::Survey;

@@ -17,18 +17,22 @@ pub use job::{JobKind, JobOutcome, JobPhase, JobReport, JobResult};
 pub use known_host::{KnownHost, Life};
 pub(crate) use memory::describe;
 pub use memory::{MemoryMoved, MemoryReport, PinReport, Whereabouts};
+pub use offer::OfferReport;
 pub use placement::{
     CordonReport, Departure, DrainOutcome, DrainReport, PlacementPlan, PlannedMove, RebalancePlan, Stay, Unevenness,
 };
 pub use rehoming::{RehomingOutcome, RehomingReport};
+pub use resources::Resources;
 pub use route::{LegReport, LegResult, RouteOutcome, RouteReport};
 
 mod event;
 mod job;
 mod known_host;
 mod memory;
+mod offer;
 mod placement;
 mod rehoming;
+mod resources;
 mod route;
 
 /// A host, as its agent describes it.
@@ -52,6 +56,9 @@ pub struct HostReport {
     /// What it can do for guests; `None` when nobody is there to tell.
     #[serde(default)]
     pub capabilities: Option<Capabilities>,
+    /// What it has for guests; `None` when nobody is there to tell.
+    #[serde(default)]
+    pub resources: Option<Resources>,
 }
 
 /// A host's membership in a pool.

@@ -7,7 +7,7 @@ use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::message::{WorkerReply, WorkerRequest};
 use crate::name::{GuestName, HostName};
-use crate::report::{GuestReport, GuestState, HostReport, known};
+use crate::report::{GuestReport, GuestState, HostReport, KnownHost, Life, known};
 use crate::run_dir::{HostDir, RunDir};
 use crate::wire::Connection;
 use nil_pool::{GuestId, PoolId};
@@ -27,6 +27,9 @@ pub struct Survey {
     pub guests: Vec<GuestReport>,
     /// The hosts, by name.
     pub hosts: Vec<HostReport>,
+    /// Hosts of other machines, by name, as those of this one know them.
+    #[serde(default)]
+    pub elsewhere: Vec<KnownHost>,
 }
 
 impl Survey {
@@ -37,11 +40,16 @@ impl Survey {
     pub fn take(run_dir: &RunDir) -> Result<Self> {
         let mut hosts = Vec::new();
         let mut guests: BTreeMap<GuestId, GuestReport> = BTreeMap::new();
+        let mut elsewhere: BTreeMap<HostName, KnownHost> = BTreeMap::new();
         for dir in run_dir.hosts()? {
-            let (host, reports) = ask(&dir).unwrap_or_else(|error| match error {
-                Error::HostGone { .. } => (unattended(&dir, None), Vec::new()),
-                error => (unattended(&dir, Some(error.story())), Vec::new()),
+            let Asked { host, guests: reports, known } = ask(&dir).unwrap_or_else(|error| match error {
+                Error::HostGone { .. } => Asked::of(unattended(&dir, None)),
+                error => Asked::of(unattended(&dir, Some(error.story()))),
             });
+            for known in known.into_iter().filter(|known| known.life != Life::Gone) {
+                let best = elsewhere.entry(known.name.clone()).or_insert_with(|| known.clone());
+                join(best, known);
+            }
             for report in reports {
                 let first_hand = report.host.as_deref() == Some(host.name.as_str());
                 if first_hand || !guests.contains_key(&report.id) {
@@ -55,7 +63,8 @@ impl Survey {
             note_missing_agent(guest, &hosts);
         }
         guests.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Self { guests, hosts })
+        elsewhere.retain(|name, _| hosts.iter().all(|host| host.name != *name));
+        Ok(Self { guests, hosts, elsewhere: elsewhere.into_values().collect() })
     }
 
     /// The guest of that name or identity.
@@ -113,10 +122,35 @@ impl Survey {
     }
 }
 
-fn ask(dir: &HostDir) -> Result<(HostReport, Vec<GuestReport>)> {
+/// What one host says.
+struct Asked {
+    host: HostReport,
+    guests: Vec<GuestReport>,
+    /// The hosts that it knows.
+    known: Vec<KnownHost>,
+}
+
+impl Asked {
+    /// A host that says nothing.
+    fn of(host: HostReport) -> Self {
+        Self { host, guests: Vec::new(), known: Vec::new() }
+    }
+}
+
+fn ask(dir: &HostDir) -> Result<Asked> {
     let mut client = Client::connect(dir)?;
     client.set_patience(Some(PATIENCE_WITH_AGENTS));
-    Ok((client.describe()?, client.ps()?))
+    Ok(Asked { host: client.describe()?, guests: client.ps()?, known: client.hosts()? })
+}
+
+/// Adds what another host knows of the same one.
+fn join(known: &mut KnownHost, more: KnownHost) {
+    known.resources = known.resources.or(more.resources);
+    known.address = known.address.take().or(more.address);
+    known.cordoned |= more.cordoned;
+    let new: Vec<PoolId> = more.pools.into_iter().filter(|pool| !known.pools.contains(pool)).collect();
+    known.pools.extend(new);
+    known.guests = known.guests.max(more.guests);
 }
 
 /// A host whose agent does not run, or does not answer, as its workers show it.
@@ -132,6 +166,7 @@ fn unattended(dir: &HostDir, silent: Option<String>) -> HostReport {
         unattended: alive,
         silent,
         capabilities: None,
+        resources: None,
     }
 }
 
@@ -203,19 +238,22 @@ mod tests {
             unattended: unattended.iter().map(|name| name.parse().expect("a good name")).collect(),
             silent: None,
             capabilities: None,
+            resources: None,
         }
     }
 
     #[test]
     fn an_unknown_guest_is_answered_with_the_known_ones() {
-        let survey = Survey { guests: vec![guest("a", None), guest("b", None)], hosts: Vec::new() };
+        let survey =
+            Survey { guests: vec![guest("a", None), guest("b", None)], hosts: Vec::new(), elsewhere: Vec::new() };
         let error = survey.guest("c").expect_err("unknown");
         assert_eq!(error.to_string(), "there is no guest named c; known: a, b");
     }
 
     #[test]
     fn of_two_guests_of_one_name_one_is_chosen_by_its_id() {
-        let survey = Survey { guests: vec![guest("a", None), guest("a", None)], hosts: Vec::new() };
+        let survey =
+            Survey { guests: vec![guest("a", None), guest("a", None)], hosts: Vec::new(), elsewhere: Vec::new() };
         assert!(survey.guest("a").is_err());
         let id = survey.guests[1].id;
         assert_eq!(survey.guest(&id.to_string()).expect("by its id").id, id);

@@ -10,7 +10,7 @@ use super::listing::state_of_phase;
 use crate::feed::{Feed, Reader};
 use crate::message::{Phase, WorkerStatus};
 use crate::name::GuestName;
-use crate::report::{Happening, HostEvent, Progress};
+use crate::report::{Happening, HostEvent, OfferReport, Progress};
 use nil_pool::GuestId;
 use std::sync::Arc;
 
@@ -68,6 +68,11 @@ impl Host {
             }
             Some(_) | None => Happening::GuestGone { guest: guest.clone(), id },
         });
+    }
+
+    /// Capacity is offered to this host, or it has answered.
+    pub(super) fn tell_offer(&self, offer: OfferReport) {
+        self.events.tell(Happening::Offer { offer });
     }
 
     pub(super) fn tell_job_begun(&self, record: &Record) {

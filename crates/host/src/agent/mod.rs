@@ -51,12 +51,13 @@ pub(crate) use arming::Source;
 pub(crate) use events::Caught;
 pub(crate) use ledger::now_ms;
 pub use network::Listening;
+pub(crate) use offers::Decision;
 pub(crate) use unclaimed::Unclaimed;
 pub(crate) use undertaking::Work;
 
 use crate::api::{self, Sockets};
 use crate::capabilities::Processors;
-use crate::config::{Listen, PeerConfig, WorkerConfig};
+use crate::config::{Acceptance, Listen, PeerConfig, PoolRef, WorkerConfig};
 use crate::error::{Error, Result};
 use crate::metrics::Counted;
 use crate::name::{GuestName, HostName};
@@ -69,10 +70,12 @@ use draining::Drainage;
 use events::Events;
 use identity::{AgentLock, Novelty};
 use ledger::Ledger;
+use neighbours::Neighbours;
 use network::{Doors, Network};
 use nil_mover::topology::{Topology, Warning};
 use nil_pool::{GuestId, HostId};
 use nil_vmm::CpuModel;
+use offers::Offers;
 use pools::Pools;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -93,7 +96,11 @@ pub struct AgentOptions {
     /// The host's directory, which gives its name.
     pub dir: HostDir,
     /// The pools to join.
-    pub pools: Vec<PathBuf>,
+    pub pools: Vec<PoolRef>,
+    /// Directories in which pools may lie that are told by their UUIDs; empty is the usual one.
+    pub search: Vec<PathBuf>,
+    /// How capacity is taken that is offered to the host.
+    pub accept: Acceptance,
     /// Bytes per second that may be used to move guests' memory, all moves together; `None` is no limit.
     pub move_bandwidth: Option<u64>,
     /// Where to answer besides the Unix socket.
@@ -153,10 +160,12 @@ pub(crate) struct Host {
     events: Events,
     counted: Counted,
     network: Network,
+    neighbours: Neighbours,
     orders: OrderCount,
     bandwidth: Bandwidth,
     processors: Processors,
     drainage: Drainage,
+    offers: Offers,
     routes: routing::Routes,
     /// Held while the capacity of a guest's memory is made or given back.
     placing: Mutex<()>,
@@ -179,8 +188,9 @@ impl Agent {
         dir.prepare()?;
         let lock = AgentLock::take(&dir)?;
         let (network, doors) = Network::open(&options.listen, &options.peers, dir.name())?;
+        let paths = pools::locate(&options.pools, &dir.run_dir(), &options.search)?;
         let (id, novelty) = identity::load_or_create(&dir, &lock)?;
-        let pools = Pools::join(&options.pools, id, dir.name(), network.address.as_ref()).inspect_err(|_| {
+        let pools = Pools::join(&paths, id, dir.name(), network.address.as_ref()).inspect_err(|_| {
             if novelty == Novelty::New {
                 identity::forget(&dir, &lock);
             }
@@ -195,10 +205,12 @@ impl Agent {
             events: Events::default(),
             counted: Counted::default(),
             network,
+            neighbours: Neighbours::default(),
             orders: OrderCount::default(),
             bandwidth: Bandwidth::new(options.move_bandwidth),
             processors: Processors::up_to(options.cpu_limit.clone()),
             drainage: Drainage::default(),
+            offers: Offers::new(options.accept),
             routes: routing::Routes::default(),
             placing: Mutex::default(),
             unadopted: Mutex::default(),
@@ -215,6 +227,7 @@ impl Agent {
         host.reap_orphan_stripes();
         host.spawn("duties", Host::attend)?;
         host.listen(doors)?;
+        host.spawn("neighbours", Host::ask_neighbours)?;
         Ok(Self { host, _lock: lock })
     }
 
@@ -345,6 +358,11 @@ impl OrderCount {
         }
         state.in_progress += 1;
         Some(OrderGuard(self))
+    }
+
+    /// Whether the agent is stopping.
+    fn is_closed(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).closed
     }
 
     /// Lets no order begin any more, and waits for those in progress. Returns whether all have ended.

@@ -115,6 +115,11 @@ impl Host {
         }
     }
 
+    /// Whether it is known where a host's agent answers other machines, and this one has a certificate to call it with.
+    pub(super) fn has_address(&self, name: &HostName) -> bool {
+        self.network.tls.is_some() && self.address_of(name).is_some()
+    }
+
     fn address_of(&self, name: &HostName) -> Option<PeerAddress> {
         if let Some(peer) = self.network.peers.iter().find(|peer| peer.name == *name) {
             return Some(peer.address.clone());

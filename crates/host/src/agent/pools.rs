@@ -1,9 +1,12 @@
 //! The pools that a host has joined.
 
 use crate::capabilities::Placement;
+use crate::config::PoolRef;
 use crate::error::{Error, Result, story};
 use crate::name::HostName;
 use crate::report::PoolReport;
+use crate::run_dir::RunDir;
+use crate::tags::TagSearch;
 use nil_pool::{Access, HostAddress, HostId, HostIdentity, HostKind, Membership, Pool, PoolId};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -111,6 +114,19 @@ impl Pools {
         };
         self.all().iter().map(describe).collect::<Vec<_>>().join(" and ")
     }
+}
+
+/// Where the pools are. What is told by its UUID is looked for, in these directories too.
+pub(super) fn locate(pools: &[PoolRef], run_dir: &RunDir, directories: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut search = None;
+    let locate = |pool: &PoolRef| match pool {
+        PoolRef::Path(path) => Ok(path.clone()),
+        PoolRef::Id(id) => {
+            let here = || TagSearch::of_this_machine(run_dir, directories.to_vec());
+            search.get_or_insert_with(here).pool(*id)
+        }
+    };
+    pools.iter().map(locate).collect()
 }
 
 /// Joins a pool; `None` when it has been joined already.

@@ -20,6 +20,7 @@ mod jobs;
 mod limits;
 mod metrics;
 mod moves;
+mod offers;
 mod openapi;
 mod patience;
 mod peers;

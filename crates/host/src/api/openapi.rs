@@ -1,6 +1,6 @@
 //! The description of the API, for programs that make clients or tests of it: `docs/api/openapi.json`.
 
-use super::{events, guests, host, jobs, metrics, moves, peers, placement};
+use super::{events, guests, host, jobs, metrics, moves, offers, peers, placement};
 use crate::problem::Problem;
 use crate::report::{ArmNews, HostEvent, Progress};
 use axum::Json;
@@ -36,6 +36,8 @@ use utoipa::openapi;
         moves::route,
         moves::move_memory,
         moves::cancel_move,
+        offers::list,
+        offers::answer,
         jobs::list,
         jobs::find,
         jobs::cancel,
@@ -54,6 +56,7 @@ use utoipa::openapi;
         (name = "host", description = "The host, its pools, and what happens there"),
         (name = "guests", description = "Guests, and the pins of their memory"),
         (name = "moves", description = "Migrations, and moves of guests' memory between DRAM and pool"),
+        (name = "capacity", description = "Capacity that is offered to the host, and what it answers"),
         (name = "jobs", description = "What takes long: how far it is, and calling it off"),
         (name = "placement", description = "Whether the host takes guests, and emptying it"),
         (name = "peers", description = "What agents ask of each other"),

@@ -3,7 +3,7 @@
 use super::calls::Api;
 use super::problem::Refusal;
 use super::rates::Rates;
-use super::{events, guests, host, jobs, metrics, moves, openapi, peers, placement, rates, roles, web};
+use super::{events, guests, host, jobs, metrics, moves, offers, openapi, peers, placement, rates, roles, web};
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
@@ -35,6 +35,8 @@ pub(super) fn router(api: Api) -> Router {
         .route("/v1/guests/{name}/rehomings", post(moves::rehome).delete(moves::cancel_rehoming))
         .route("/v1/guests/{name}/routes", post(moves::route))
         .route("/v1/guests/{name}/moves", post(moves::move_memory).delete(moves::cancel_move))
+        .route("/v1/offers", get(offers::list))
+        .route("/v1/offers/{tag}", put(offers::answer))
         .route("/v1/jobs", get(jobs::list))
         .route("/v1/jobs/{id}", get(jobs::find))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel))

@@ -17,20 +17,20 @@ pub use call::Endpoint;
 pub(crate) use call::{HangUp, Lines};
 pub use console::ConsoleStream;
 
-use crate::body::{MigrationBody, MoveBody, PinBody, RehomingBody, RouteBody};
+use crate::body::{AnswerBody, MigrationBody, MoveBody, OfferAnswer, PinBody, RehomingBody, RouteBody};
 use crate::compatibility::Verdict;
 use crate::error::{Error, Result};
 use crate::name::{GuestName, HostName};
 use crate::order::{ArmOrder, Drain, Migrate, MoveMemory, PinMemory, Rehome, Route, RunVm, SettleOrder};
 use crate::report::{
-    CalledOff, CordonReport, DrainReport, GuestReport, HostReport, JobReport, JobResult, MemoryMoved, MigrationReport,
-    PinReport, PlacementPlan, Progress, RehomingReport, RouteReport,
+    CalledOff, CordonReport, DrainReport, GuestReport, HostReport, JobReport, JobResult, KnownHost, MemoryMoved,
+    MigrationReport, OfferReport, PinReport, PlacementPlan, Progress, RehomingReport, RouteReport,
 };
 use crate::run_dir::HostDir;
 use axum::http::Method;
 use call::Caller;
 use nil_mover::Direction;
-use nil_pool::JobId;
+use nil_pool::{JobId, Tag};
 use serde::de::DeserializeOwned;
 use sse::Sse;
 use std::time::Duration;
@@ -100,6 +100,14 @@ impl Client {
     /// The agent does not answer.
     pub fn describe(&mut self) -> Result<HostReport> {
         self.get("/v1/host")
+    }
+
+    /// The hosts in the pools of this one, as it knows them.
+    ///
+    /// # Errors
+    /// The agent does not answer.
+    pub fn hosts(&mut self) -> Result<Vec<KnownHost>> {
+        self.get("/v1/hosts")
     }
 
     /// All guests in the host's pools, those of other hosts as the pool has them.
@@ -290,6 +298,34 @@ impl Client {
     /// It is not being emptied.
     pub fn cancel_drain(&mut self) -> Result<String> {
         self.call_off(Method::DELETE, "/v1/host/drain")
+    }
+
+    /// The capacities that are offered to this host, and what it has answered.
+    ///
+    /// # Errors
+    /// The agent does not answer.
+    pub fn offers(&mut self) -> Result<Vec<OfferReport>> {
+        self.get("/v1/offers")
+    }
+
+    /// Has this host accept a capacity that is offered to it.
+    ///
+    /// # Errors
+    /// It is not offered to this host, or cannot be mapped there.
+    pub fn accept_offer(&mut self, tag: Tag) -> Result<OfferReport> {
+        self.answer_offer(tag, OfferAnswer::Accept)
+    }
+
+    /// Has this host refuse a capacity that is offered to it.
+    ///
+    /// # Errors
+    /// It is not offered to this host, or the host has accepted it.
+    pub fn refuse_offer(&mut self, tag: Tag) -> Result<OfferReport> {
+        self.answer_offer(tag, OfferAnswer::Refuse)
+    }
+
+    fn answer_offer(&mut self, tag: Tag, answer: OfferAnswer) -> Result<OfferReport> {
+        self.caller.ask(Method::PUT, &format!("/v1/offers/{tag}"), Some(&AnswerBody { answer }))
     }
 
     /// The jobs of this host, the newest first.

@@ -65,6 +65,7 @@ fn fitting() -> (Requirements, HostReport) {
         unattended: Vec::new(),
         silent: None,
         capabilities: Some(capabilities),
+        resources: None,
     };
     (needs, target)
 }

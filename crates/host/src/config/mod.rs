@@ -7,11 +7,13 @@
 //! The Unix socket in the run directory is always there and needs no configuration.
 
 mod address;
+mod pool_ref;
 mod raw;
 #[cfg(test)]
 mod tests;
 
 pub use address::PeerAddress;
+pub use pool_ref::PoolRef;
 
 use crate::error::{Error, Result};
 use crate::name::HostName;
@@ -33,7 +35,11 @@ pub struct HostConfig {
     /// The host's name.
     pub name: Option<HostName>,
     /// The pools to join.
-    pub pools: Vec<PathBuf>,
+    pub pools: Vec<PoolRef>,
+    /// Directories in which pools may lie that are told by their UUIDs; empty is the usual one.
+    pub search: Vec<PathBuf>,
+    /// How capacity is taken that is offered to the host.
+    pub accept: Option<Acceptance>,
     /// Bytes per second that may be used to move guests' memory, all moves together; `None` is no limit.
     pub move_bandwidth: Option<u64>,
     /// The most that guests may be promised of this host's CPUs, as `--cpu-limit` takes it; `None` is all that they have.
@@ -107,6 +113,29 @@ pub struct WorkerConfig {
     pub memory: Option<u64>,
     /// Threads that a worker may have besides one for each vCPU; `None` is no limit.
     pub threads: Option<u32>,
+}
+
+/// How a host takes capacity that is offered to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Acceptance {
+    /// Its agent accepts whatever can be mapped.
+    #[default]
+    Always,
+    /// The offer stays open until a person answers it.
+    Ask,
+}
+
+impl FromStr for Acceptance {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "always" => Ok(Self::Always),
+            "ask" => Ok(Self::Ask),
+            _ => Err(format!("`{text}` is no way to take capacity; there are always and ask")),
+        }
+    }
 }
 
 /// Whether workers are put into a sandbox.

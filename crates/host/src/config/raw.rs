@@ -1,8 +1,8 @@
 //! The configuration as it is written. Its keys are explained in `example.toml`.
 
 use super::{
-    HostConfig, Listen, LogConfig, LogLevel, LogTarget, PeerAddress, PeerConfig, PlainListen, SandboxMode, TlsListen,
-    WorkerConfig,
+    Acceptance, HostConfig, Listen, LogConfig, LogLevel, LogTarget, PeerAddress, PeerConfig, PlainListen, PoolRef,
+    SandboxMode, TlsListen, WorkerConfig,
 };
 use crate::name::HostName;
 use crate::tls::{Role, TlsFiles};
@@ -15,7 +15,9 @@ use std::path::{Path, PathBuf};
 #[serde(deny_unknown_fields)]
 pub(super) struct RawConfig {
     pub(super) name: Option<HostName>,
-    pub(super) pools: Option<Vec<PathBuf>>,
+    pub(super) pools: Option<Vec<PoolRef>>,
+    pub(super) search: Option<Vec<PathBuf>>,
+    pub(super) accept: Option<Acceptance>,
     #[serde(default, deserialize_with = "size")]
     pub(super) move_bandwidth: Option<u64>,
     pub(super) cpu_limit: Option<String>,
@@ -78,10 +80,12 @@ pub(super) struct RawPeer {
 impl RawConfig {
     /// What it means, where relative paths begin at `folder`.
     pub(super) fn interpret(self, folder: &Path) -> HostConfig {
-        let Self { name, pools, move_bandwidth, cpu_limit, listen, worker, log, peers } = self;
+        let Self { name, pools, search, accept, move_bandwidth, cpu_limit, listen, worker, log, peers } = self;
         HostConfig {
             name,
-            pools: absolute(folder, pools),
+            pools: pools.unwrap_or_default().into_iter().map(|pool| pool.within(folder)).collect(),
+            search: absolute(folder, search),
+            accept,
             move_bandwidth,
             cpu_limit,
             listen: listen.map(|listen| listen.interpret(folder)).unwrap_or_default(),

@@ -27,15 +27,16 @@ fn whole_example() -> String {
 fn the_example_is_a_configuration() {
     let config = parse(HostConfig::EXAMPLE).expect("a configuration");
     assert_eq!(config.name.expect("a name").as_str(), "A");
-    assert_eq!(config.pools, [Path::new("/dev/shm/nil.pool")]);
+    assert_eq!(config.pools, [PoolRef::Path("/dev/shm/nil.pool".into())]);
     assert_eq!((config.worker, config.log), Default::default());
 }
 
 #[test]
 fn the_example_has_every_key_that_there_is() {
-    let RawConfig { name, pools, move_bandwidth, cpu_limit, listen, worker, log, peers } =
+    let RawConfig { name, pools, search, accept, move_bandwidth, cpu_limit, listen, worker, log, peers } =
         toml::from_str(&whole_example()).expect("a configuration");
     assert!(name.is_some() && pools.is_some() && move_bandwidth.is_some() && cpu_limit.is_some());
+    assert!(search.is_some() && accept.is_some());
     let RawListen { tls, plain } = listen.expect("a section");
     assert!(matches!(tls, Some(RawTls { advertise: Some(_), .. })));
     assert!(matches!(plain, Some(RawPlain { role: Some(_), .. })));
@@ -50,6 +51,7 @@ fn the_example_has_every_key_that_there_is() {
 fn everything_that_is_written_is_understood() {
     let config = parse(&whole_example()).expect("a configuration");
     assert_eq!(config.move_bandwidth, Some(2 << 30));
+    assert_eq!((config.accept, config.search), (Some(Acceptance::Always), vec!["/dev/shm".into()]));
     let tls = config.listen.tls.expect("TLS");
     assert_eq!(tls.files.key, Path::new("/etc/nil/tls/A.key"), "a relative path begins at the file");
     assert_eq!(tls.advertised().expect("an address").to_string(), "node-a.lab:7070");
@@ -81,6 +83,7 @@ fn a_value_that_cannot_be_is_told_with_its_line() {
         ("move_bandwidth = 7", "expected a string"),
         ("[worker]\nsandbox = \"maybe\"", "unknown variant `maybe`"),
         ("[log]\nlevel = \"loud\"", "expected one of `error`"),
+        ("accept = \"never\"", "expected `always` or `ask`"),
         ("[listen.tls]\naddress = \"0.0.0.0:1\"", "missing field `cert`"),
         ("[listen.plain]\naddress = \"node\"", "invalid socket address"),
         ("[[peers]]\nname = \"B\"\naddress = \"b\"", "no address of an agent"),
@@ -99,6 +102,16 @@ fn nobody_is_let_in_without_a_certificate_but_from_this_machine() {
     assert!(parse("[listen.plain]\naddress = \"[::1]:7071\"\nrole = \"operator\"").is_ok());
     let why = refused("[listen.plain]\naddress = \"127.0.0.1:7071\"\nrole = \"host\"");
     assert!(why.contains("without a certificate"), "{why}");
+}
+
+#[test]
+fn a_pool_is_told_by_its_path_or_by_its_uuid() {
+    let id = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff";
+    let config = parse(&format!("pools = [\"{id}\", \"./{id}\", \"pool\"]")).expect("a configuration");
+    let path = |path: &str| PoolRef::Path(path.into());
+    let meant = [PoolRef::Id(id.parse().expect("a UUID")), path(&format!("/etc/nil/./{id}")), path("/etc/nil/pool")];
+    assert_eq!(config.pools, meant);
+    assert_eq!(config.pools[0].to_string(), id);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::fabric::fabric_of;
 use crate::name::{GuestName, HostName};
 use crate::report::{
-    GuestReport, GuestState, PlacementPlan, PlannedMove, RebalancePlan, Stay, Unevenness, Whereabouts,
+    GuestReport, GuestState, PlacementPlan, PlannedMove, RebalancePlan, Resources, Stay, Unevenness, Whereabouts,
 };
 use crate::survey::Survey;
 use nil_fabric::{Balance, Bytes, DeviceId, Evenness, Fabric, Guest, HostId, Limits, Memory, Move, Plan, Planner};
@@ -82,11 +82,11 @@ impl Outlook {
     /// # Errors
     /// Two hosts, or a host and a pool, have the same name.
     pub(crate) fn of(survey: &Survey, usage: &Usage) -> Result<Self> {
-        let load = |host: &HostName, cpus: u32| {
+        let load = |host: &HostName, has: &Resources| {
             let theirs = survey.guests.iter().filter(|guest| guest.host.as_deref() == Some(host.as_str()));
             let millicpus = theirs.map(|guest| usage.of(guest.id)).fold(0, u64::saturating_add);
             // Of no host so much is known that it does not fit.
-            f64::from(u32::try_from(millicpus).unwrap_or(u32::MAX)) / 1000.0 / f64::from(cpus.max(1))
+            f64::from(u32::try_from(millicpus).unwrap_or(u32::MAX)) / 1000.0 / f64::from(has.cpus.max(1))
         };
         let fabric = fabric_of(survey, load).map_err(|error| Error::refused(error.to_string()))?;
         let mut outlook = Self { fabric, guests: Vec::new(), known: Vec::new(), idle: Vec::new() };

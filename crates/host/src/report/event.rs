@@ -1,6 +1,6 @@
 //! What happens on a host, for clients to watch.
 
-use super::{GuestState, JobKind, JobReport, Progress};
+use super::{GuestState, JobKind, JobReport, OfferReport, Progress};
 use crate::name::GuestName;
 use nil_pool::{GuestId, JobId};
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,11 @@ pub enum Happening {
         /// The job.
         job: Box<JobReport>,
     },
+    /// Capacity is offered to this host, or the host has answered to that.
+    Offer {
+        /// The offer.
+        offer: OfferReport,
+    },
     /// Events have been missed: whoever watches should look how everything is.
     Missed,
 }
@@ -74,6 +79,7 @@ impl Happening {
             Self::JobBegun { .. } => "job_begun",
             Self::JobProgress { .. } => "job_progress",
             Self::JobEnded { .. } => "job_ended",
+            Self::Offer { .. } => "offer",
             Self::Missed => "missed",
         }
     }

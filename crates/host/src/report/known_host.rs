@@ -1,5 +1,6 @@
 //! What the pools say of hosts.
 
+use super::Resources;
 use crate::name::HostName;
 use nil_pool::{HostId, Liveness, PoolId};
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,9 @@ pub struct KnownHost {
     pub pools: Vec<PoolId>,
     /// How many guests in those pools it is responsible for.
     pub guests: usize,
+    /// What it has for guests, as its agent has told within the last minute; `None` when it has not.
+    #[serde(default)]
+    pub resources: Option<Resources>,
 }
 
 /// Whether a host's agent lives.

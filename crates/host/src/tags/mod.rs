@@ -14,6 +14,9 @@
 mod files;
 mod pools;
 
+use crate::error::{Error, Result};
+use crate::run_dir::RunDir;
+use crate::survey::Survey;
 use nil_mover::topology::{DaxDevice, DaxDriver, NdDevice, Topology};
 use nil_pool::{Bytes, PoolId, Tag};
 use serde::Serialize;
@@ -82,6 +85,8 @@ pub struct Stretch {
 pub struct TagsFound {
     /// The places.
     pub places: Vec<TagPlace>,
+    /// Where was looked, in words.
+    pub looked_in: Vec<String>,
     /// What could not be looked at, with the reason: the tag may be there.
     pub unseen: Vec<String>,
 }
@@ -91,10 +96,17 @@ pub struct TagsFound {
 #[non_exhaustive]
 pub enum Unresolved {
     /// It is nowhere.
-    #[error("nothing on this machine has tag {tag}{}; name directories with --search, or join its pool", among(.unseen))]
+    #[error(
+        "nothing on this machine has tag {tag} (looked in {}){}; name directories with --search (`search` in a host's \
+         configuration), or join its pool",
+        .looked_in.join(", "),
+        among(.unseen)
+    )]
     Nowhere {
         /// The tag.
         tag: Tag,
+        /// Where was looked, in words.
+        looked_in: Vec<String>,
         /// What could not be looked at.
         unseen: Vec<String>,
     },
@@ -125,14 +137,48 @@ fn listed(places: &[TagPlace]) -> String {
 }
 
 impl TagSearch {
+    /// Where files lie that nobody has told about.
+    const USUAL: &str = "/dev/shm";
+
+    /// On this machine: its devices, the pools that its agents have joined, and files in these directories, or in the usual
+    /// one if none is named. An agent that does not answer has no pools to tell of.
+    #[must_use]
+    pub fn of_this_machine(run_dir: &RunDir, directories: Vec<PathBuf>) -> Self {
+        let hosts = Survey::take(run_dir).map(|survey| survey.hosts).unwrap_or_default();
+        let pools = hosts.into_iter().flat_map(|host| host.pools).map(|pool| pool.path).collect();
+        Self { pools, ..Self::of_a_recording("/".into(), directories) }
+    }
+
+    /// In a recorded tree, a directory in which `sys` lies, and in these directories, or in the usual one.
+    #[must_use]
+    pub fn of_a_recording(root: PathBuf, directories: Vec<PathBuf>) -> Self {
+        let directories = if directories.is_empty() { vec![Self::USUAL.into()] } else { directories };
+        Self { root, pools: Vec::new(), directories }
+    }
+
+    /// Where the pool of a UUID is, or the pool on the memory with that tag.
+    ///
+    /// # Errors
+    /// It is nowhere (and the error says where was looked), in several places, or is no pool.
+    pub fn pool(&self, id: PoolId) -> Result<PathBuf> {
+        let place = self.resolve(Tag::from_bytes(id.to_bytes())).map_err(|error| Error::refused(error.to_string()))?;
+        match (place.kind, &place.path) {
+            (PlaceKind::Pool | PlaceKind::Dax | PlaceKind::Nd | PlaceKind::File, Some(path)) => Ok(path.clone()),
+            (_, _) => {
+                let pool = place.pool.map(|pool| format!("; its pool is {pool}")).unwrap_or_default();
+                Err(Error::refused(format!("{id} is {place}, which is no pool that could be joined{pool}")))
+            }
+        }
+    }
+
     /// The one place of a tag.
     ///
     /// # Errors
     /// [`Unresolved`], with all places if there are several.
-    pub fn resolve(&self, tag: Tag) -> Result<TagPlace, Unresolved> {
-        let TagsFound { mut places, unseen } = self.find(tag);
+    pub fn resolve(&self, tag: Tag) -> std::result::Result<TagPlace, Unresolved> {
+        let TagsFound { mut places, looked_in, unseen } = self.find(tag);
         match places.len() {
-            0 => Err(Unresolved::Nowhere { tag, unseen }),
+            0 => Err(Unresolved::Nowhere { tag, looked_in, unseen }),
             1 => {
                 let place = places.remove(0);
                 if place.unusable.is_some() {
@@ -151,15 +197,35 @@ impl TagSearch {
         let topology = Topology::read(&self.root);
         let dax = topology.dax.unwrap_or_default();
         let files = files::below(&self.directories, &mut found.unseen);
+        let nd = NdDevice::read_all(&self.root);
+        found.looked_in = self.looked_in(dax.len(), nd.len(), files.len());
         let devices = dax.iter().filter(|device| device.driver == DaxDriver::DeviceDax && self.root == Path::new("/"));
         let mut candidates = self.pools.clone();
         candidates.extend(devices.map(DaxDevice::device_path));
         candidates.extend(files.iter().cloned());
         pools::find(tag, &candidates, &mut found);
         found.places.extend(dax.iter().filter_map(|device| on_dax(tag, device)));
-        found.places.extend(NdDevice::read_all(&self.root).iter().filter_map(|device| on_nd(tag, device)));
+        found.places.extend(nd.iter().filter_map(|device| on_nd(tag, device)));
         files::find(tag, &files, &mut found);
         found
+    }
+}
+
+impl TagSearch {
+    /// Where is looked, in words.
+    fn looked_in(&self, dax: usize, nd: usize, files: usize) -> Vec<String> {
+        let count = |count: usize, one: &str, many: &str| match count {
+            0 => format!("no {many}"),
+            1 => format!("1 {one}"),
+            count => format!("{count} {many}"),
+        };
+        let directories: Vec<String> = self.directories.iter().map(|path| path.display().to_string()).collect();
+        vec![
+            count(self.pools.len(), "pool of this machine's agents", "pools of this machine's agents"),
+            count(dax, "dax device", "dax devices"),
+            count(nd, "device of persistent memory", "devices of persistent memory"),
+            format!("{} below {}", count(files, "file", "files"), directories.join(" and ")),
+        ]
     }
 }
 

@@ -61,6 +61,7 @@ fn a_dax_device_of_dynamic_capacity_is_found_once_by_its_uuid_and_by_its_extents
 fn a_tag_that_is_nowhere_is_said_to_be() {
     let refusal = recorded("one-node").resolve(tag(DCD)).expect_err("nowhere").to_string();
     assert!(refusal.contains("nothing on this machine has tag 6f1f1f46") && refusal.contains("--search"), "{refusal}");
+    assert!(refusal.contains("looked in no pools of this machine's agents, no dax devices"), "{refusal}");
 }
 
 #[test]
@@ -101,6 +102,18 @@ fn a_capacity_is_found_in_the_pool_that_has_it_with_every_stretch() {
     assert_eq!((place.stretches[0].offset, place.stretches[0].bytes), (offset, 3 * GRANULE));
     let whole = search.resolve(tag(&pool.id().to_string())).expect("one place");
     assert_eq!((whole.kind, whole.bytes), (PlaceKind::Pool, Some(16 * GRANULE)));
+}
+
+#[test]
+fn a_pool_is_found_by_its_uuid_and_a_capacity_is_none() {
+    let (_directory, search) = here();
+    let path = search.directories[0].join("pool");
+    let pool = pool_with(&path, tag(DCD));
+    assert_eq!(search.pool(pool.id()).expect("the pool"), path);
+    let refusal = search.pool(DCD.parse().expect("a UUID")).expect_err("a capacity").to_string();
+    assert!(refusal.contains("no pool that could be joined") && refusal.contains(&pool.id().to_string()), "{refusal}");
+    let nowhere = search.pool(PoolId::random()).expect_err("nowhere").to_string();
+    assert!(nowhere.contains(&format!("1 file below {}", search.directories[0].display())), "{nowhere}");
 }
 
 #[test]

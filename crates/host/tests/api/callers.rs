@@ -131,6 +131,8 @@ fn start(dir: &Path, listen: Listen) -> Result<nil_host::Agent, String> {
     let options = nil_host::AgentOptions {
         dir: host,
         pools: Vec::new(),
+        search: Vec::new(),
+        accept: nil_host::Acceptance::default(),
         move_bandwidth: None,
         workers: nil_host::WorkerConfig::default(),
         listen,

@@ -30,10 +30,12 @@ impl Stage {
         let pool = dir.path().join("pool");
         Pool::create(&pool, &CreateOptions { size: Some(64 << 20), ..CreateOptions::default() }).expect("a pool");
         let host = RunDir::at(dir.path().join("run")).host(&"A".parse().expect("a good name"));
-        let (listen, pools) = (listen(&dir), vec![pool]);
+        let (listen, pools) = (listen(&dir), vec![pool.into()]);
         let options = AgentOptions {
             dir: host.clone(),
             pools,
+            search: Vec::new(),
+            accept: nil_host::Acceptance::default(),
             move_bandwidth: None,
             workers: nil_host::WorkerConfig::default(),
             listen,

@@ -1,8 +1,10 @@
 //! `nil capacity`: add, release and list tagged capacity.
 
+mod answering;
 pub(super) mod stripes;
 
 use super::{Output, Table, duration};
+use answering::AnswerArgs;
 use anyhow::{Context, Result};
 use nil_pool::{
     AbsentPools, Access, Answer, Bytes, CapacityInfo, CapacityRequest, Class, Coherence, Composition, Error, GRANULE,
@@ -32,6 +34,12 @@ pub(crate) enum CapacityCommand {
   nil capacity release /dev/dax0.0 6f9619ff-8b86-4d01-b42d-00cf4fc964ff --force
   nil capacity release /dev/shm/pool 6f9619ff-8b86-4d01-b42d-00cf4fc964ff --pool /dev/dax0.0 --pool /dev/dax1.0")]
     Release(ReleaseArgs),
+    /// Have a host accept capacity that is offered to it, where its agent is told to ask.
+    #[command(after_help = "Example:\n  nil capacity accept 6f9619ff-8b86-4d01-b42d-00cf4fc964ff --host A")]
+    Accept(AnswerArgs),
+    /// Have a host refuse capacity that is offered to it. It may be accepted later.
+    #[command(after_help = "Example:\n  nil capacity refuse 6f9619ff-8b86-4d01-b42d-00cf4fc964ff --host A")]
+    Refuse(AnswerArgs),
     /// Show one capacity, and what each host has answered to the offer of it.
     #[command(after_help = "Example:\n  nil capacity show /dev/shm/pool 6f9619ff-8b86-4d01-b42d-00cf4fc964ff")]
     Show(ShowArgs),
@@ -134,6 +142,8 @@ impl CapacityCommand {
         match self {
             Self::Add(args) => add(args, output)?,
             Self::Release(args) => release(&args, output)?,
+            Self::Accept(args) => answering::accept(&args, output)?,
+            Self::Refuse(args) => answering::refuse(&args, output)?,
             Self::Show(args) => {
                 let pool = Pool::open(&args.pool, Access::ReadOnly)?;
                 let found = pool.find_capacity(args.tag).ok_or(Error::NoCapacity { tag: args.tag })?;
@@ -309,10 +319,11 @@ impl CapacityLine {
 impl CapacityLine {
     /// Whose it may be, and how many of them have accepted.
     fn access(&self) -> String {
-        let accepted = self.access.iter().filter(|line| line.answer == Answer::Accepted).count();
-        match self.access.len() {
-            0 => "all".to_owned(),
-            listed => format!("{accepted} of {listed}"),
+        let count = |answer| self.access.iter().filter(|line| line.answer == answer).count();
+        match (self.access.len(), count(Answer::Offered)) {
+            (0, _) => "all".to_owned(),
+            (listed, 0) => format!("{} of {listed}", count(Answer::Accepted)),
+            (listed, open) => format!("{} of {listed} ({open} open)", count(Answer::Accepted)),
         }
     }
 
@@ -395,7 +406,16 @@ impl fmt::Display for Shown {
             let name = name.clone().unwrap_or_else(|| "(not in the pool)".to_owned());
             hosts.row([name, host.to_string(), answer.to_string()]);
         }
-        write!(f, "\n{hosts}")
+        write!(f, "\n{hosts}")?;
+        let open = line.access.iter().filter(|line| line.answer == Answer::Offered);
+        for name in open.filter_map(|line| line.name.as_ref()) {
+            writeln!(
+                f,
+                "{name} has not answered; `nil capacity accept {} --host {name}`, or `refuse`, does",
+                line.tag
+            )?;
+        }
+        Ok(())
     }
 }
 

@@ -38,7 +38,7 @@ struct Listing {
 
 impl fmt::Display for Listing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Survey { guests, hosts } = &self.survey;
+        let Survey { guests, hosts, .. } = &self.survey;
         if hosts.is_empty() {
             return writeln!(f, "no guests and no hosts; start a host with `nil host run --name A --pool PATH`");
         }

@@ -2,11 +2,11 @@
 
 use super::{Output, Table};
 use anyhow::Result;
-use nil_host::{RunDir, Survey, TagPlace, TagSearch};
+use nil_host::{RunDir, TagPlace, TagSearch};
 use nil_pool::{Bytes, Tag};
 use serde::Serialize;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Find memory by its tag.
@@ -34,22 +34,14 @@ pub(crate) struct ResolveArgs {
 
 pub(crate) fn run(command: TagCommand, output: Output) -> Result<ExitCode> {
     let TagCommand::Resolve(ResolveArgs { tag, search, sysfs }) = command;
-    let directories = if search.is_empty() { vec!["/dev/shm".into()] } else { search };
-    // A recorded tree tells of another machine, whose agents are not here.
-    let pools = if sysfs.is_some() { Vec::new() } else { joined_pools() };
-    let root = sysfs.unwrap_or_else(|| Path::new("/").to_owned());
-    let place = TagSearch { root, pools, directories }.resolve(tag)?;
+    let search = match sysfs {
+        // A recorded tree tells of another machine, whose agents are not here.
+        Some(root) => TagSearch::of_a_recording(root, search),
+        None => TagSearch::of_this_machine(&RunDir::from_environment(), search),
+    };
+    let place = search.resolve(tag)?;
     output.print(&Resolved { tag, place })?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The pools that this machine's agents have joined. An agent that does not answer has none to tell of.
-fn joined_pools() -> Vec<PathBuf> {
-    let survey = Survey::take(&RunDir::from_environment());
-    survey.map_or_else(
-        |_| Vec::new(),
-        |survey| survey.hosts.into_iter().flat_map(|host| host.pools).map(|pool| pool.path).collect(),
-    )
 }
 
 #[derive(Debug, Serialize)]

@@ -1,5 +1,6 @@
 //! Capacity that is offered to hosts and asked back from them, and memory that is taken away from guests by force.
 
+use crate::http;
 use crate::kvm::has_kvm;
 use crate::playground::{Playground, await_that, kill};
 use nil_pool::Tag;
@@ -50,6 +51,41 @@ fn capacity_is_accepted_by_the_hosts_that_it_is_offered_to_and_released_when_the
     assert!(asked.stdout.contains("when A, B have let go"), "{}{}", asked.stdout, asked.stderr);
     await_that("the release", || !is_there(&playground, &tag));
     assert!(playground.nil(&["pool", "check", &pool]).status.success());
+}
+
+#[test]
+fn a_host_that_is_told_to_ask_leaves_an_offer_open_until_a_person_answers_it() {
+    let playground = Playground::new();
+    let pool = playground.pool();
+    let ask = ["--pool", &pool, "--accept", "ask"];
+    let (_a, b) = (playground.agent("A"), playground.agent_with("B", &ask));
+    let mut events = http::ask(&playground, "B", "GET", "/v1/events", "");
+    let tag = add(&playground, "A,B");
+    let heard: serde_json::Value = serde_json::from_str(&events.data()).expect("an event");
+    assert_eq!((&heard["event"], &heard["offer"]["tag"]), (&"offer".into(), &tag.clone().into()), "{heard}");
+    assert_eq!(heard["offer"]["answer"], "offered");
+    await_that("A's acceptance", || answers(&playground, &tag)[0] == answer("A", "accepted"));
+    // B's agent has looked at it, as it has told, and it is open.
+    assert_eq!(answers(&playground, &tag)[1], answer("B", "offered"));
+    let shown = playground.nil(&["capacity", "show", &pool, &tag]).stdout;
+    assert!(
+        shown.contains(&format!("nil capacity accept {tag} --host B")) && shown.contains("1 of 2 (1 open)"),
+        "{shown}"
+    );
+    let refused = playground.json(&["capacity", "refuse", &tag]);
+    assert_eq!((&refused["host"], &refused["answer"]), (&"B".into(), &"declined_by_policy".into()));
+    // It stays refused when B's agent is another, which does not ask.
+    assert!(b.end(Signal::TERM).success());
+    let _b = playground.agent("B");
+    let second = add(&playground, "B");
+    await_that("B's acceptance", || answers(&playground, &second) == [answer("B", "accepted")]);
+    assert_eq!(answers(&playground, &tag)[1], answer("B", "declined_by_policy"));
+    let accepted = playground.json(&["capacity", "accept", &tag, "--host", "B"]);
+    assert_eq!(accepted["answer"], "accepted");
+    assert_eq!(answers(&playground, &tag), [answer("A", "accepted"), answer("B", "accepted")]);
+    playground.nil(&["capacity", "refuse", &tag, "--host", "B"]).refuses(1, &["has accepted", "--ask"]);
+    let unknown = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff";
+    playground.nil(&["capacity", "accept", unknown, "--host", "B"]).refuses(1, &["is offered to host B"]);
 }
 
 #[test]

@@ -28,6 +28,23 @@ fn an_agent_is_what_its_configuration_says() {
 }
 
 #[test]
+fn a_pool_that_is_told_by_its_uuid_is_found_wherever_it_is() {
+    let playground = Playground::new();
+    let id = playground.open_pool().id().to_string();
+    let folder = playground.path("");
+    let text = |id: &str| format!("name = \"A\"\npools = [\"{id}\"]\nsearch = [\"{folder}\"]\n");
+    let config = configure(&playground, &text(&id));
+    assert_eq!(playground.json(&["host", "config", "check", &config])["pools"][0], id);
+    let _agent = playground.agent_of("A", playground.command(&["--json", "host", "run", "--config", &config]));
+    assert_eq!(playground.json(&["host", "list"])["hosts"][0]["pools"][0]["path"], playground.pool());
+    // One that is nowhere is told with where was looked: among the pools of A, too.
+    let nowhere = configure(&playground, &text("6f9619ff-8b86-4d01-b42d-00cf4fc964ff"));
+    for args in [&["host", "run", "--name", "B", "--config", &nowhere][..], &["host", "config", "check", &nowhere]] {
+        playground.nil(args).refuses(1, &["6f9619ff", "1 pool of this machine's agents", "below", &folder, "`search`"]);
+    }
+}
+
+#[test]
 fn the_command_line_overrules_the_configuration() {
     let playground = Playground::new();
     playground.add_pool("other");

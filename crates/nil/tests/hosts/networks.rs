@@ -2,7 +2,7 @@
 //! TLS at the address that stands in the pool.
 
 use crate::kvm::has_kvm;
-use crate::playground::{Agent, Playground};
+use crate::playground::{Agent, Playground, await_that};
 use nil_host::{Authority, CertificateOrder, Role};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
@@ -49,6 +49,23 @@ fn a_guest_moves_between_hosts_that_meet_in_a_pool_alone() {
     assert_eq!(there.json(&["migrate", "g", "--to", "A", "--fast"])["outcome"], "moved");
     assert_eq!(here.await_state("g", "running")["host"], "A");
     here.nil(&["migrate", "g", "--to", "C"]).refuses(1, &["there is no host named C", "known: A, B"]);
+}
+
+#[test]
+fn what_a_host_of_another_machine_has_is_known_to_those_who_plan() {
+    let (here, there) = (Playground::new(), Playground::new());
+    let (pool, authority) = (here.pool(), authority(&here, "ca"));
+    let _b = agent(&there, "B", &pool, &authority);
+    let _a = agent(&here, "A", &pool, &authority);
+    let told = || here.json(&["topo", "show"])["hosts"].as_array().expect("hosts").clone();
+    await_that("B's telling what it has", || {
+        let hosts = told();
+        let cpus = std::thread::available_parallelism().expect("a number of CPUs").get();
+        hosts.len() == 2 && hosts.iter().all(|host| host["cpus"] == cpus && host["dram"].as_u64() > Some(0))
+    });
+    let known = here.json(&["ps"])["elsewhere"].clone();
+    assert_eq!((&known[0]["name"], known.as_array().map(Vec::len)), (&"B".into(), Some(1)), "{known}");
+    assert!(known[0]["resources"]["dram_bytes"].as_u64() > Some(0), "{known}");
 }
 
 #[test]

@@ -22,6 +22,7 @@ const GENERATION_MASK: u64 = u64::MAX >> GENERATION_SHIFT;
 
 /// What a host has said to the offer of a capacity.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// Nothing yet.

@@ -57,6 +57,7 @@ pub const MAX_ACCESS: usize = 15;
 
 /// Who may see a capacity.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
     /// One host at a time.

@@ -200,11 +200,12 @@ mod tests {
             unattended: Vec::new(),
             silent: None,
             capabilities: None,
+            resources: None,
         }
     }
 
     fn drawn(hosts: Vec<HostReport>) -> Chart {
-        Chart::of(&Survey { guests: Vec::new(), hosts }).expect("a chart")
+        Chart::of(&Survey { guests: Vec::new(), hosts, elsewhere: Vec::new() }).expect("a chart")
     }
 
     /// A and Z have a pool each; H and I have both of them.

@@ -1,8 +1,8 @@
 //! `nil host config`: an agent's configuration.
 
 use crate::cli::Output;
-use anyhow::{Result, bail};
-use nil_host::{HostConfig, ServerTls, TlsListen};
+use anyhow::{Context, Result, bail};
+use nil_host::{HostConfig, PoolRef, RunDir, ServerTls, TagSearch, TlsListen};
 use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -31,8 +31,17 @@ pub(crate) fn run(command: Command, output: Output) -> Result<ExitCode> {
 
 fn check(file: &Path) -> Result<Checked> {
     let config = HostConfig::read(file)?;
-    if let Some(missing) = config.pools.iter().find(|pool| !pool.exists()) {
-        bail!("{}: there is no pool at {}; `nil pool create` makes one", file.display(), missing.display());
+    for pool in &config.pools {
+        match pool {
+            PoolRef::Path(path) if path.exists() => {}
+            PoolRef::Path(missing) => {
+                bail!("{}: there is no pool at {}; `nil pool create` makes one", file.display(), missing.display());
+            }
+            PoolRef::Id(id) => {
+                let search = TagSearch::of_this_machine(&RunDir::from_environment(), config.search.clone());
+                search.pool(*id).with_context(|| file.display().to_string())?;
+            }
+        }
     }
     if let Some(TlsListen { files, .. }) = &config.listen.tls {
         let holder = ServerTls::load(files)?.identity().name.clone();
@@ -48,7 +57,7 @@ fn check(file: &Path) -> Result<Checked> {
 struct Checked {
     file: PathBuf,
     name: Option<String>,
-    pools: Vec<PathBuf>,
+    pools: Vec<PoolRef>,
 }
 
 impl fmt::Display for Checked {

@@ -6,8 +6,8 @@ use crate::cli::cpu;
 use crate::cli::output::{LogTo, log_to};
 use anyhow::{Context, Result, bail};
 use nil_host::{
-    Agent, AgentOptions, Farewell, GuestName, GuestsAtStop, HostConfig, HostName, Listen, LogConfig, NotStopped,
-    PeerConfig, RunDir, SandboxMode, WorkerConfig,
+    Acceptance, Agent, AgentOptions, Farewell, GuestName, GuestsAtStop, HostConfig, HostName, Listen, LogConfig,
+    NotStopped, PeerConfig, PoolRef, RunDir, SandboxMode, WorkerConfig,
 };
 use nil_pool::Bytes;
 use nil_vmm::CpuModel;
@@ -29,9 +29,13 @@ pub(crate) struct Args {
     /// The host's name. An agent that is started again under its name finds its guests again.
     #[arg(long, required_unless_present = "config")]
     name: Option<HostName>,
-    /// A pool to join: a file or device that `nil pool create` has formatted. May be given several times.
-    #[arg(long = "pool", required_unless_present = "config", value_name = "PATH")]
-    pools: Vec<PathBuf>,
+    /// A pool to join: the path of a file or device that `nil pool create` has formatted, or the pool's UUID. May be given
+    /// several times.
+    #[arg(long = "pool", required_unless_present = "config", value_name = "PATH|UUID")]
+    pools: Vec<PoolRef>,
+    /// How capacity is taken that is offered to this host: always, or ask (a person answers, by `nil capacity accept`).
+    #[arg(long, value_name = "HOW")]
+    accept: Option<Acceptance>,
     /// Stop all guests when the agent stops, and free their memory.
     #[arg(long)]
     stop_guests: bool,
@@ -49,7 +53,9 @@ pub(crate) struct Args {
 /// The command line and the configuration together.
 struct Settings {
     name: HostName,
-    pools: Vec<PathBuf>,
+    pools: Vec<PoolRef>,
+    search: Vec<PathBuf>,
+    accept: Acceptance,
     move_bandwidth: Option<u64>,
     cpu_limit: Option<CpuModel>,
     workers: WorkerConfig,
@@ -60,6 +66,20 @@ struct Settings {
 }
 
 impl Settings {
+    fn options(self) -> AgentOptions {
+        AgentOptions {
+            dir: RunDir::from_environment().host(&self.name),
+            pools: self.pools,
+            search: self.search,
+            accept: self.accept,
+            move_bandwidth: self.move_bandwidth,
+            listen: self.listen,
+            peers: self.peers,
+            cpu_limit: self.cpu_limit,
+            workers: self.workers,
+        }
+    }
+
     fn of(args: Args) -> Result<Self> {
         let config = args.config.as_deref().map(HostConfig::read).transpose()?.unwrap_or_default();
         let name = args.name.or(config.name).context("the configuration has no `name`; add one, or give --name")?;
@@ -70,6 +90,8 @@ impl Settings {
         Ok(Self {
             name,
             pools,
+            search: config.search,
+            accept: args.accept.or(config.accept).unwrap_or_default(),
             move_bandwidth: args.move_bandwidth.map(Bytes::get).or(config.move_bandwidth),
             workers: WorkerConfig { sandbox: args.sandbox.unwrap_or(config.worker.sandbox), ..config.worker },
             cpu_limit: args.cpu_limit.or(config.cpu_limit).as_deref().map(cpu::limit).transpose()?,
@@ -82,11 +104,11 @@ impl Settings {
 }
 
 pub(crate) fn run(args: Args, output: Output) -> Result<ExitCode> {
-    let Settings { name, pools, move_bandwidth, cpu_limit, workers, listen, peers, log, at_stop } = Settings::of(args)?;
-    log_to(LogTo::Configured(log))?;
+    let settings = Settings::of(args)?;
+    log_to(LogTo::Configured(settings.log))?;
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot wait for Ctrl-C")?;
-    let dir = RunDir::from_environment().host(&name);
-    let agent = Agent::start(&AgentOptions { dir, pools, move_bandwidth, workers, listen, peers, cpu_limit })?;
+    let (name, at_stop) = (settings.name.clone(), settings.at_stop);
+    let agent = Agent::start(&settings.options())?;
     output.print(&Up { host: name.clone(), introduction: agent.introduction(), guests: agent.guests() })?;
     service::tell(&format!("READY=1\nSTATUS={}", agent.introduction()));
 

@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn nothing_at_all_says_how_to_begin() {
-        let survey = Survey { guests: Vec::new(), hosts: Vec::new() };
+        let survey = Survey { guests: Vec::new(), hosts: Vec::new(), elsewhere: Vec::new() };
         insta::assert_snapshot!(screen(&model(Sighting { at: Duration::ZERO, survey, jobs: Vec::new() }), 80, 24));
         assert!(screen(&Model::default(), 80, 24).contains("looking"), "before the first look");
     }

@@ -133,7 +133,7 @@ pub(crate) fn rack() -> Sighting {
     };
     let guests = vec![lost, pinned, roamer, vm("rover", 1, "A", 256 << 20), settler];
     let hosts = vec![host("A", 0, 2), host("B", 1, 1), silent];
-    Sighting { at: Duration::from_secs(10), survey: Survey { guests, hosts }, jobs: jobs() }
+    Sighting { at: Duration::from_secs(10), survey: Survey { guests, hosts, elsewhere: Vec::new() }, jobs: jobs() }
 }
 
 /// Many of everything.
@@ -142,7 +142,7 @@ pub(crate) fn hall() -> Sighting {
     let guest = |number: u32| vm(&format!("guest-{number:03}"), number, &format!("host-{:02}", number % 40), 1 << 30);
     Sighting {
         at: Duration::from_secs(1),
-        survey: Survey { guests: (0..200).map(guest).collect(), hosts },
+        survey: Survey { guests: (0..200).map(guest).collect(), hosts, elsewhere: Vec::new() },
         jobs: Vec::new(),
     }
 }

@@ -64,7 +64,7 @@ pub(super) struct Pool {
 impl World {
     /// Takes note of a moment.
     pub(super) fn see(&mut self, sighting: Sighting) {
-        let Sighting { at, survey: Survey { guests, hosts }, jobs } = sighting;
+        let Sighting { at, survey: Survey { guests, hosts, .. }, jobs } = sighting;
         self.note_arrivals(&guests, at);
         self.pools = pools(&hosts, &guests);
         self.moves = moves::under_way(&jobs, &guests);

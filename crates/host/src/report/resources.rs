@@ -1,0 +1,17 @@
+//! What a host has for guests, for those who plan.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What a host has, and how much of that is in use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Resources {
+    /// Its CPUs.
+    pub cpus: u32,
+    /// The part of them that was busy in the last minute, in thousandths.
+    pub load_permille: u32,
+    /// Bytes of its DRAM.
+    pub dram_bytes: u64,
+    /// Bytes of that which guests could still have.
+    pub free_dram_bytes: u64,
+}
