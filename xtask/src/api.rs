@@ -33,7 +33,8 @@ pub(crate) fn check(this: &Run) -> Result<Outcome> {
              python3-venv)"
         )));
     };
-    run(&mut this.cargo("build --locked -p nil"))?;
+    // The whole workspace's, so that what the tests were built with serves here, too.
+    run(&mut this.cargo("build --locked --workspace --bin nil"))?;
     let stage = Stage::set_up(this)?;
     let [paths, operation] = NOT_ASKED;
     run(this
@@ -105,7 +106,7 @@ impl<'a> Stage<'a> {
 
     fn await_agent(&mut self) -> Result<()> {
         let begun = Instant::now();
-        while !read(nil(self.this).args(["--json", "host", "list"]))?.contains("\"agent_pid\":") {
+        while !self.has_answered()? {
             if self.agent.try_wait()?.is_some() || begun.elapsed() > PATIENCE {
                 bail!("the agent does not come up:\n{}", fs::read_to_string(self.dir.join("agent.log"))?);
             }
@@ -114,12 +115,15 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    /// Whether the agent that was started answers.
+    fn has_answered(&self) -> Result<bool> {
+        let hosts = read(nil(self.this).args(["--json", "host", "list"]))?;
+        Ok(is_said(&hosts, &format!("\"agent_pid\":{},", self.agent.id())))
+    }
+
     /// Fails unless the agent is the one that was started, its guest runs, and its pool is sound.
     fn check_unharmed(&self) -> Result<()> {
-        let hosts = read(nil(self.this).args(["--json", "host", "list"]))?;
-        let pid = format!("\"agent_pid\":{}", self.agent.id());
-        let is_said = |text: &str, what: &str| text.replace(": ", ":").contains(what);
-        ensure!(is_said(&hosts, &pid), "the agent is not the one that was started: {hosts}");
+        ensure!(self.has_answered()?, "the agent that was started answers no more");
         if self.has_guest {
             let guests = read(nil(self.this).args(["--json", "ps"]))?;
             ensure!(is_said(&guests, "\"state\":\"running\""), "the guest does not run any more: {guests}");
@@ -135,6 +139,10 @@ impl Drop for Stage<'_> {
         let _ = self.agent.wait();
         let _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+fn is_said(json: &str, what: &str) -> bool {
+    json.replace(": ", ":").contains(what)
 }
 
 fn nil(this: &Run) -> Command {

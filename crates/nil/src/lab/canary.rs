@@ -25,7 +25,7 @@ const NOTEWORTHY: Duration = Duration::from_micros(200);
 const KEPT: usize = 100_000;
 
 /// A stretch of time in TSC ticks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Span {
     /// First tick.
     pub(crate) begin: u64,

@@ -11,6 +11,7 @@ use super::gaps::Clock;
 use super::view::View;
 use anyhow::{Context, anyhow};
 use nil_migrate::tsc;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -150,11 +151,16 @@ impl PulseRecord {
         }
     }
 
-    /// This, and what was seen of the same guest afterwards.
+    /// This, and what was seen of the same guest afterwards, by whom it is believed: a view of where the guest was before
+    /// shows memory that it has left.
     #[must_use]
     pub(crate) fn then(mut self, later: Self) -> Self {
+        if let Some(&(since, _)) = later.work.first() {
+            self.work.truncate(self.work.partition_point(|&(at, _)| at < since));
+        }
         later.work.into_iter().for_each(|(at, turns)| self.sample(at, turns));
-        later.pauses.into_iter().for_each(|pause| self.note(pause));
+        let known: HashSet<Span> = self.pauses.iter().copied().collect();
+        later.pauses.into_iter().filter(|pause| !known.contains(pause)).for_each(|pause| self.note(pause));
         self.missed += later.missed;
         self
     }
@@ -219,6 +225,16 @@ mod tests {
         assert_eq!(record.rate(span(0, 1_000_000), frequency), Some(500_000.0));
         assert_eq!(record.rate(span(1_000_000, 2_000_000), frequency), Some(0.0));
         assert_eq!(record.rate(span(1_000_000, 1_000_000), frequency), None);
+    }
+
+    #[test]
+    fn what_is_seen_where_the_guest_has_been_yields_to_what_is_seen_where_it_is() {
+        let before = record(&[(100, 1_000), (200, 2_000), (300, 2_000), (400, 2_000)]);
+        let after =
+            PulseRecord { pauses: vec![span(300, 310), span(400, 410)], ..record(&[(250, 2_500), (450, 4_500)]) };
+        let whole = before.then(after);
+        assert_eq!((whole.turns_at(200), whole.turns_at(350)), (Some(2_000), Some(3_500)));
+        assert_eq!(whole.pauses, [span(10, 20), span(90, 120), span(300, 310), span(400, 410)]);
     }
 
     #[test]

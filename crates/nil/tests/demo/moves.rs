@@ -27,9 +27,11 @@ fn both_ways_are_measured_with_either_page_and_no_store_is_lost() {
     assert_eq!(kinds[..4], expected.iter().flatten().map(|(page, way)| (page, way)).collect::<Vec<_>>()[..]);
     for case in &cases[..4] {
         assert_eq!((&case["memory_bytes"], &case["lost_stores"]), (&MEMORY.into(), &0.into()), "{case:#}");
-        for figure in ["gb_per_s", "memcpy_gb_per_s", "guest_speed_pct"] {
+        for figure in ["gb_per_s", "memcpy_gb_per_s"] {
             assert!(case[figure].as_f64() > Some(0.0), "{figure}: {case:#}");
         }
+        // So short a move may find the guest waiting for a core, all the time.
+        assert!(case["guest_speed_pct"].as_f64() >= Some(0.0), "{case:#}");
         assert!(case["mover"]["copied_bytes"].as_u64() > Some(MEMORY / 2), "{case:#}");
     }
     for case in &cases[4..] {

@@ -149,6 +149,7 @@ fn round(guest: &mut Traveller<'_>, shape: &Shape, frequency: Frequency) -> anyh
     let errors_out = guest.verdict()?.errors;
     let landed = guest.handoff()?;
     let on_target = guest.pulse()?;
+    let on_source = on_source.finish()?;
     let waited = guest.waited_for_a_core()?;
     let back = guest.move_memory(Direction::Recouple, budget, |_, _| {})?;
     let back_waited = guest.waited_for_a_core()?.saturating_sub(waited);
@@ -156,7 +157,7 @@ fn round(guest: &mut Traveller<'_>, shape: &Shape, frequency: Frequency) -> anyh
     sleep_until(landing.end, frequency)?;
     std::thread::sleep(SETTLED);
     let errors_back = guest.verdict()?.errors;
-    let record = on_source.finish()?.then(on_target.finish()?);
+    let record = on_source.then(on_target.finish()?);
     let begin = record.span().context("the guest's work could not be seen")?.begin;
     let quiet = Span { begin, end: out.ordered.begin };
     let pulse = Undisturbed { record: &record, quiet, frequency, vcpus: shape.vcpus };
