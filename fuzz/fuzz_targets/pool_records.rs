@@ -1,4 +1,4 @@
-//! The decoders of host, capacity, guest, journal, pin and report records and of all words: no bytes make them panic, and what they
+//! The decoders of host, capacity, guest, journal, pin, report and protection records and of all words: no bytes make them panic, and what they
 //! accept they write back as the same thing.
 #![no_main]
 
@@ -10,6 +10,7 @@ use nil_pool::format::guest::GuestRecord;
 use nil_pool::format::host::{HostFlags, HostRecord};
 use nil_pool::format::journal::Entry;
 use nil_pool::format::pin::{PinRecord, PinWord};
+use nil_pool::format::protection::{Commit, ProtectionSettings, ProtectionShape, Standing, decode_index};
 use nil_pool::format::report::ReportRecord;
 use nil_pool::format::slot_word::{LAST_GENERATION, Reference, SlotState};
 use nil_pool::{Arm, Class, Coherence, Composition, GRANULE, HostId, Leg, Ownership, Placed, PoolId, Stripe, Tag};
@@ -50,6 +51,12 @@ fn words(word: u64) {
     }
     let flags = HostFlags::decode(word, HostId::from_bytes([1; 16]));
     assert_eq!(HostFlags::decode(flags.encode(), HostId::from_bytes([1; 16])), flags);
+    if let Some(standing) = Standing::decode(word) {
+        assert_eq!(standing.encode(), word);
+    }
+    if let Some(settings) = ProtectionSettings::decode(word) {
+        assert_eq!(settings.encode(), word);
+    }
     if let Some(pin) = PinWord::decode(word) {
         assert_eq!(pin.encode(), word);
     }
@@ -91,7 +98,7 @@ fn changed_stripe(data: &[u8]) -> [u8; RECORD_BYTES] {
 
 fuzz_target!(|data: &[u8]| {
     let Some((which, data)) = data.split_first() else { return };
-    match which % 7 {
+    match which % 9 {
         0 => {
             if let Ok(host) = HostRecord::decode(&record(data)) {
                 assert_eq!(HostRecord::decode(&host.encode()), Ok(host));
@@ -119,6 +126,21 @@ fuzz_target!(|data: &[u8]| {
         5 => {
             if let Ok(report) = ReportRecord::decode(&record(data)) {
                 assert_eq!(ReportRecord::decode(&report.encode()), Ok(report));
+            }
+        }
+        6 => {
+            if let Ok(shape) = ProtectionShape::decode(&record(data)) {
+                assert_eq!(ProtectionShape::decode(&shape.encode()), Ok(shape));
+                assert!(shape.bytes() >= shape.log_pages * 8192);
+            }
+        }
+        7 => {
+            if let Ok(commit) = Commit::decode(&record(data)) {
+                assert_eq!(Commit::decode(&commit.encode()), Ok(commit));
+            }
+            if let Ok(entries) = decode_index(data, nil_pool::format::checksum(data), 1000) {
+                assert!(entries.iter().all(|entry| entry.page < 1000));
+                assert_eq!(entries.iter().flat_map(|entry| entry.encode()).collect::<Vec<_>>(), data);
             }
         }
         _ => data.chunks_exact(8).for_each(|word| words(u64::from_le_bytes(word.try_into().expect("eight bytes")))),

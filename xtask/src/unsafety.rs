@@ -41,7 +41,18 @@ const HOLDERS: &[(&str, &[&str])] = &[
             "userfault.rs",
         ],
     ),
-    ("nil-pool", &["capacities.rs", "capacity_mapping.rs", "control.rs", "mapping.rs", "sections.rs", "state.rs"]),
+    (
+        "nil-pool",
+        &[
+            "capacities.rs",
+            "capacity_mapping.rs",
+            "control.rs",
+            "mapping.rs",
+            "protection/mod.rs",
+            "sections.rs",
+            "state.rs",
+        ],
+    ),
     ("nil-vmm", &["kick.rs", "memory.rs", "vcpu.rs"]),
 ];
 

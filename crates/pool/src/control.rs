@@ -122,8 +122,13 @@ impl GuestControl {
     /// Whether the capacity of its memory exists, so that memory can lie in the pool.
     #[must_use]
     pub fn is_placed(&self) -> bool {
-        let memory = self.record().ok().and_then(|record| self.pool().capacity_by_tag(record.memory()));
-        memory.is_some_and(|memory| self.pool().tables().user_of(memory.slot.into()) == Some(self.inner.guest))
+        self.record().is_ok_and(|record| self.uses(record.memory()))
+    }
+
+    /// Whether there is a capacity with this tag, and the guest uses it.
+    pub(crate) fn uses(&self, tag: Tag) -> bool {
+        let capacity = self.pool().capacity_by_tag(tag);
+        capacity.is_some_and(|capacity| self.pool().tables().user_of(capacity.slot.into()) == Some(self.inner.guest))
     }
 
     fn racing<T>(&self, field: u64) -> *const T {

@@ -8,6 +8,7 @@ use crate::format::header::{BadHeader, Coherence};
 use crate::format::layout::BadLayout;
 use crate::format::pin::PinId;
 use crate::format::placement::{BadPlacement, Place};
+use crate::format::protection::Standing;
 use crate::format::stripe::{BadStripe, Whole};
 use crate::format::text::BadText;
 use crate::ids::{GuestId, GuestSlot, HostId, PoolId, Tag};
@@ -477,6 +478,28 @@ pub enum Error {
     /// A word of the placement map is not to be trusted.
     #[error(transparent)]
     BadPlacement(#[from] BadPlacement),
+    /// It cannot be brought back.
+    #[error("guest {guest} cannot be brought back to a commit: {why}; its memory is kept until it is destroyed")]
+    NoCommit {
+        /// The guest.
+        guest: GuestId,
+        /// Why not.
+        why: &'static str,
+    },
+    /// Another host has taken the guest meanwhile.
+    #[error("guest {guest} was brought back only in part: another host has taken it meanwhile, and goes on")]
+    TakenAgain {
+        /// The guest.
+        guest: GuestId,
+    },
+    /// Somebody else has the guest now, or its protection.
+    #[error("the protection of guest {guest} is {found:?}: it is not this host's to change any more")]
+    ProtectionOver {
+        /// The guest.
+        guest: GuestId,
+        /// What was found.
+        found: Standing,
+    },
     /// A pin of nothing, or of more than there is.
     #[error("{bytes} bytes at {offset:#x} cannot be pinned: the guest has {memory:#x} bytes of memory")]
     PinOutside {

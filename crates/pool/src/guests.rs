@@ -251,6 +251,8 @@ impl Membership {
 
     fn destroy_found(&self, guest: &GuestControl, record: &GuestRecord, ownership: Ownership) -> Result<()> {
         self.require_unfenced()?;
+        // First, and as an operation of its own: a guest that is not protected is a guest, a protection without one is nothing.
+        self.release_protection(guest)?;
         let reference = guest.reference();
         let parts = Parts {
             guest: reference,

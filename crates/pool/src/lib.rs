@@ -9,6 +9,7 @@
 //! - [`Pool`]: create, open, look.
 //! - [`Membership`]: a host's right to change the pool.
 //! - [`GuestControl`], [`StateArea`]: what a worker needs of one guest.
+//! - [`Protection`]: commits of a running guest, to which whoever takes it over brings it back.
 //! - [`Report`]: what agents keep in the pool about jobs that have ended.
 //! - [`PlacementMap`], [`PinTable`]: which part of a guest's memory is where, and which cannot move.
 
@@ -43,6 +44,7 @@ mod pins;
 #[doc(hidden)]
 pub mod placement;
 mod pool;
+mod protection;
 mod recovery;
 #[doc(hidden)]
 pub mod reports;
@@ -80,6 +82,7 @@ pub use format::header::{BadCoherence, Coherence, Header, VERSION as FORMAT_VERS
 pub use format::host::HostKind;
 pub use format::pin::PinId;
 pub use format::placement::{BadPlacement, Place, Placed};
+pub use format::protection::{Commit, LOG_PAGE, LogEntry, OutputRule, ProtectionSettings, Standing};
 pub use format::report::MAX_REPORT;
 pub use format::stripe::{BadStripe, Composition, Leg, Stripe, Whole};
 pub use guests::GuestRequest;
@@ -94,6 +97,7 @@ pub use ownership::{BadOwnership, Epoch, HostSlot, Ownership, OwnershipWord};
 pub use pins::{Pin, PinRequest, PinTable};
 pub use placement::{PlacementMap, PlacementSummary};
 pub use pool::{Pool, Usage};
+pub use protection::{Draft, GuestPages, LogFull, Protection, Restored, copy_to_image};
 pub use recovery::Recovered;
 pub use reports::Report;
 pub use sections::{AreaFull, DecodeError, Section, SectionWriter, Sections, decode, decode_any_epoch};

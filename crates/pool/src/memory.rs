@@ -60,13 +60,27 @@ impl Membership {
     /// then nothing is left of it.
     pub fn place_memory(&self, guest: &GuestControl) -> Result<()> {
         let spec = self.memory_spec(guest)?;
+        self.make_for_guest(guest, &spec, |_| Ok(()))
+    }
+
+    /// Makes a capacity that this guest uses, if it is not there already. `furnish` fills it before anybody finds it.
+    pub(crate) fn make_for_guest(
+        &self,
+        guest: &GuestControl,
+        spec: &Spec,
+        furnish: impl FnOnce(Reference) -> Result<()>,
+    ) -> Result<()> {
         let tag = spec.tag;
         let mut journal = self.journal();
-        if guest.is_placed() {
+        if guest.uses(tag) {
             return Ok(());
         }
-        let made = self.make_capacity(&spec, |made| journal.write(self.pool(), Intent::AddCapacity(made)));
+        let made = self.make_capacity(spec, |made| journal.write(self.pool(), Intent::AddCapacity(made)));
         let placed = made.and_then(|made| {
+            if let Err(error) = furnish(made) {
+                Actor::new(self.pool(), self.slot()).settle_capacity(made);
+                return Err(error);
+            }
             self.commit_capacity(made, tag)?;
             self.keep_for(guest, made, &mut journal)
         });
@@ -76,16 +90,28 @@ impl Membership {
 
     /// What the capacity of the memory of a guest that is this host's is to be.
     pub(crate) fn memory_spec(&self, guest: &GuestControl) -> Result<Spec> {
+        let record = guest.record()?;
+        let bytes = record.memory_extent();
+        let granules = granules(bytes).ok_or(Error::GuestMemory { bytes })?;
+        self.guest_capacity_spec(guest, "memory", record.memory(), granules)
+    }
+
+    /// What a capacity for a guest that is this host's is to be.
+    pub(crate) fn guest_capacity_spec(
+        &self,
+        guest: &GuestControl,
+        what: &str,
+        tag: Tag,
+        granules: u32,
+    ) -> Result<Spec> {
         self.require_unfenced()?;
         let record = guest.record()?;
         self.require_ours(guest, &record)?;
-        let bytes = record.memory_extent();
-        let granules = granules(bytes).ok_or(Error::GuestMemory { bytes })?;
         // Where the guest's state may be attached is where its memory may be.
         let state = self.pool().capacity_by_tag(record.state);
         let state = state.and_then(|state| self.pool().tables().capacity_of(state));
         let access = state.map_or_else(Vec::new, |state| state.access);
-        Ok(guest_spec("memory", &record.name, record.memory(), granules, guest.reference()).for_hosts(&access))
+        Ok(guest_spec(what, &record.name, tag, granules, guest.reference()).for_hosts(&access))
     }
 
     /// A guest that was destroyed meanwhile, after a handoff that nobody waited for, has not released the new capacity.
@@ -109,8 +135,8 @@ impl Membership {
         Err(Error::GuestGone { id: guest.id(), slot: GuestSlot(reference.slot) })
     }
 
-    /// Releases the capacity of a guest's memory; nothing if there is none. For the guest's owner, or its creator before
-    /// it is published.
+    /// Releases the capacity of a guest's memory; nothing if there is none, or if the guest is protected: then it is the image.
+    /// For the guest's owner, or its creator before it is published.
     ///
     /// # Errors
     /// [`Error::MemoryInPool`] with the first granule that is not local, [`Error::GuestNotOurs`], [`Error::GuestGone`],
@@ -119,7 +145,15 @@ impl Membership {
         self.require_unfenced()?;
         let record = guest.record()?;
         self.require_ours(guest, &record)?;
-        let tag = record.memory();
+        if guest.is_protected() {
+            return Ok(());
+        }
+        self.release_from(guest, record.memory(), || require_all_local(guest, &record))
+    }
+
+    /// Releases a capacity that the guest uses, if there is one, and if that is `allowed`: before anything is changed, and once
+    /// nobody maps it anew.
+    pub(crate) fn release_from(&self, guest: &GuestControl, tag: Tag, allowed: impl Fn() -> Result<()>) -> Result<()> {
         let mut journal = self.journal();
         let Some(capacity) = self.pool().tables().with_tag(tag).next() else { return Ok(()) };
         match self.pool().tables().user_of(capacity.slot.into()) {
@@ -128,21 +162,27 @@ impl Membership {
             // Somebody has given a capacity of their own this tag.
             None => return Ok(()),
         }
-        require_all_local(guest, &record)?;
+        allowed()?;
         journal.write(self.pool(), Intent::ReleaseCapacity(capacity));
-        let unplaced = self.unplace_noted(guest, capacity, &record);
+        let released = self.release_from_noted(guest, capacity, tag, allowed);
         journal.write(self.pool(), Intent::Idle);
-        unplaced
+        released
     }
 
-    fn unplace_noted(&self, guest: &GuestControl, capacity: Reference, record: &GuestRecord) -> Result<()> {
+    fn release_from_noted(
+        &self,
+        guest: &GuestControl,
+        capacity: Reference,
+        tag: Tag,
+        allowed: impl Fn() -> Result<()>,
+    ) -> Result<()> {
         let tables = self.pool().tables();
         let slots = tables.capacity_slots();
         if !slots.begin_unmaking(capacity, self.slot()) {
-            return Err(self.not_released(capacity, record.memory()));
+            return Err(self.not_released(capacity, tag));
         }
-        // From here on nobody maps it; somebody may have begun to move memory there just before.
-        if let Err(needed) = require_all_local(guest, record) {
+        // From here on nobody maps it; somebody may have begun to use it just before.
+        if let Err(needed) = allowed() {
             slots.put_back(capacity, self.slot());
             return Err(needed);
         }
@@ -168,7 +208,7 @@ impl Membership {
     }
 
     /// This host owns the guest, or has created it and not published it yet.
-    fn require_ours(&self, guest: &GuestControl, record: &GuestRecord) -> Result<()> {
+    pub(crate) fn require_ours(&self, guest: &GuestControl, record: &GuestRecord) -> Result<()> {
         let what = || format!("ownership of guest '{}'", record.name);
         let ownership = guest.ownership().load().map_err(|bad| Error::DamagedWord { what: what(), word: bad.0 })?;
         let ours = match ownership {

@@ -99,7 +99,7 @@ impl Shape {
     }
 }
 
-fn slot_bytes(vcpus: u32) -> u64 {
+pub(crate) fn slot_bytes(vcpus: u32) -> u64 {
     MACHINE_AREA as u64 + u64::from(vcpus) * VCPU_AREA as u64
 }
 
@@ -215,15 +215,13 @@ impl StateArea {
     }
 
     fn area(&self, offset: u64, length: usize) -> Area {
-        // Proves that the area lies in the mapping, once.
-        let start = self.mapping.mapping().at(offset, length, 8);
-        Area { start, length, mapping: Arc::clone(&self.mapping) }
+        Area::within(&self.mapping, offset, length)
     }
 }
 
 /// Copies what one area holds of an epoch into another as being of a later one; false, and the other holds nothing, when
 /// it is not whole.
-fn copy_area(from: &Area, to: &Area, (written, now): (Epoch, Epoch)) -> bool {
+pub(crate) fn copy_area(from: &Area, to: &Area, (written, now): (Epoch, Epoch)) -> bool {
     let mut copy = Vec::with_capacity(from.len());
     let mut out = to.writer(now);
     if from.read_into(&mut copy).is_err() {
@@ -238,6 +236,12 @@ fn copy_area(from: &Area, to: &Area, (written, now): (Epoch, Epoch)) -> bool {
         out.finish();
     }
     copied
+}
+
+/// Whether an area holds what was written in this epoch, to its end.
+pub(crate) fn is_whole(area: &Area, written: Epoch) -> bool {
+    let mut copy = Vec::with_capacity(area.len());
+    area.read_into(&mut copy).is_ok() && decode(&copy, written).is_ok()
 }
 
 /// One area: a place for sections. It keeps its mapping alive.
@@ -255,6 +259,13 @@ unsafe impl Send for Area {}
 unsafe impl Sync for Area {}
 
 impl Area {
+    /// The area at this place of a mapping.
+    pub(crate) fn within(mapping: &Arc<CapacityMapping>, offset: u64, length: usize) -> Self {
+        // Proves that the area lies in the mapping, once.
+        let start = mapping.mapping().at(offset, length, 8);
+        Self { start, length, mapping: Arc::clone(mapping) }
+    }
+
     /// Bytes of the area.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "no area is empty")]

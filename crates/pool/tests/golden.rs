@@ -9,6 +9,7 @@ use nil_pool::format::header::{COMPAT_REPORTS, Header};
 use nil_pool::format::host::{HostFlags, HostRecord};
 use nil_pool::format::journal::{Entry, Intent};
 use nil_pool::format::layout::Layout;
+use nil_pool::format::protection::{Commit, LogEntry, OutputRule, ProtectionSettings, ProtectionShape, Standing};
 use nil_pool::format::report::ReportRecord;
 use nil_pool::format::slot_word::Reference;
 use nil_pool::{
@@ -18,6 +19,7 @@ use nil_pool::{
 };
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 const SPECIFICATION: &str = include_str!("../../../docs/pool-format.md");
 
@@ -258,4 +260,19 @@ fn flags_answers_and_demands_are_the_specified_ones() {
     let by = HostSlot::new(5).expect("a slot");
     assert_word(Demand::Standing { by }.encode(7));
     assert_word(Demand::Heeded { by }.encode(7));
+}
+
+#[test]
+fn a_protection_and_its_commits_are_the_specified_ones() {
+    let guest = GuestId::from_bytes(uuid(5));
+    let shape = ProtectionShape { guest, vcpus: 2, granules: 3, log_pages: 512 };
+    assert_specified("protection", &shape.encode());
+    let host = HostSlot::new(1).expect("a slot");
+    let taken = 1_800_000_000_000_000_006;
+    let commit = Commit { number: 2, pages: 3, taken, host, epoch: Epoch(7), index_crc: 0x0102_0304 };
+    assert_specified("commit", &commit.encode());
+    assert_specified("log entry", &LogEntry { page: 600, crc: 0x0506_0708 }.encode());
+    assert_word(Standing::Active(2).encode());
+    let settings = ProtectionSettings { interval: Duration::from_millis(25), output: OutputRule::Hold };
+    assert_word(settings.encode());
 }

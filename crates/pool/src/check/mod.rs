@@ -9,6 +9,7 @@ mod header;
 mod hosts;
 mod owners;
 mod placement;
+mod protection;
 mod reports;
 mod stripes;
 mod tags;

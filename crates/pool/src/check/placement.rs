@@ -3,7 +3,8 @@
 //! | the map says                        | the memory capacity | finding                                        |
 //! |-------------------------------------|---------------------|------------------------------------------------|
 //! | every granule local                 | absent              | none: the guest is in its host's DRAM          |
-//! | every granule local                 | there               | note: kept from a move that was cut short      |
+//! | every granule local                 | there               | note: kept from a move that was cut short; or  |
+//! |                                     |                     | none: the guest is protected, it is its image  |
 //! | some granule mixed or pooled        | there               | none                                           |
 //! | some granule mixed or pooled        | absent              | error: its contents are gone                   |
 //! | a word that is no placement         | any                 | error                                          |
@@ -42,7 +43,8 @@ impl Checker<'_> {
     pub(super) fn check_placement(&mut self, slot: GuestSlot, place: &str, record: &GuestRecord, state: &StateArea) {
         let (hands, map) = (self.hands_on(slot, record), state.placement());
         let has_capacity = self.pool.capacity_by_tag(record.memory()).is_some();
-        self.check_granules_placed(place, record, &map, has_capacity);
+        let is_image = self.check_protection(slot, place, record);
+        self.check_granules_placed(place, record, &map, has_capacity, is_image);
         self.check_away(place, &map, hands);
         self.check_pins(place, &state.pins(), hands);
     }
@@ -68,7 +70,14 @@ impl Checker<'_> {
         }
     }
 
-    fn check_granules_placed(&mut self, place: &str, record: &GuestRecord, map: &PlacementMap, has_capacity: bool) {
+    fn check_granules_placed(
+        &mut self,
+        place: &str,
+        record: &GuestRecord,
+        map: &PlacementMap,
+        has_capacity: bool,
+        is_image: bool,
+    ) {
         let summary = map.summary();
         if let Some(bad) = (0..map.granules()).find_map(|granule| map.get(granule).err()) {
             let what = format!(
@@ -78,7 +87,7 @@ impl Checker<'_> {
             self.report(Wrong::error(place, what, "what those granules hold cannot be told; destroy the guest"));
         }
         let needy = summary.mixed + summary.pooled;
-        if has_capacity && needy == 0 && summary.damaged == 0 {
+        if has_capacity && !is_image && needy == 0 && summary.damaged == 0 {
             let what = format!("its memory capacity {} holds none of its granules", record.memory());
             self.report(Wrong {
                 remedy: KEPT,

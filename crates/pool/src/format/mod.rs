@@ -14,6 +14,7 @@ pub mod journal;
 pub mod layout;
 pub mod pin;
 pub mod placement;
+pub mod protection;
 pub mod report;
 pub mod slot_word;
 pub mod stripe;

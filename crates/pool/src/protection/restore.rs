@@ -1,0 +1,160 @@
+//! Bringing a guest back to its last commit, by whoever takes it over.
+//!
+//! ```text
+//!  1  record, index, state         validated; a guest without a whole commit is refused, and nothing has been written
+//!  2  Active(n) → Sealed(n)        the former owner commits nothing more
+//!  3  log n & 1 → image            each page checked, and written if the image has not got it already
+//!  4  slot n & 1 → state slot      where the guest's next landing looks, as of its owner's epoch
+//!  5  placement                    every granule Pooled, then `away` counted
+//! ```
+//!
+//! Every step may be done again, by the same or another host, however far it had come: what 3 to 5 write depends on nothing
+//! but commit *n*, which nobody changes once it is sealed. It is worth something as long as nobody has run the guest since: a
+//! worker that is about to run it suspends the protection before it claims the guest.
+
+use super::{Protection, holds, write_image};
+use crate::capacity_mapping::CapacityMapping;
+use crate::control::GuestControl;
+use crate::error::{Error, Result};
+use crate::format::placement::{Place, Placed};
+use crate::format::protection::{Commit, LOG_PAGE, LogEntry, Standing};
+use crate::format::{BadRecord, checksum};
+use crate::ownership::{Epoch, HostSlot};
+use crate::state::{Area, StateArea, copy_area, is_whole};
+use std::time::{Duration, Instant};
+
+/// What a guest was brought back to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Restored {
+    /// The number of the commit.
+    pub commit: u64,
+    /// When the guest stood still for it, in nanoseconds since 1970 by its former owner's clock.
+    pub taken: u64,
+    /// Pages of that commit's redo log.
+    pub pages: u64,
+    /// Pages of the image that had to be written.
+    pub written: u64,
+    /// Bytes that were written, of memory.
+    pub bytes: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// Pages between two looks whether the guest is still the taker's: 2 MiB.
+const LOOK_AFTER: usize = 512;
+
+impl GuestControl {
+    /// The commit to which the guest can be brought back if its owner `former` is gone, if there is one: its record and its
+    /// index are whole. Writes nothing.
+    ///
+    /// # Errors
+    /// What keeps it from being read: damage, or no room to map it.
+    pub fn last_commit(&self, former: HostSlot) -> Result<Option<Commit>> {
+        let Some(protection) = self.protection()? else { return Ok(None) };
+        let (Standing::Active(number) | Standing::Sealed(number)) = protection.standing()? else { return Ok(None) };
+        let commit = protection.commit(number)?;
+        protection.index(&commit)?;
+        Ok((commit.host == former).then_some(commit))
+    }
+
+    /// Brings the guest back to the last commit of its former owner: its memory in the pool, and the state of its vCPUs and its
+    /// machine in state slot `epoch & 1`, as frozen at `epoch`. All of its memory is in the pool then. For the host that has
+    /// taken the guest, once the former owner can write nothing more, at the epoch at which it has it; `still_ours` says again
+    /// and again that it has. It may be interrupted anywhere and begun anew, by another host and at a later epoch.
+    ///
+    /// # Errors
+    /// [`Error::NoCommit`] when there is no whole commit of that owner, [`Error::Damaged`] and [`Error::DamagedWord`] when there
+    /// should be: nobody can bring the guest back. [`Error::TakenAgain`] when it is not ours any more. What else keeps its
+    /// capacities from being mapped.
+    pub fn restore(&self, former: HostSlot, epoch: Epoch, still_ours: impl Fn() -> bool) -> Result<Restored> {
+        let begun = Instant::now();
+        let none = |why| Error::NoCommit { guest: self.id(), why };
+        let ours = || if still_ours() { Ok(()) } else { Err(Error::TakenAgain { guest: self.id() }) };
+        let protection = self.protection()?.ok_or_else(|| none("it is not protected"))?;
+        let standing = protection.standing()?;
+        let (Standing::Active(number) | Standing::Sealed(number)) = standing else {
+            return Err(none("its protection was not in force when its owner died"));
+        };
+        let commit = protection.commit(number)?;
+        if commit.host != former || commit.epoch >= epoch {
+            return Err(none("its last commit is not of the owner that died"));
+        }
+        let index = protection.index(&commit)?;
+        let state = self.map_state()?;
+        require_state(&protection, &commit, &state)?;
+        let image = self.map_memory()?;
+        ours()?;
+        if standing != Standing::Sealed(number) {
+            protection.stand(standing, Standing::Sealed(number))?;
+        }
+        let mut restored = Restored {
+            commit: commit.number,
+            taken: commit.taken,
+            pages: commit.pages,
+            written: 0,
+            bytes: 0,
+            elapsed: Duration::ZERO,
+        };
+        let mut place = 0;
+        for chunk in index.chunks(LOOK_AFTER) {
+            ours()?;
+            for entry in chunk {
+                restored.written += u64::from(protection.redo(&commit, place, *entry, &image)?);
+                place += 1;
+            }
+        }
+        ours()?;
+        copy_state(&protection, &commit, &state, epoch);
+        all_pooled(&state);
+        restored.bytes = restored.written * LOG_PAGE as u64;
+        restored.elapsed = begun.elapsed();
+        Ok(restored)
+    }
+}
+
+impl Protection {
+    /// Brings a page into the image; whether it had to be written.
+    fn redo(&self, commit: &Commit, place: u64, entry: LogEntry, image: &CapacityMapping) -> Result<bool> {
+        let mut copy = [0; LOG_PAGE];
+        self.read_log(Commit::half(commit.number), place, &mut copy);
+        if checksum(&copy) != entry.crc {
+            let what = format!("page {:#x} of commit {} of guest {}", entry.page, commit.number, self.shape.guest);
+            return Err(Error::Damaged { what, source: BadRecord::Checksum });
+        }
+        if holds(image, entry.page, &copy) {
+            return Ok(false);
+        }
+        write_image(image, entry.page, &copy);
+        Ok(true)
+    }
+}
+
+/// Says that all of the memory is in the pool.
+fn all_pooled(state: &StateArea) {
+    let (placement, pooled) = (state.placement(), Placed::cold(Place::Pooled));
+    for granule in 0..placement.granules() {
+        if placement.get(granule) != Ok(pooled) {
+            placement.put(granule, pooled);
+        }
+    }
+    placement.recount();
+}
+
+/// The areas of a commit, each with the one of the state slot that it goes to.
+fn areas(protection: &Protection, commit: &Commit, state: &StateArea, slot: usize) -> Vec<(Area, Area)> {
+    let half = Commit::half(commit.number);
+    let vcpus = (0..state.vcpus() as usize).map(|index| (protection.vcpu(half, index), state.vcpu(slot, index)));
+    std::iter::once((protection.machine(half), state.machine(slot))).chain(vcpus).collect()
+}
+
+fn require_state(protection: &Protection, commit: &Commit, state: &StateArea) -> Result<()> {
+    let whole = areas(protection, commit, state, 0).iter().all(|(from, _)| is_whole(from, Commit::mark(commit.number)));
+    let what = || format!("the state of commit {} of guest {}", commit.number, protection.shape.guest);
+    if whole { Ok(()) } else { Err(Error::Damaged { what: what(), source: BadRecord::Checksum }) }
+}
+
+fn copy_state(protection: &Protection, commit: &Commit, state: &StateArea, epoch: Epoch) {
+    for (from, to) in areas(protection, commit, state, epoch.slot()) {
+        copy_area(&from, &to, (Commit::mark(commit.number), epoch));
+    }
+}
