@@ -46,6 +46,9 @@ impl Host {
             Err(error) => {
                 process.kill();
                 process.wait(None);
+                // Nobody watches it who would clear up, and the name is reserved: what lies there is its own.
+                self.groups.remove(name);
+                let _ = fs::remove_file(self.dir.worker_socket(name));
                 let log = self.dir.worker_log(name);
                 tracing::warn!("guest {name}: its worker did not come up, see {}", log.display());
                 return Err(error);
