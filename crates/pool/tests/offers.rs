@@ -206,6 +206,36 @@ fn a_guest_whose_memory_is_taken_away_is_lost_before_anybody_gets_it() {
 }
 
 #[test]
+fn a_capacity_that_is_added_under_the_tag_of_memory_that_was_taken_is_not_the_lost_guests() {
+    let ground = Ground::new();
+    let (a, b) = (ground.agent("a"), ground.agent("b"));
+    let before = ground.pool.usage().free;
+    let control = guest(&a, &[]);
+    let tag = control.config().expect("its record").memory;
+    let word = control.ownership().load().expect("a word");
+    let Ownership::Owned { host, epoch } = word else { panic!("{word}") };
+    assert!(control.ownership().transition(word, Ownership::Lost { host, epoch }));
+    b.force_release(tag, &[], AbsentPools::Refuse, Duration::ZERO).expect("taken");
+    // Smaller than what the guest had: nothing of it could be there.
+    let (class, coherence, access) = (Class::Shared, Coherence::Hardware, Vec::new());
+    let request = CapacityRequest { tag: Some(tag), class, coherence, bytes: GRANULE, access, label: String::new() };
+    b.add_capacity(&request).expect("the tag is free");
+    for repair in [false, true] {
+        let report = ground.pool.check(repair);
+        assert!(report.is_clean(), "{report:#?}");
+        let told = |what: &str| report.findings.iter().any(|finding| finding.what.contains(what));
+        assert!(told(&format!("another capacity has the tag {tag} of its memory")), "{report:#?}");
+    }
+    assert_eq!(ground.pool.find_capacity(tag).expect("the capacity").user, None);
+    assert!(!control.is_placed());
+    // The guest takes nothing along that is not its own.
+    b.destroy_guest(&control).expect("destroyed by anyone");
+    assert_eq!(ground.pool.usage().free, before - GRANULE);
+    b.release_capacity(tag).expect("released");
+    ground.assert_sound();
+}
+
+#[test]
 fn a_demand_that_nobody_heeds_is_withdrawn_and_the_guest_keeps_its_memory() {
     let ground = Ground::new();
     let (a, b) = (ground.agent("a"), ground.agent("b"));

@@ -9,6 +9,7 @@ use crate::liveness::Liveness;
 use crate::mapping::exchange;
 use crate::ownership::{HostSlot, Ownership};
 use crate::recovery::Actor;
+use crate::state::StateArea;
 use crate::sync::{AtomicU64, Ordering};
 use crate::tables::Seen;
 use std::collections::HashMap;
@@ -114,19 +115,40 @@ impl Checker<'_> {
 
     fn check_capacities_of(&mut self, slot: GuestSlot, place: &str, record: &GuestRecord) {
         let reference = Reference { slot: slot.0, generation: record.generation };
-        let memory = self.pool.capacity_by_tag(record.memory());
         let state = if self.check_capacity_of(reference, place, record.state, 1, "state") {
             self.pool.state_of(record).map_err(|reason| self.report(Wrong::error(place, reason.to_string(), LOST))).ok()
         } else {
             None
         };
+        let memory = self.pool.capacity_by_tag(record.memory());
+        let strange = memory.filter(|memory| state.as_ref().is_some_and(|state| self.is_strange(*memory, state)));
         // Without a map that says that it need not be there, it must be.
-        if memory.is_some() || state.is_none() {
+        if strange.is_some() {
+            self.tell_strange(slot, place, record);
+        } else if memory.is_some() || state.is_none() {
             self.check_capacity_of(reference, place, record.memory(), record.memory_extent(), "memory");
         }
         if let Some(state) = state {
-            self.check_placement(slot, place, record, &state);
+            self.check_placement(slot, place, record, &state, memory.is_some() && strange.is_none());
         }
+    }
+
+    /// Whether a capacity that has the tag of a guest's memory is not that memory: no guest uses it, and this one has
+    /// nothing in the pool. It was added under the tag after the guest's own had been given back, or taken.
+    fn is_strange(&self, memory: Reference, state: &StateArea) -> bool {
+        let summary = state.placement().summary();
+        let nothing_there = summary.mixed + summary.pooled + summary.damaged == 0;
+        nothing_there && self.pool.tables().user_of(memory.slot.into()).is_none()
+    }
+
+    /// A guest that is lost needs no memory; to one that may still go to the pool such a capacity is in the way.
+    fn tell_strange(&mut self, slot: GuestSlot, place: &str, record: &GuestRecord) {
+        let word = self.guest_word(slot, OWNERSHIP).load(Ordering::Acquire);
+        let what = format!("another capacity has the tag {} of its memory", record.memory());
+        self.report(match Ownership::decode(word) {
+            Ok(Ownership::Lost { .. }) => Wrong::note(place, format!("{what}, which was taken from it")),
+            _ => Wrong::error(place, format!("{what}, and keeps that out of the pool"), "release that capacity"),
+        });
     }
 
     /// Whether the capacity is there and large enough; its user word is set right.

@@ -9,6 +9,8 @@
 //! | some granule mixed or pooled        | absent              | error: its contents are gone                   |
 //! | a word that is no placement         | any                 | error                                          |
 //!
+//! A capacity that has the tag of a guest's memory and is not that memory (see `guests.rs`) counts as absent.
+//!
 //! Only a guest of which it is certain that nobody runs it (lost, or vacant and its creator dead) is mended: a worker outlives its agent, so
 //! that its host is dead does not say that its memory is at rest, or that what its devices pinned is free.
 
@@ -40,9 +42,16 @@ enum Hands {
 }
 
 impl Checker<'_> {
-    pub(super) fn check_placement(&mut self, slot: GuestSlot, place: &str, record: &GuestRecord, state: &StateArea) {
+    /// `has_capacity` is whether its memory capacity is there.
+    pub(super) fn check_placement(
+        &mut self,
+        slot: GuestSlot,
+        place: &str,
+        record: &GuestRecord,
+        state: &StateArea,
+        has_capacity: bool,
+    ) {
         let (hands, map) = (self.hands_on(slot, record), state.placement());
-        let has_capacity = self.pool.capacity_by_tag(record.memory()).is_some();
         let is_image = self.check_protection(slot, place, record);
         self.check_granules_placed(place, record, &map, has_capacity, is_image);
         self.check_away(place, &map, hands);
