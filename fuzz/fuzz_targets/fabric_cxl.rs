@@ -8,7 +8,17 @@ const OTHER: &str = include_str!("../../crates/fabric/testdata/cxl-list-a.json")
 
 fn host(name: &str) -> Host {
     let name = name.parse().expect("a good name");
-    Host { name, rack: None, cpus: 1, dram: Bytes(0), dram_free: Bytes(0), load: 0.0, cordoned: false }
+    Host {
+        name,
+        rack: None,
+        cpus: 1,
+        dram: Bytes(0),
+        dram_free: Bytes(0),
+        load: 0.0,
+        into_pool: None,
+        out_of_pool: None,
+        cordoned: false,
+    }
 }
 
 fuzz_target!(|data: &[u8]| {

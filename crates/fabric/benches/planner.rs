@@ -22,6 +22,8 @@ fn host(at: u32) -> Host {
         dram: Bytes(512 * GIB),
         dram_free: Bytes(400 * GIB),
         load: f64::from(at * 7 % 60) / 100.0,
+        into_pool: None,
+        out_of_pool: None,
         cordoned: false,
     }
 }

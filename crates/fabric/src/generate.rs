@@ -78,6 +78,8 @@ impl Rack {
                 dram: Bytes(dram),
                 dram_free: Bytes(dram / 100 * (20 + dice.below(60))),
                 load: f64::from(u32::try_from(5 + dice.below(70)).unwrap_or(0)) / 100.0,
+                into_pool: None,
+                out_of_pool: None,
                 cordoned: false,
             })?);
         }

@@ -144,7 +144,7 @@ impl<'a> Ledger<'a> {
             }
         };
         for leg in &path.legs {
-            let rate = leg.rate.map_or(0, |rate| rate.0);
+            let rate = leg.rate().map_or(0, |rate| rate.0);
             match leg.step {
                 Step::Handoff { .. } => {}
                 Step::Decouple { at, into: device } | Step::Recouple { at, from: device } => note(at, device, rate),

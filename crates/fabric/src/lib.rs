@@ -49,7 +49,7 @@ mod sharing;
 #[cfg(test)]
 mod testing;
 
-pub use cost::{Cost, CostModel, Relocation};
+pub use cost::{Copied, Copying, Cost, CostModel, Limit, Measured, Relocation};
 pub use critical::{Critical, Element, Part};
 pub use draw::{Picture, what_splits};
 pub use error::{Error, Result};

@@ -67,6 +67,12 @@ pub struct Host {
     pub dram_free: Bytes,
     /// The part of its CPUs that is busy, 0 to 1.
     pub load: f64,
+    /// How fast memory went from its DRAM into pools, as was measured there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub into_pool: Option<Rate>,
+    /// How fast memory came out of pools into its DRAM, as was measured there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub out_of_pool: Option<Rate>,
     /// It takes no guests, neither to keep nor to hand on.
     pub cordoned: bool,
 }
@@ -266,6 +272,9 @@ impl Builder {
         }
         if !(0.0..=1.0).contains(&host.load) {
             return wrong("the load is the busy part of the CPUs, from 0 to 1");
+        }
+        if [host.into_pool, host.out_of_pool].contains(&Some(Rate(0))) {
+            return wrong("memory that is not copied at all; leave the rate out if it was not measured");
         }
         if host.dram_free > host.dram {
             return wrong("more DRAM is free than there is");

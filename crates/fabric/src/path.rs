@@ -1,6 +1,6 @@
 //! A guest's way from one host to another: what is asked, and what is answered.
 
-use crate::cost::Cost;
+use crate::cost::{Copied, Copies, Cost};
 use crate::model::{DeviceId, Fabric, HostId, Node};
 use crate::quantity::{Bytes, Duration, Rate};
 
@@ -90,16 +90,34 @@ pub enum Step {
 }
 
 /// A step, with what it is predicted to take.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Leg {
     /// What is done.
     pub step: Step,
     /// What it takes.
     pub cost: Cost,
+    /// The copies that this takes, one after the other. Handoffs copy nothing.
+    pub copies: Vec<Copied>,
+}
+
+impl Leg {
+    /// A step that takes what its copies take.
+    pub(crate) fn of_copies(step: Step, copies: Copies) -> Self {
+        let cost = Cost { copy: copies.time(), ..Cost::default() };
+        Self { step, cost, copies: copies.list() }
+    }
+
     /// How much memory it copies.
-    pub copied: Bytes,
-    /// How fast, at most. Handoffs copy nothing.
-    pub rate: Option<Rate>,
+    #[must_use]
+    pub fn copied(&self) -> Bytes {
+        Bytes(self.copies.iter().map(|copy| copy.bytes.0).fold(0, u64::saturating_add))
+    }
+
+    /// How fast, at its slowest; none if it copies nothing.
+    #[must_use]
+    pub fn rate(&self) -> Option<Rate> {
+        self.copies.iter().map(|copy| copy.rate).min()
+    }
 }
 
 /// A way for a guest, with what it is predicted to take.
@@ -137,7 +155,7 @@ impl Path {
     /// How much memory is copied on the way.
     #[must_use]
     pub fn copied(&self) -> Bytes {
-        Bytes(self.legs.iter().map(|leg| leg.copied.0).fold(0, u64::saturating_add))
+        Bytes(self.legs.iter().map(|leg| leg.copied().0).fold(0, u64::saturating_add))
     }
 
     /// The hosts between its ends, in order.

@@ -1,7 +1,7 @@
 //! The planner: a fabric prepared for many questions.
 
 use crate::alternatives;
-use crate::cost::{Cost, CostModel, Relocation};
+use crate::cost::{Cost, CostModel, Pace, Relocation};
 use crate::error::{Error, Result};
 use crate::model::{DeviceId, Fabric, HostId, LinkId};
 use crate::namespaces::{self, Namespaces};
@@ -19,8 +19,9 @@ pub struct Planner<'a> {
     sharing: Sharing,
     routes: Routes,
     widest: Rate,
-    /// How much longer each host takes, in thousandths.
-    stretch: Vec<u64>,
+    /// Each host's pace, and one that is no worse than any of them.
+    paces: Vec<Pace>,
+    best: Pace,
     /// Hosts that reach two devices at least, so that a guest can go on from there.
     leads_on: Vec<bool>,
 }
@@ -45,8 +46,9 @@ impl<'a> Planner<'a> {
             reached.next().is_some_and(|first| reached.any(|device| device != first))
         };
         let leads_on = fabric.host_ids().map(leads_on).collect();
-        let stretch = fabric.hosts().iter().map(|host| CostModel::stretch(host.load)).collect();
-        Self { fabric, model, sharing, routes, widest: links.min(devices), stretch, leads_on }
+        let paces: Vec<Pace> = fabric.hosts().iter().map(|host| model.pace(host)).collect();
+        let best = model.best(&paces);
+        Self { fabric, model, sharing, routes, widest: links.min(devices), paces, best, leads_on }
     }
 
     /// The fabric.
@@ -106,18 +108,19 @@ impl<'a> Planner<'a> {
         &self.sharing
     }
 
-    pub(crate) fn widest(&self) -> Rate {
-        self.widest
+    pub(crate) fn pace(&self, host: HostId) -> Pace {
+        self.paces[host.index()]
     }
 
-    pub(crate) fn stretch(&self, host: HostId) -> u64 {
-        self.stretch[host.index()]
+    /// No relocation costs less than this.
+    pub(crate) fn least_relocation(&self, memory: Bytes) -> Duration {
+        self.model.least_relocation(memory, self.widest, self.best)
     }
 
     /// No handoff into this host costs less.
     pub(crate) fn least_arrival(&self, host: HostId, memory: Bytes) -> Duration {
         let reached = self.sharing.reached_by(host).filter_map(|device| self.route(host, device));
-        let costs = reached.map(|route| self.model.take(memory, route, self.stretch(host)).total());
+        let costs = reached.map(|route| self.model.take(memory, route, self.pace(host)).total());
         costs.min().unwrap_or_default()
     }
 
@@ -153,44 +156,31 @@ impl<'a> Planner<'a> {
         let (from, to) = (hosts[0], hosts[hosts.len() - 1]);
         if let (End::Dram, Begin::Device(device)) = (end, lies) {
             let route = self.known_route(to, device);
-            let cost = self.model.recouple(memory, route, self.stretch(to));
-            let rate = Some(self.model.rate_out(route));
-            legs.push(Leg { step: Step::Recouple { at: to, from: device }, cost, copied: memory, rate });
+            let copies = self.model.recouple(memory, route, self.pace(to));
+            legs.push(Leg::of_copies(Step::Recouple { at: to, from: device }, copies));
         }
         Path { from, to, memory, legs }
     }
 
     /// How the memory comes to lie on a device, unless it does.
     fn brought(&self, at: HostId, lies: Begin, into: DeviceId, memory: Bytes) -> Option<Leg> {
-        let (to, stretch) = (self.known_route(at, into), self.stretch(at));
+        let (to, pace) = (self.known_route(at, into), self.pace(at));
         match lies {
             Begin::AnyDevice => None,
             Begin::Device(device) if device == into => None,
-            Begin::Dram => {
-                let cost = self.model.decouple(memory, to, stretch);
-                let rate = Some(self.model.rate_in(to));
-                Some(Leg { step: Step::Decouple { at, into }, cost, copied: memory, rate })
-            }
+            Begin::Dram => Some(Leg::of_copies(Step::Decouple { at, into }, self.model.decouple(memory, to, pace))),
             Begin::Device(device) => {
-                let from = self.known_route(at, device);
-                let cost = self.model.relocate(memory, from, to, stretch);
-                let (out, into_pool) = (self.model.rate_out(from), self.model.rate_in(to));
-                let copies = match self.model.relocation {
-                    Relocation::ThroughDram => 2,
-                    Relocation::Direct => 1,
-                };
-                let copied = Bytes(memory.0.saturating_mul(copies));
-                let step = Step::Relocate { at, from: device, to: into };
-                Some(Leg { step, cost, copied, rate: Some(out.min(into_pool)) })
+                let copies = self.model.relocate(memory, self.known_route(at, device), to, pace);
+                Some(Leg::of_copies(Step::Relocate { at, from: device, to: into }, copies))
             }
         }
     }
 
     fn handed(&self, from: HostId, to: HostId, over: DeviceId, memory: Bytes) -> Leg {
         let (hand, take) = (self.known_route(from, over), self.known_route(to, over));
-        let costs = [self.model.hand(hand), self.model.take(memory, take, self.stretch(to))];
+        let costs = [self.model.hand(hand), self.model.take(memory, take, self.pace(to))];
         let cost: Cost = costs.into_iter().sum();
-        Leg { step: Step::Handoff { from, to, over }, cost, copied: Bytes(0), rate: None }
+        Leg { step: Step::Handoff { from, to, over }, cost, copies: Vec::new() }
     }
 
     fn known_route(&self, host: HostId, device: DeviceId) -> Route {

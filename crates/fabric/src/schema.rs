@@ -41,6 +41,8 @@ struct RawHost {
     dram_free: Option<Bytes>,
     #[serde(default)]
     load: f64,
+    into_pool: Option<Rate>,
+    out_of_pool: Option<Rate>,
     #[serde(default)]
     cordoned: bool,
 }
@@ -100,6 +102,8 @@ impl Fabric {
                 dram: host.dram,
                 dram_free: host.dram_free.unwrap_or(host.dram),
                 load: host.load,
+                into_pool: host.into_pool,
+                out_of_pool: host.out_of_pool,
                 cordoned: host.cordoned,
             };
             builder.host(host).map_err(|error| placed(text, at, &error))?;

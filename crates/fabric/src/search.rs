@@ -81,7 +81,7 @@ impl Bound {
         let mut bound = Self {
             hosts: vec![FAR; hosts],
             devices: vec![FAR; devices],
-            relocation: planner.model().least_relocation(memory, planner.widest()),
+            relocation: planner.least_relocation(memory),
             handoff: planner.model().least_handoff(memory),
             last: planner.least_arrival(target, memory),
         };
@@ -256,12 +256,12 @@ impl<R: Rules> Search<'_, R> {
         }
         let Some(route) = self.planner.route(host, device) else { return };
         let cost = trail.labels[number as usize].cost;
-        let stretch = self.planner.stretch(host);
-        let arrived = cost + self.planner.model().take(self.memory, route, stretch).total();
+        let (model, pace) = (self.planner.model(), self.planner.pace(host));
+        let arrived = cost + model.take(self.memory, route, pace).total();
         if ends {
             let last = match self.end {
                 End::Device => Duration(0),
-                End::Dram => self.planner.model().recouple(self.memory, route, stretch).total(),
+                End::Dram => model.recouple(self.memory, route, pace).time(),
             };
             trail.push(At::Goal(host, device), arrived + last, Duration(0), number);
         }
@@ -321,16 +321,16 @@ impl<R: Rules> Search<'_, R> {
     /// What it costs to have the memory on a device and to begin the handoff there; none if that cannot be.
     fn bring(&self, host: HostId, begin: Begin, device: DeviceId) -> Option<Duration> {
         let route = self.planner.route(host, device)?;
-        let (model, stretch) = (self.planner.model(), self.planner.stretch(host));
+        let (model, pace) = (self.planner.model(), self.planner.pace(host));
         let copy = match begin {
             Begin::AnyDevice => Duration(0),
             Begin::Device(from) if from == device => Duration(0),
             _ if !self.rules.has_room(device) => return None,
-            Begin::Dram => model.decouple(self.memory, route, stretch).total(),
+            Begin::Dram => model.decouple(self.memory, route, pace).time(),
             Begin::Device(_) if !self.rules.may_relocate(host) => return None,
             Begin::Device(from) => {
                 let from = self.planner.route(host, from)?;
-                model.relocate(self.memory, from, route, stretch).total()
+                model.relocate(self.memory, from, route, pace).time()
             }
         };
         Some(copy + model.hand(route).total())

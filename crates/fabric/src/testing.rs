@@ -15,6 +15,8 @@ pub(crate) fn host(name: &str) -> Host {
         dram: Bytes(64 * GIB),
         dram_free: Bytes(64 * GIB),
         load: 0.0,
+        into_pool: None,
+        out_of_pool: None,
         cordoned: false,
     }
 }

@@ -277,6 +277,9 @@ mod tests {
             "guest",
             "avoid",
             "answer",
+            "moves",
+            "tolerance_percent",
+            "parallel",
             "x",
         ]);
         leaf.prop_recursive(4, 64, 8, move |inner| {
@@ -304,6 +307,8 @@ mod tests {
         survives::<PinBody>(text);
         survives::<AnswerBody>(text);
         survives::<crate::order::RunVm>(text);
+        survives::<crate::order::Drain>(text);
+        survives::<crate::order::Rebalance>(text);
         survives::<crate::order::ArmOrder>(text);
         survives::<crate::order::SettleOrder>(text);
     }

@@ -7,7 +7,7 @@
 use crate::name::HostName;
 use crate::report::{HostReport, PoolReport, Resources};
 use crate::survey::Survey;
-use nil_fabric::{Bytes, Fabric, Host, LiveHost, LivePool, Name, PoolUuid, Result};
+use nil_fabric::{Bytes, Fabric, Host, LiveHost, LivePool, Name, PoolUuid, Rate, Result};
 use nil_pool::{Access, HostId, HostInfo, HostKind, Liveness, Pool, PoolId};
 use std::collections::BTreeMap;
 
@@ -74,11 +74,22 @@ fn lives_elsewhere(entry: &HostInfo, survey: &Survey) -> bool {
 }
 
 /// What a host is taken to have whose agent tells nothing.
-const NOTHING_TOLD: Resources = Resources { cpus: 1, load_permille: 0, dram_bytes: 0, free_dram_bytes: 0 };
+const NOTHING_TOLD: Resources =
+    Resources { cpus: 1, load_permille: 0, dram_bytes: 0, free_dram_bytes: 0, into_pool: None, out_of_pool: None };
 
 fn host(name: Name, has: &Resources, load: f64, cordoned: bool) -> Host {
     let Resources { cpus, dram_bytes, free_dram_bytes, .. } = *has;
-    Host { name, rack: None, cpus, dram: Bytes(dram_bytes), dram_free: Bytes(free_dram_bytes), load, cordoned }
+    Host {
+        name,
+        rack: None,
+        cpus,
+        dram: Bytes(dram_bytes),
+        dram_free: Bytes(free_dram_bytes),
+        load,
+        into_pool: has.into_pool.map(Rate),
+        out_of_pool: has.out_of_pool.map(Rate),
+        cordoned,
+    }
 }
 
 fn uuid(pool: PoolId) -> Result<PoolUuid> {
@@ -154,7 +165,14 @@ mod tests {
         let identity = nil_pool::HostIdentity { id, name: "Z".into(), kind, address: None };
         let _far = pool.join(&identity).expect("a membership");
         let hosts = || vec![report("A", &[(pool.id(), &path.display().to_string())])];
-        let has = Resources { cpus: 48, load_permille: 250, dram_bytes: 64 << 30, free_dram_bytes: 9 << 30 };
+        let has = Resources {
+            cpus: 48,
+            load_permille: 250,
+            dram_bytes: 64 << 30,
+            free_dram_bytes: 9 << 30,
+            into_pool: Some(1 << 30),
+            out_of_pool: None,
+        };
         let known = |resources| KnownHost {
             name: "Z".parse().expect("a good name"),
             id,
@@ -169,10 +187,10 @@ mod tests {
         let told = |elsewhere| {
             let fabric = live_fabric(&Survey { guests: Vec::new(), hosts: hosts(), elsewhere }).expect("a fabric");
             let far = fabric.host(fabric.find_host("Z").expect("the host")).clone();
-            (far.cpus, far.dram, far.dram_free, far.load)
+            (far.cpus, far.dram, far.dram_free, far.load, far.into_pool)
         };
-        assert_eq!(told(vec![known(Some(has))]), (48, Bytes(64 << 30), Bytes(9 << 30), 0.25));
-        let nothing = (1, Bytes(0), Bytes(0), 0.0);
+        assert_eq!(told(vec![known(Some(has))]), (48, Bytes(64 << 30), Bytes(9 << 30), 0.25, Some(Rate(1 << 30))));
+        let nothing = (1, Bytes(0), Bytes(0), 0.0, None);
         assert_eq!((told(vec![known(None)]), told(Vec::new())), (nothing, nothing));
     }
 }

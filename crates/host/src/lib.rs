@@ -51,17 +51,16 @@ pub use error::{Error, Result};
 pub use fabric::live_fabric;
 pub use name::{BadName, GuestName, HostName};
 pub use order::{
-    Drain, GuestRange, ImageSource, MemoryIn, Migrate, MoveMemory, PinMemory, Rehome, Route, RunVm, Settling,
-    StripeShare, Striping,
+    Drain, GuestRange, ImageSource, MemoryIn, Migrate, MoveMemory, PinMemory, Rebalance, Rehome, Route, RunVm,
+    Settling, StripeShare, Striping,
 };
-pub use outlook::{Rebalancing, rebalance_plan};
 pub use problem::Problem;
 pub use report::{
     CordonReport, Departure, DrainOutcome, DrainReport, GuestReport, GuestState, Happening, HostEvent, HostReport,
     JobKind, JobOutcome, JobPhase, JobReport, JobResult, KnownHost, LegReport, LegResult, Life, MemoryMoved,
     MemoryReport, MigrationOutcome, MigrationReport, OfferReport, PinReport, PlacementPlan, PlannedMove, PoolReport,
-    Progress, RebalancePlan, RehomingOutcome, RehomingReport, Resources, RouteOutcome, RouteReport, SandboxLayer,
-    SandboxReport, Stay, Unevenness, Whereabouts,
+    Progress, RebalanceOutcome, RebalancePlan, RebalanceReport, RehomingOutcome, RehomingReport, Resources,
+    RouteOutcome, RouteReport, SandboxLayer, SandboxReport, Stay, Unevenness, Whereabouts,
 };
 pub use run_dir::{HostDir, RunDir};
 pub use survey::Survey;

@@ -255,6 +255,27 @@ pub struct Drain {
     pub time_limit_us: Option<u64>,
 }
 
+/// Hosts are to be used more evenly.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rebalance {
+    /// So many guests move at most: 1 to 10000.
+    pub moves: u32,
+    /// A host that is used no more than this above the mean of those with which it shares memory is left alone, in percent.
+    pub tolerance_percent: u32,
+    /// So many moves at once have one host as source or target: 1 to 64.
+    pub parallel: u32,
+    /// How long it may take before it stops, in microseconds; none is no limit.
+    pub time_limit_us: Option<u64>,
+}
+
+impl Default for Rebalance {
+    /// 32 moves, 10 percent, 4 at once, no limit.
+    fn default() -> Self {
+        Self { moves: 32, tolerance_percent: 10, parallel: Drain::PARALLEL, time_limit_us: None }
+    }
+}
+
 impl Drain {
     /// How many guests leave at once unless something else is said.
     pub const PARALLEL: u32 = 4;
@@ -279,6 +300,23 @@ impl Migrate {
             budget: Budget::default(),
             stall_timeout_us: MovePlan::STALL_TIMEOUT_US,
             striping: None,
+            time_limit_us: None,
+        }
+    }
+}
+
+impl Route {
+    /// The way of `guest` to the host `to`, with all defaults: memory that was in DRAM goes back to DRAM.
+    #[must_use]
+    pub fn new(guest: GuestName, to: HostName) -> Self {
+        Self {
+            guest,
+            to,
+            deadline_us: Migrate::DEADLINE_US,
+            settling: Settling::Recouple,
+            budget: Budget::default(),
+            stall_timeout_us: MovePlan::STALL_TIMEOUT_US,
+            avoid: Vec::new(),
             time_limit_us: None,
         }
     }

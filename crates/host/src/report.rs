@@ -19,7 +19,8 @@ pub(crate) use memory::describe;
 pub use memory::{MemoryMoved, MemoryReport, PinReport, Whereabouts};
 pub use offer::OfferReport;
 pub use placement::{
-    CordonReport, Departure, DrainOutcome, DrainReport, PlacementPlan, PlannedMove, RebalancePlan, Stay, Unevenness,
+    CordonReport, Departure, DrainOutcome, DrainReport, PlacementPlan, PlannedMove, RebalanceOutcome, RebalancePlan,
+    RebalanceReport, Stay, Unevenness,
 };
 pub use rehoming::{RehomingOutcome, RehomingReport};
 pub use resources::Resources;

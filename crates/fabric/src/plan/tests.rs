@@ -164,7 +164,7 @@ fn follow(
             *moves_at.entry(at).or_default() += 1;
             for leg in &one.path.legs {
                 let mut copying = |host: HostId, device: DeviceId| {
-                    let rate = leg.rate.expect("copies have a rate").0;
+                    let rate = leg.rate().expect("copies have a rate").0;
                     let links = planner.links(host, device).into_iter().map(|link| (false, link.0));
                     for key in links.chain([(true, device.0)]) {
                         let most = own.entry(key).or_default();

@@ -100,6 +100,8 @@ fn moves(errand: &Errand, direction: Direction) -> bool {
     match errand {
         Errand::Move(moved) | Errand::Orphan(moved) => *moved == direction,
         Errand::Settling => direction == Direction::Recouple,
-        Errand::PullBack | Errand::Migration { .. } | Errand::Rehoming { .. } | Errand::Drain => false,
+        Errand::PullBack | Errand::Migration { .. } | Errand::Rehoming { .. } | Errand::Drain | Errand::Rebalance => {
+            false
+        }
     }
 }

@@ -1,14 +1,14 @@
 //! Emptying this host.
 //!
 //! ```text
-//! cordon ─▶ look around ─▶ plan ─▶ one wave of migrations, each a job of its own ─▶ look around …
+//! cordon ─▶ look around ─▶ plan ─▶ one wave of moves, each a job of its own ─▶ look around …
 //!                 ▲                      │ one fails: its target is not tried with that guest again, for a while
 //!                 └──────────────────────┘
 //! nothing left: emptied.  Nothing that can go: incomplete, with the reason for each guest.
 //! ```
 //!
 //! Only the first wave of a plan is carried out; then everything is looked at anew. So a plan never gets old, and what has
-//! failed is planned around. Each guest is tried [`ATTEMPTS`] times at most, so it comes to an end.
+//! failed is planned around. A guest for which no host with its pool has room goes over other hosts. Each guest is tried [`ATTEMPTS`] times at most, so it comes to an end.
 
 mod lessons;
 
@@ -16,19 +16,16 @@ use super::Host;
 use super::calling_off::call_off_alone;
 use super::jobs::{End, Errand, Job};
 use super::ledger::Record;
-use super::undertaking::Work;
+use super::sending::Sent;
 use crate::error::{Error, Result};
 use crate::name::GuestName;
-use crate::order::{Drain, Migrate};
+use crate::order::Drain;
 use crate::outlook::{Lessons, Outlook, Usage};
-use crate::report::{
-    Departure, DrainOutcome, DrainReport, JobResult, MigrationOutcome, PlacementPlan, PlannedMove, Progress, Stay,
-};
+use crate::report::{DrainOutcome, DrainReport, PlacementPlan, PlannedMove, Progress, Stay};
 use crate::survey::Survey;
 use lessons::Experience;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
 
 /// How often each guest is tried.
 const ATTEMPTS: u32 = 5;
@@ -36,48 +33,10 @@ const ATTEMPTS: u32 = 5;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at guests that are busy, and before a host is tried again that has refused one.
 const RESPITE: Duration = Duration::from_secs(1);
-/// How often to look whether a migration is over.
-const LOOK: Duration = Duration::from_millis(10);
 /// For how long what guests use of the processors is taken to stay as it is.
-const USAGE_HOLDS: Duration = Duration::from_secs(10);
+pub(super) const USAGE_HOLDS: Duration = Duration::from_secs(10);
 /// How many moves at once a host may be asked for.
-const PARALLEL: std::ops::RangeInclusive<u32> = 1..=64;
-
-/// Whether this host is being emptied, and by which job.
-#[derive(Debug, Default)]
-pub(super) struct Drainage(Mutex<Option<Arc<Job>>>);
-
-/// This host while it is being emptied. While this lives, nobody else begins to.
-#[derive(Debug)]
-pub(super) struct Emptying<'a> {
-    drainage: &'a Drainage,
-    pub(super) job: Arc<Job>,
-}
-
-impl Drainage {
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<Job>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn begin(&self) -> Option<Emptying<'_>> {
-        let mut drainage = self.lock();
-        if drainage.is_some() {
-            return None;
-        }
-        let job = Arc::new(Job::new(Errand::Drain));
-        *drainage = Some(Arc::clone(&job));
-        Some(Emptying { drainage: self, job })
-    }
-}
-
-impl Drop for Emptying<'_> {
-    fn drop(&mut self) {
-        *self.drainage.lock() = None;
-        // Whoever has called it off waits for an answer.
-        self.job
-            .end(End::Otherwise("the host is not being emptied any more; `nil ps` shows how things stand".to_owned()));
-    }
-}
+pub(super) const PARALLEL: std::ops::RangeInclusive<u32> = 1..=64;
 
 /// Emptying, as far as it has come.
 struct Draining<'a> {
@@ -103,15 +62,6 @@ struct Look {
     comers: Vec<GuestName>,
 }
 
-/// What came of one move.
-enum Sent {
-    Gone(Departure),
-    /// The guest is here still, and why.
-    Stayed(String),
-    /// Something else is being done with it.
-    Busy(String),
-}
-
 impl Host {
     /// What would go where if this host were emptied now.
     pub(crate) fn drain_plan(&self, parallel: u32) -> Result<PlacementPlan> {
@@ -125,7 +75,7 @@ impl Host {
 
     /// Calls off the emptying of this host, and waits until it has stopped. Returns how things stand.
     pub(crate) fn cancel_drain(&self) -> Result<String> {
-        let job = self.drainage.lock().clone();
+        let job = self.drainage.job();
         let job = job.ok_or_else(|| Error::refused(format!("host {} is not being emptied", self.dir.name())))?;
         call_off_alone(&job)
     }
@@ -133,7 +83,7 @@ impl Host {
     /// Empties this host, which is cordoned first and stays so.
     pub(super) fn drain(self: &Arc<Self>, order: &Drain, record: &Arc<Record>) -> Result<DrainReport> {
         check_parallel(order.parallel)?;
-        let Some(emptying) = self.drainage.begin() else {
+        let Some(emptying) = self.drainage.begin(Errand::Drain) else {
             return Err(Error::Busy(format!(
                 "host {} is being emptied already; `nil drain` waits for that",
                 self.dir.name()
@@ -251,7 +201,7 @@ impl Draining<'_> {
     fn tell(&self, plan: &PlacementPlan, wave: &[PlannedMove]) {
         let gone = self.report.departures.len();
         let all = gone + plan.moves().count() + plan.left.len();
-        let moves: Vec<String> = wave.iter().map(|one| format!("{} → {}", one.guest, one.to)).collect();
+        let moves: Vec<String> = wave.iter().map(told).collect();
         let left = nil_fabric::Duration(self.time_left(plan));
         let step = format!("{gone} of {all} guests have left, about {left} to go: {}", moves.join(", "));
         self.host.hear(self.record, Progress::step(step));
@@ -269,7 +219,10 @@ impl Draining<'_> {
     fn carry_out(&mut self, wave: &[PlannedMove]) {
         let sent: Vec<(&PlannedMove, Sent)> = std::thread::scope(|scope| {
             let this = &*self;
-            let sending: Vec<_> = wave.iter().map(|one| (one, scope.spawn(move || this.send(one)))).collect();
+            let sending: Vec<_> = wave
+                .iter()
+                .map(|one| (one, scope.spawn(move || this.host.send(one, || this.stopped().is_some()))))
+                .collect();
             let panicked = |_| Sent::Stayed("the agent failed to send it".to_owned());
             sending.into_iter().map(|(one, sent)| (one, sent.join().unwrap_or_else(panicked))).collect()
         });
@@ -293,58 +246,18 @@ impl Draining<'_> {
         }
     }
 
-    /// Sends one guest away, and waits for what comes of that. When emptying is to stop, it is called off.
-    fn send(&self, one: &PlannedMove) -> Sent {
-        let order = Migrate::new(one.guest.clone(), one.to.clone());
-        let begun = Instant::now();
-        let (tell, told) = oneshot::channel();
-        let begins = self
-            .host
-            .undertake(Work::Migrate(order), tell)
-            .and_then(|()| told.blocking_recv().unwrap_or_else(|_| Err(Error::refused("its migration did not begin"))));
-        let job = match begins {
-            Ok(job) => job.id,
-            Err(Error::Busy(why)) => return Sent::Busy(why),
-            Err(error) => return Sent::Stayed(error.story()),
-        };
-        let mut called_off = false;
-        let report = loop {
-            match self.host.job_report(job) {
-                Ok(report) if report.is_over() => break report,
-                Ok(_) => {}
-                Err(error) => return Sent::Stayed(error.story()),
-            }
-            if !called_off && self.stopped().is_some() {
-                called_off = true;
-                if let Err(error) = self.host.cancel_job(job) {
-                    tracing::debug!("guest {}: {}", one.guest, error.story());
-                }
-            }
-            std::thread::sleep(LOOK);
-        };
-        match report.report {
-            Some(JobResult::Migration(migration)) => match &migration.outcome {
-                MigrationOutcome::Moved => Sent::Gone(Departure {
-                    guest: one.guest.clone(),
-                    to: one.to.clone(),
-                    job,
-                    took_us: micros(begun.elapsed()),
-                    blackout_ns: migration.handoff.map(|handoff| handoff.blackout_ns),
-                }),
-                MigrationOutcome::TakenBack { why }
-                | MigrationOutcome::Cancelled { why }
-                | MigrationOutcome::Stalled { why } => Sent::Stayed(why.clone()),
-            },
-            _ => Sent::Stayed(report.into_error().story()),
-        }
-    }
-
     fn end(mut self, outcome: DrainOutcome, left: Vec<Stay>) -> DrainReport {
         self.report.outcome = outcome;
         self.report.left = left;
         self.report.total_us = micros(self.begun.elapsed());
         self.report
     }
+}
+
+/// A move in short: with its way, if it is not a handoff alone.
+pub(super) fn told(one: &PlannedMove) -> String {
+    let PlannedMove { guest, to, way, rehomed, .. } = one;
+    if *rehomed { format!("{guest}: {way}") } else { format!("{guest} → {to}") }
 }
 
 fn why_not(outcome: DrainOutcome) -> &'static str {
@@ -355,17 +268,17 @@ fn why_not(outcome: DrainOutcome) -> &'static str {
     }
 }
 
-fn check_parallel(parallel: u32) -> Result<()> {
+pub(super) fn check_parallel(parallel: u32) -> Result<()> {
     if PARALLEL.contains(&parallel) {
         return Ok(());
     }
     Err(Error::refused(format!(
-        "a host is emptied with {} to {} moves at once, not {parallel}",
+        "so many moves at once can be asked of a host: {} to {}, and not {parallel}",
         PARALLEL.start(),
         PARALLEL.end()
     )))
 }
 
-fn micros(time: Duration) -> u64 {
+pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

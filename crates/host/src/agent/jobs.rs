@@ -47,6 +47,8 @@ pub(super) enum Errand {
     Orphan(Direction),
     /// The host is emptied.
     Drain,
+    /// Hosts are evened out.
+    Rebalance,
 }
 
 /// How far a job is, as far as calling it off goes.
@@ -192,6 +194,7 @@ impl fmt::Display for Errand {
             Self::PullBack => f.write_str("a part of its memory is being pulled back"),
             Self::Migration { to } => write!(f, "it is being moved to host {to}"),
             Self::Drain => f.write_str("the host is being emptied"),
+            Self::Rebalance => f.write_str("hosts are being evened out"),
             Self::Rehoming { to } => write!(f, "its home is being moved to pool {}", to.display()),
             Self::Settling => f.write_str("it has just come, and its memory is being recoupled"),
         }

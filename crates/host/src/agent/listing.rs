@@ -7,7 +7,7 @@ use super::table::Entry;
 use crate::error::Result;
 use crate::message::{Lane, Phase};
 use crate::name::GuestName;
-use crate::report::{GuestReport, GuestState, HostReport, MemoryReport, Resources, describe};
+use crate::report::{GuestReport, GuestState, HostReport, MemoryReport, describe};
 use nil_pool::{GRANULE, GuestControl, GuestInfo, HostInfo, Membership, Ownership, PoolId, StateArea};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ impl Host {
             unattended: Vec::new(),
             silent: None,
             capabilities: Some(self.capabilities()),
-            resources: Some(Resources::of_this_machine()),
+            resources: Some(self.resources()),
         }
     }
 

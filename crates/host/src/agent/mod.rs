@@ -10,6 +10,7 @@
 //! Agent::stop    no new orders → orders in progress end → guests stay (or are stopped) → socket removed
 //! ```
 
+mod alone;
 mod arming;
 mod bandwidth;
 mod calling_off;
@@ -31,14 +32,17 @@ mod neighbours;
 mod network;
 mod offers;
 mod orphans;
+mod pace;
 mod pinning;
 mod pools;
+mod rebalancing;
 mod recovery;
 mod rehoming;
 mod relocating;
 mod reports;
 mod routing;
 mod running;
+mod sending;
 mod striping;
 mod table;
 mod target;
@@ -64,9 +68,9 @@ use crate::name::{GuestName, HostName};
 use crate::process::Ending;
 use crate::run_dir::HostDir;
 use crate::wire::{self, Stale};
+use alone::Alone;
 use bandwidth::Bandwidth;
 use cgroups::Groups;
-use draining::Drainage;
 use events::Events;
 use identity::{AgentLock, Novelty};
 use ledger::Ledger;
@@ -76,6 +80,7 @@ use nil_mover::topology::{Topology, Warning};
 use nil_pool::{GuestId, HostId};
 use nil_vmm::CpuModel;
 use offers::Offers;
+use pace::Measured;
 use pools::Pools;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -161,10 +166,14 @@ pub(crate) struct Host {
     counted: Counted,
     network: Network,
     neighbours: Neighbours,
+    measured: Measured,
     orders: OrderCount,
     bandwidth: Bandwidth,
     processors: Processors,
-    drainage: Drainage,
+    /// Emptying this host.
+    drainage: Alone,
+    /// Evening hosts out.
+    rebalance: Alone,
     offers: Offers,
     routes: routing::Routes,
     /// Held while the capacity of a guest's memory is made or given back.
@@ -206,10 +215,12 @@ impl Agent {
             counted: Counted::default(),
             network,
             neighbours: Neighbours::default(),
+            measured: Measured::default(),
             orders: OrderCount::default(),
             bandwidth: Bandwidth::new(options.move_bandwidth),
             processors: Processors::up_to(options.cpu_limit.clone()),
-            drainage: Drainage::default(),
+            drainage: Alone::default(),
+            rebalance: Alone::default(),
             offers: Offers::new(options.accept),
             routes: routing::Routes::default(),
             placing: Mutex::default(),

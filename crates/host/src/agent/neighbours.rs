@@ -94,7 +94,7 @@ impl Host {
         }
         let mut known: Vec<KnownHost> = known.into_values().collect();
         if let Some(here) = known.iter_mut().find(|host| host.here) {
-            here.resources = Some(Resources::of_this_machine());
+            here.resources = Some(self.resources());
         }
         known
     }

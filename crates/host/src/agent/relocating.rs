@@ -123,13 +123,17 @@ impl Host {
         plan: MovePlan,
         hear: &mut dyn FnMut(MoveProgress),
     ) -> Result<MoveReport> {
-        let share = self.share_bandwidth(name, lane, plan.budget.bandwidth);
+        let budget = plan.budget;
+        let share = self.share_bandwidth(name, lane, budget.bandwidth);
         let mut worker = Connection::call(&self.dir.worker_socket(name), format!("the worker of guest {name}"))?;
         worker.send(&WorkerRequest::Move { lane, plan, bandwidth: share.bytes_per_s() })?;
         loop {
             match worker.expect()? {
                 WorkerReply::Moving(progress) => hear(progress),
-                WorkerReply::Moved(report) => return Ok(*report),
+                WorkerReply::Moved(report) => {
+                    self.measured.note(budget, &report);
+                    return Ok(*report);
+                }
                 WorkerReply::Refused(why) => return Err(Error::refused(why)),
                 other => {
                     return Err(Error::refused(format!("the worker of guest {name} said {other:?} while it moved")));

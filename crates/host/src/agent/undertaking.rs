@@ -7,7 +7,7 @@ use super::ledger::{Doing, Ended, Purpose, Record, unknown_job};
 use super::routing::Course;
 use super::table::Occupation;
 use crate::error::{Error, Result};
-use crate::order::{Drain, Migrate, MoveMemory, Rehome, Route, SettleOrder};
+use crate::order::{Drain, Migrate, MoveMemory, Rebalance, Rehome, Route, SettleOrder};
 use crate::report::{JobKind, JobReport, JobResult, Progress};
 use nil_mover::Direction;
 use nil_pool::{GuestId, JobId, PoolId};
@@ -30,13 +30,16 @@ pub(crate) enum Work {
     Settle(SettleOrder),
     /// This host is emptied.
     Drain(Drain),
+    /// Hosts are evened out.
+    Rebalance(Rebalance),
 }
 
 impl Work {
     fn purpose(&self) -> Purpose {
         let (kind, guest, to, limit_us) = match self {
-            // It stops by itself when its time is up, so that it can say what is left.
+            // They stop by themselves when their time is up, so that they can say what is left.
             Self::Drain(_) => return Purpose { kind: JobKind::Drain, guest: None, to: None, limit: None },
+            Self::Rebalance(_) => return Purpose { kind: JobKind::Rebalance, guest: None, to: None, limit: None },
             Self::Migrate(order) => (JobKind::Migration, &order.guest, Some(&order.to), order.time_limit_us),
             Self::Move(order) => {
                 let kind = match order.direction {
@@ -82,6 +85,7 @@ impl Host {
             Work::Route(order) => JobResult::Route(Box::new(self.route(order, record)?)),
             Work::Settle(order) => JobResult::Settled(Box::new(self.settle(order, record)?)),
             Work::Drain(order) => JobResult::Drained(Box::new(self.drain(order, record)?)),
+            Work::Rebalance(order) => JobResult::Rebalanced(Box::new(self.rebalance(order, record)?)),
         })
     }
 

@@ -48,6 +48,9 @@ use utoipa::openapi;
         placement::plan,
         placement::drain,
         placement::cancel,
+        placement::plan_rebalance,
+        placement::rebalance,
+        placement::cancel_rebalance,
         peers::arm,
         peers::settle,
     ),
@@ -58,7 +61,7 @@ use utoipa::openapi;
         (name = "moves", description = "Migrations, and moves of guests' memory between DRAM and pool"),
         (name = "capacity", description = "Capacity that is offered to the host, and what it answers"),
         (name = "jobs", description = "What takes long: how far it is, and calling it off"),
-        (name = "placement", description = "Whether the host takes guests, and emptying it"),
+        (name = "placement", description = "Whether the host takes guests, emptying it, evening hosts out"),
         (name = "peers", description = "What agents ask of each other"),
     )
 )]

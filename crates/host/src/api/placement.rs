@@ -5,8 +5,8 @@ use super::moves::accepted;
 use super::problem::{Answer, Refusal};
 use super::request::{Asked, Document};
 use crate::agent::Work;
-use crate::order::{Drain, moves_at_once};
-use crate::report::{CalledOff, CordonReport, JobReport, PlacementPlan};
+use crate::order::{Drain, Rebalance, moves_at_once};
+use crate::report::{CalledOff, CordonReport, JobReport, PlacementPlan, RebalancePlan};
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
@@ -79,5 +79,68 @@ pub(super) async fn drain(State(api): State<Api>, Document(order): Document<Drai
 )]
 pub(super) async fn cancel(State(api): State<Api>) -> Answer<Json<CalledOff>> {
     let state = api.order(|host| host.cancel_drain()).await?;
+    Ok(Json(CalledOff { state }))
+}
+
+/// How evening out is to be planned.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Evened {
+    /// So many guests move at most: 1 to 10000.
+    #[param(required = false)]
+    moves: u32,
+    /// A host that is used no more than this above the mean of its neighbours is left alone, in percent.
+    #[param(required = false)]
+    tolerance_percent: u32,
+    /// So many moves at once have one host as source or target: 1 to 64.
+    #[param(required = false)]
+    parallel: u32,
+}
+
+impl Default for Evened {
+    fn default() -> Self {
+        let Rebalance { moves, tolerance_percent, parallel, time_limit_us: _ } = Rebalance::default();
+        Self { moves, tolerance_percent, parallel }
+    }
+}
+
+/// `GET /v1/rebalance`: what would go where if the hosts of this machine were evened out now.
+#[utoipa::path(
+    get,
+    path = "/v1/rebalance",
+    tag = "placement",
+    params(Evened),
+    responses((status = 200, description = "The plan, and what it would be good for", body = RebalancePlan), Refusal)
+)]
+pub(super) async fn plan_rebalance(
+    State(api): State<Api>,
+    Asked(Evened { moves, tolerance_percent, parallel }): Asked<Evened>,
+) -> Answer<Json<RebalancePlan>> {
+    let order = Rebalance { moves, tolerance_percent, parallel, time_limit_us: None };
+    api.order(move |host| host.rebalance_plan(&order)).await.map(Json)
+}
+
+/// `POST /v1/rebalance`: has the hosts of this machine used more evenly.
+#[utoipa::path(
+    post,
+    path = "/v1/rebalance",
+    tag = "placement",
+    request_body = Rebalance,
+    responses((status = 202, description = "The job has begun", body = JobReport), Refusal)
+)]
+pub(super) async fn rebalance(State(api): State<Api>, Document(order): Document<Rebalance>) -> Answer<Response> {
+    api.job(Work::Rebalance(order)).await.map(|job| accepted(&job))
+}
+
+/// `DELETE /v1/rebalance`: calls it off; answers when it has stopped.
+#[utoipa::path(
+    delete,
+    path = "/v1/rebalance",
+    tag = "placement",
+    responses((status = 200, description = "It is called off", body = CalledOff), Refusal)
+)]
+pub(super) async fn cancel_rebalance(State(api): State<Api>) -> Answer<Json<CalledOff>> {
+    let state = api.order(|host| host.cancel_rebalance()).await?;
     Ok(Json(CalledOff { state }))
 }

@@ -23,6 +23,10 @@ pub(super) fn router(api: Api) -> Router {
         .route("/v1/host", get(host::describe))
         .route("/v1/host/cordon", put(placement::cordon).delete(placement::uncordon))
         .route("/v1/host/drain", get(placement::plan).post(placement::drain).delete(placement::cancel))
+        .route(
+            "/v1/rebalance",
+            get(placement::plan_rebalance).post(placement::rebalance).delete(placement::cancel_rebalance),
+        )
         .route("/v1/hosts", get(host::hosts))
         .route("/v1/fabric.svg", get(host::fabric))
         .route("/v1/pools", get(host::pools))

@@ -17,17 +17,27 @@ impl Resources {
         let cpus = u32::try_from(cpus).unwrap_or(u32::MAX).clamp(1, MOST_CPUS);
         let dram_bytes = kib_of(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "MemTotal:");
         let load = load_of(&fs::read_to_string("/proc/loadavg").unwrap_or_default());
-        Self { cpus, load_permille: permille(load, cpus), dram_bytes, free_dram_bytes: free_dram().min(dram_bytes) }
+        Self {
+            cpus,
+            load_permille: permille(load, cpus),
+            dram_bytes,
+            free_dram_bytes: free_dram().min(dram_bytes),
+            into_pool: None,
+            out_of_pool: None,
+        }
     }
 
     /// What somebody else has told, as far as it is possible at all.
     pub(crate) fn plausible(self) -> Self {
         let dram_bytes = self.dram_bytes.min(1 << 60);
+        let rate = |rate: Option<u64>| rate.filter(|rate| *rate > 0).map(|rate| rate.min(1 << 60));
         Self {
             cpus: self.cpus.clamp(1, MOST_CPUS),
             load_permille: self.load_permille.min(1000),
             dram_bytes,
             free_dram_bytes: self.free_dram_bytes.min(dram_bytes),
+            into_pool: rate(self.into_pool),
+            out_of_pool: rate(self.out_of_pool),
         }
     }
 
@@ -74,7 +84,22 @@ mod tests {
         let here = Resources::of_this_machine();
         assert!(here.cpus > 0 && here.dram_bytes >= here.free_dram_bytes && here.free_dram_bytes > 0, "{here:?}");
         assert_eq!(here.plausible(), here);
-        let told = Resources { cpus: 0, load_permille: u32::MAX, dram_bytes: 1, free_dram_bytes: 2 }.plausible();
-        assert_eq!(told, Resources { cpus: 1, load_permille: 1000, dram_bytes: 1, free_dram_bytes: 1 });
+        let told = Resources {
+            cpus: 0,
+            load_permille: u32::MAX,
+            dram_bytes: 1,
+            free_dram_bytes: 2,
+            into_pool: Some(0),
+            out_of_pool: Some(u64::MAX),
+        };
+        let possible = Resources {
+            cpus: 1,
+            load_permille: 1000,
+            dram_bytes: 1,
+            free_dram_bytes: 1,
+            into_pool: None,
+            out_of_pool: Some(1 << 60),
+        };
+        assert_eq!(told.plausible(), possible);
     }
 }

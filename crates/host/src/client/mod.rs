@@ -21,10 +21,11 @@ use crate::body::{AnswerBody, MigrationBody, MoveBody, OfferAnswer, PinBody, Reh
 use crate::compatibility::Verdict;
 use crate::error::{Error, Result};
 use crate::name::{GuestName, HostName};
-use crate::order::{ArmOrder, Drain, Migrate, MoveMemory, PinMemory, Rehome, Route, RunVm, SettleOrder};
+use crate::order::{ArmOrder, Drain, Migrate, MoveMemory, PinMemory, Rebalance, Rehome, Route, RunVm, SettleOrder};
 use crate::report::{
     CalledOff, CordonReport, DrainReport, GuestReport, HostReport, JobReport, JobResult, KnownHost, MemoryMoved,
-    MigrationReport, OfferReport, PinReport, PlacementPlan, Progress, RehomingReport, RouteReport,
+    MigrationReport, OfferReport, PinReport, PlacementPlan, Progress, RebalancePlan, RebalanceReport, RehomingReport,
+    RouteReport,
 };
 use crate::run_dir::HostDir;
 use axum::http::Method;
@@ -131,13 +132,24 @@ impl Client {
     /// # Errors
     /// It cannot be moved; it runs on here. (A guest that was taken back is no error but an outcome.)
     pub fn migrate(&mut self, order: &Migrate, mut progress: impl FnMut(&Progress)) -> Result<MigrationReport> {
-        let path = format!("/v1/guests/{}/migrations", order.guest);
-        let job: JobReport = self.caller.ask(Method::POST, &path, Some(&MigrationBody::from(order)))?;
+        let job = self.begin_migration(order)?;
         let job = self.follow(job.id, &mut progress)?;
         match job.report {
             Some(JobResult::Migration(report)) => Ok(*report),
             _ => Err(job.into_error()),
         }
+    }
+
+    /// Begins to move a guest of this host to another, and does not wait for its end.
+    pub(crate) fn begin_migration(&mut self, order: &Migrate) -> Result<JobReport> {
+        let path = format!("/v1/guests/{}/migrations", order.guest);
+        self.caller.ask(Method::POST, &path, Some(&MigrationBody::from(order)))
+    }
+
+    /// Begins to send a guest of this host to another, over others, and does not wait for its end.
+    pub(crate) fn begin_route(&mut self, order: &Route) -> Result<JobReport> {
+        let path = format!("/v1/guests/{}/routes", order.guest);
+        self.caller.ask(Method::POST, &path, Some(&RouteBody::from(order)))
     }
 
     /// Whether a guest of this host could be moved to another, and every reason if it could not. Nothing moves.
@@ -187,8 +199,7 @@ impl Client {
     /// # Errors
     /// There is no way; the guest runs where it was. (What was called off, or ended on the way, is no error but an outcome.)
     pub fn route(&mut self, order: &Route, mut progress: impl FnMut(&Progress)) -> Result<RouteReport> {
-        let path = format!("/v1/guests/{}/routes", order.guest);
-        let job: JobReport = self.caller.ask(Method::POST, &path, Some(&RouteBody::from(order)))?;
+        let job = self.begin_route(order)?;
         let job = self.follow(job.id, &mut progress)?;
         match job.report {
             Some(JobResult::Route(report)) => Ok(*report),
@@ -298,6 +309,36 @@ impl Client {
     /// It is not being emptied.
     pub fn cancel_drain(&mut self) -> Result<String> {
         self.call_off(Method::DELETE, "/v1/host/drain")
+    }
+
+    /// What would go where if the hosts of this machine were evened out now.
+    ///
+    /// # Errors
+    /// The hosts around contradict each other, or the order asks for what cannot be.
+    pub fn rebalance_plan(&mut self, order: &Rebalance) -> Result<RebalancePlan> {
+        let Rebalance { moves, tolerance_percent, parallel, .. } = order;
+        self.get(&format!("/v1/rebalance?moves={moves}&tolerance_percent={tolerance_percent}&parallel={parallel}"))
+    }
+
+    /// Has this agent even out the hosts of its machine. `progress` hears how far it is. It goes on when the caller hangs up.
+    ///
+    /// # Errors
+    /// The agent is doing that already. (Guests that cannot move are no error but an outcome.)
+    pub fn rebalance(&mut self, order: &Rebalance, mut progress: impl FnMut(&Progress)) -> Result<RebalanceReport> {
+        let job: JobReport = self.caller.ask(Method::POST, "/v1/rebalance", Some(order))?;
+        let job = self.follow(job.id, &mut progress)?;
+        match job.report {
+            Some(JobResult::Rebalanced(report)) => Ok(*report),
+            _ => Err(job.into_error()),
+        }
+    }
+
+    /// Calls that off, and returns when it has stopped, with a sentence that says how things stand.
+    ///
+    /// # Errors
+    /// This agent is not evening hosts out.
+    pub fn cancel_rebalance(&mut self) -> Result<String> {
+        self.call_off(Method::DELETE, "/v1/rebalance")
     }
 
     /// The capacities that are offered to this host, and what it has answered.

@@ -141,7 +141,7 @@ impl Counted {
                 report.recouple.iter().chain(&report.decouple).for_each(|moved| self.moved(moved));
             }
             // What these consist of are jobs of their own.
-            Some(JobResult::Route(_) | JobResult::Drained(_)) | None => {}
+            Some(JobResult::Route(_) | JobResult::Drained(_) | JobResult::Rebalanced(_)) | None => {}
         }
     }
 

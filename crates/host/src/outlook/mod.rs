@@ -8,6 +8,7 @@ pub(crate) use usage::Usage;
 use crate::error::{Error, Result};
 use crate::fabric::fabric_of;
 use crate::name::{GuestName, HostName};
+use crate::order::Rebalance;
 use crate::report::{
     GuestReport, GuestState, PlacementPlan, PlannedMove, RebalancePlan, Resources, Stay, Unevenness, Whereabouts,
 };
@@ -31,6 +32,8 @@ pub(crate) struct Outlook {
 struct Known {
     id: GuestId,
     name: GuestName,
+    /// The pool that is its home, if that is known.
+    home: Option<DeviceId>,
 }
 
 /// A guest that does not run.
@@ -46,25 +49,6 @@ struct Idle {
 enum Passing {
     Yes,
     No,
-}
-
-/// How hosts are to be evened out.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Rebalancing {
-    /// So many guests move at most.
-    pub moves: usize,
-    /// A host that is used no more than this above the mean of those with which it shares memory is left alone, in percent.
-    pub tolerance_percent: u8,
-    /// So many moves at once have one host as source or target.
-    pub parallel: u32,
-}
-
-/// A plan by which the hosts of a survey are used more evenly. Guests are watched for a moment.
-///
-/// # Errors
-/// Two hosts, or a host and a pool, have the same name.
-pub fn rebalance_plan(survey: &Survey, how: Rebalancing) -> Result<RebalancePlan> {
-    Ok(Outlook::of(survey, &Usage::watch(&survey.guests))?.rebalance(how))
 }
 
 /// What was found out by trying.
@@ -111,14 +95,15 @@ impl Outlook {
             self.idle.push(Idle { host, stay: Stay { guest: name, id: report.id, why }, passing });
             return;
         }
+        let home = self.device_of(report, survey);
         let lies = match report.memory.as_ref().map(|memory| memory.whereabouts) {
-            Some(Whereabouts::Pool | Whereabouts::Both) => self.device_of(report, survey).map(Memory::Device),
+            Some(Whereabouts::Pool | Whereabouts::Both) => home.map(Memory::Device),
             Some(Whereabouts::Dram) | None => Some(Memory::Dram),
         };
         let (Some(lies), Ok(label)) = (lies, name.as_str().parse()) else { return };
         let (memory, millicpus) = (Bytes(report.memory_bytes), usage.of(report.id));
         self.guests.push(Guest { name: label, host: at, memory, lies, millicpus });
-        self.known.push(Known { id: report.id, name });
+        self.known.push(Known { id: report.id, name, home });
     }
 
     /// The pool that has a guest's record.
@@ -164,26 +149,33 @@ impl Outlook {
     }
 
     /// A plan by which hosts are used more evenly.
-    pub(crate) fn rebalance(&self, how: Rebalancing) -> RebalancePlan {
-        let Rebalancing { moves, tolerance_percent, parallel } = how;
-        let limits = Limits { moves_per_host: parallel, ..Limits::default() };
-        let planner = Planner::new(&self.fabric);
-        let plan =
-            planner.rebalance(&self.guests, Balance { moves, tolerance: u64::from(tolerance_percent) * 10 }, limits);
+    pub(crate) fn rebalance(&self, order: &Rebalance) -> RebalancePlan {
+        let limits = Limits { moves_per_host: order.parallel, ..Limits::default() };
+        let moves = usize::try_from(order.moves).unwrap_or(usize::MAX);
+        let balance = Balance { moves, tolerance: u64::from(order.tolerance_percent) * 10 };
+        let plan = Planner::new(&self.fabric).rebalance(&self.guests, balance, limits);
         let all: Vec<usize> = (0..self.guests.len()).collect();
         RebalancePlan {
             plan: self.told(&plan.plan, &all),
-            before: self.evenness(plan.before),
-            after: self.evenness(plan.after),
+            before: self.unevenness(plan.before),
+            after: self.unevenness(plan.after),
         }
+    }
+
+    /// How evenly hosts are used.
+    pub(crate) fn evenness(&self) -> Unevenness {
+        let nothing = Balance { moves: 0, ..Balance::default() };
+        self.unevenness(Planner::new(&self.fabric).rebalance(&self.guests, nothing, Limits::default()).before)
     }
 
     /// A plan in the words of agents. `of` are the guests that were planned for.
     fn told(&self, plan: &Plan, of: &[usize]) -> PlacementPlan {
         let known = |index: usize| self.known[of[index]].clone();
-        let waves = plan.waves.iter().map(|wave| wave.moves.iter().filter_map(|one| self.planned(one, of)).collect());
+        let planner = Planner::new(&self.fabric);
+        let planned = |one| self.planned(&planner, one, of);
+        let waves = plan.waves.iter().map(|wave| wave.moves.iter().filter_map(planned).collect());
         let left = plan.left.iter().map(|left| {
-            let Known { id, name } = known(left.guest);
+            let Known { id, name, .. } = known(left.guest);
             Stay { guest: name, id, why: left.why.clone() }
         });
         PlacementPlan {
@@ -194,8 +186,8 @@ impl Outlook {
         }
     }
 
-    fn planned(&self, one: &Move, of: &[usize]) -> Option<PlannedMove> {
-        let Known { id, name } = self.known[of[one.guest]].clone();
+    fn planned(&self, planner: &Planner<'_>, one: &Move, of: &[usize]) -> Option<PlannedMove> {
+        let Known { id, name, home } = self.known[of[one.guest]].clone();
         let host = |id| self.fabric.host(id).name.as_str().parse::<HostName>().ok();
         Some(PlannedMove {
             guest: name,
@@ -206,11 +198,12 @@ impl Outlook {
             handoffs: one.path.handoffs(),
             memory_bytes: one.path.memory.0,
             copied_bytes: one.path.copied().0,
+            rehomed: home.is_some_and(|home| planner.route(one.path.to, home).is_none()),
             predicted_us: one.path.time().0,
         })
     }
 
-    fn evenness(&self, evenness: Evenness) -> Unevenness {
+    fn unevenness(&self, evenness: Evenness) -> Unevenness {
         let Evenness { most, highest, mean, deviation } = evenness;
         let most = most.and_then(|host| self.fabric.host(host).name.as_str().parse().ok());
         Unevenness { most, highest_permille: highest, mean_permille: mean, deviation_permille: deviation }

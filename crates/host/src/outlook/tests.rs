@@ -3,7 +3,6 @@ use serde_json::{Value, json};
 
 const GIB: u64 = 1 << 30;
 const MEMORY: u64 = 64 << 20;
-const HOW: Rebalancing = Rebalancing { moves: 8, tolerance_percent: 10, parallel: 4 };
 
 fn name(text: &str) -> HostName {
     text.parse().expect("a good name")
@@ -111,8 +110,31 @@ fn hosts_are_evened_out_by_what_their_guests_use() {
     let guests: Vec<Value> = (1..=2).map(|number| guest(number, "A", "pool", "running")).collect();
     let hosts = vec![host("A", &[1]), host("B", &[1])];
     let busy = Usage::assumed((1..=2).map(|number| (id(number), cpus * 400)));
-    let RebalancePlan { plan, before, after } = outlook(hosts.clone(), guests.clone(), &busy).rebalance(HOW);
+    let how = Rebalance { moves: 8, ..Rebalance::default() };
+    let uneven = outlook(hosts.clone(), guests.clone(), &busy);
+    let RebalancePlan { plan, before, after } = uneven.rebalance(&how);
+    assert_eq!(uneven.evenness(), before);
     assert_eq!((plan.moves().count(), before.most), (1, Some(name("A"))), "{plan:?}");
     assert!(after.deviation_permille < before.deviation_permille);
-    assert!(outlook(hosts, guests, &idle()).rebalance(HOW).plan.waves.is_empty());
+    assert!(outlook(hosts, guests, &idle()).rebalance(&how).plan.waves.is_empty());
+}
+
+#[test]
+fn a_guest_goes_over_a_host_that_has_no_room_for_it_to_one_that_shares_no_pool_with_its_own() {
+    let mut hop = host("H", &[1, 2]);
+    hop["resources"] = json!({"cpus": 1, "load_permille": 0, "dram_bytes": 64 * GIB, "free_dram_bytes": 64 * GIB});
+    let guests = vec![guest(1, "A", "pool", "running"), guest(2, "H", "pool", "running")];
+    let busy = Usage::assumed([(id(1), 100), (id(2), 900)]);
+    let outlook = outlook(vec![host("A", &[1]), hop, host("Z", &[2])], guests, &busy);
+    let plan = outlook.drain(&name("A"), 4, &Lessons::default()).expect("a plan");
+    let told = plan.moves().next().map(|one| (one.to.as_str(), one.way.as_str(), one.handoffs, one.rehomed));
+    assert_eq!(told, Some(("Z", "A –1→ H –2→ Z", 2, true)), "{plan:?}");
+}
+
+#[test]
+fn a_guest_changes_its_home_where_its_host_has_the_targets_pool_too() {
+    let outlook = outlook(vec![host("A", &[1, 2]), host("Z", &[2])], vec![guest(1, "A", "pool", "running")], &idle());
+    let plan = outlook.drain(&name("A"), 4, &Lessons::default()).expect("a plan");
+    let told = plan.moves().next().map(|one| (one.to.as_str(), one.handoffs, one.rehomed));
+    assert_eq!(told, Some(("Z", 1, true)), "{plan:?}");
 }

@@ -1,8 +1,8 @@
 //! What an agent does that takes long, for clients to follow: jobs.
 
 use super::{
-    DrainOutcome, DrainReport, MemoryMoved, MigrationOutcome, MigrationReport, Progress, RehomingOutcome,
-    RehomingReport, RouteOutcome, RouteReport,
+    DrainOutcome, DrainReport, MemoryMoved, MigrationOutcome, MigrationReport, Progress, RebalanceOutcome,
+    RebalanceReport, RehomingOutcome, RehomingReport, RouteOutcome, RouteReport,
 };
 use crate::error::Error;
 use crate::name::{GuestName, HostName};
@@ -31,6 +31,8 @@ pub enum JobKind {
     Settle,
     /// The host is emptied.
     Drain,
+    /// Hosts are evened out.
+    Rebalance,
 }
 
 /// How far a job is.
@@ -93,6 +95,8 @@ pub enum JobResult {
     Settled(Box<MoveReport>),
     /// Of the emptying of the host.
     Drained(Box<DrainReport>),
+    /// Of the evening out of hosts.
+    Rebalanced(Box<RebalanceReport>),
 }
 
 /// A job, as its agent describes it.
@@ -175,6 +179,11 @@ impl JobResult {
                 DrainOutcome::Incomplete | DrainOutcome::TimeUp => JobOutcome::Incomplete,
                 DrainOutcome::Cancelled => JobOutcome::Cancelled,
             },
+            Self::Rebalanced(report) => match report.outcome {
+                RebalanceOutcome::Done => JobOutcome::Done,
+                RebalanceOutcome::Incomplete | RebalanceOutcome::TimeUp => JobOutcome::Incomplete,
+                RebalanceOutcome::Cancelled => JobOutcome::Cancelled,
+            },
         }
     }
 }
@@ -187,8 +196,16 @@ impl JobOutcome {
 
 impl JobKind {
     /// Every kind.
-    pub const ALL: [Self; 7] =
-        [Self::Migration, Self::Decouple, Self::Recouple, Self::Rehoming, Self::Route, Self::Settle, Self::Drain];
+    pub const ALL: [Self; 8] = [
+        Self::Migration,
+        Self::Decouple,
+        Self::Recouple,
+        Self::Rehoming,
+        Self::Route,
+        Self::Settle,
+        Self::Drain,
+        Self::Rebalance,
+    ];
 
     /// The kind in one word.
     #[must_use]
@@ -201,6 +218,7 @@ impl JobKind {
             Self::Route => "route",
             Self::Settle => "settle",
             Self::Drain => "drain",
+            Self::Rebalance => "rebalance",
         }
     }
 }

@@ -24,6 +24,9 @@ pub struct PlannedMove {
     pub memory_bytes: u64,
     /// Bytes that are copied on the way; handoffs copy none.
     pub copied_bytes: u64,
+    /// Whether its home moves to another pool on that way, because the target has not joined its own.
+    #[serde(default)]
+    pub rehomed: bool,
     /// What it is predicted to take, in microseconds.
     pub predicted_us: u64,
 }
@@ -82,8 +85,12 @@ pub struct RebalancePlan {
 pub struct Departure {
     /// The guest.
     pub guest: GuestName,
+    /// Where it ran.
+    pub from: HostName,
     /// Where it runs now.
     pub to: HostName,
+    /// The way: `A –pool→ B`.
+    pub way: String,
     /// The job by which it went.
     pub job: JobId,
     /// How long that took, in microseconds.
@@ -123,6 +130,41 @@ pub struct DrainReport {
     pub total_us: u64,
     /// What the first plan had predicted, in microseconds.
     pub predicted_us: u64,
+}
+
+/// What has become of the evening out of hosts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RebalanceOutcome {
+    /// All guests of the plan have moved, if there were any.
+    Done,
+    /// Some could not move.
+    Incomplete,
+    /// It was called off.
+    Cancelled,
+    /// Its time was up.
+    TimeUp,
+}
+
+/// How hosts were evened out, or were not.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RebalanceReport {
+    /// What has become of it.
+    pub outcome: RebalanceOutcome,
+    /// How evenly hosts were used before.
+    pub before: Unevenness,
+    /// How evenly they were to be used.
+    pub planned: Unevenness,
+    /// How evenly they are used, with guests where they are now.
+    pub after: Unevenness,
+    /// The guests that have moved, in this order.
+    pub moved: Vec<Departure>,
+    /// The guests that were to move and have not, and why.
+    pub left: Vec<Stay>,
+    /// What the plan had predicted, in microseconds.
+    pub predicted_us: u64,
+    /// How long it took, in microseconds.
+    pub total_us: u64,
 }
 
 /// Whether a host takes guests.

@@ -14,4 +14,11 @@ pub struct Resources {
     pub dram_bytes: u64,
     /// Bytes of that which guests could still have.
     pub free_dram_bytes: u64,
+    /// Bytes per second at which guests' memory went from its DRAM into pools lately, at the default budget; `None` when
+    /// nothing was measured.
+    #[serde(default)]
+    pub into_pool: Option<u64>,
+    /// The same for the way out of pools.
+    #[serde(default)]
+    pub out_of_pool: Option<u64>,
 }

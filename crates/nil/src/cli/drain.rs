@@ -1,12 +1,12 @@
 //! `nil drain`: empty a host.
 
+use super::Output;
 use super::cordon::agent_of;
 use super::duration::{self, of_micros};
-use super::placement::{PlanText, write_left};
+use super::placement::{PlanText, write_departures, write_left};
 use super::progress::Shown;
-use super::{Output, Table};
 use anyhow::Result;
-use nil_host::{Departure, Drain, DrainOutcome, DrainReport, PlacementPlan};
+use nil_host::{Drain, DrainOutcome, DrainReport, PlacementPlan};
 use serde::Serialize;
 use std::fmt;
 use std::process::ExitCode;
@@ -112,14 +112,7 @@ impl fmt::Display for Report {
                 writeln!(f, "the time was up after {took}: {count} guests left, {} did not", left.len())?;
             }
         }
-        if !departures.is_empty() {
-            let mut table = Table::new(["GUEST", "TO", "TOOK", "STOOD STILL"]);
-            for Departure { guest, to, took_us, blackout_ns, .. } in departures {
-                let still = blackout_ns.map_or_else(|| "not known".to_owned(), |ns| of_micros(ns / 1000));
-                table.row([guest.to_string(), to.to_string(), of_micros(*took_us), still]);
-            }
-            write!(f, "{table}")?;
-        }
+        write_departures(f, departures)?;
         write_left(f, left)
     }
 }

@@ -203,6 +203,10 @@ impl fmt::Display for Details {
                 writeln!(f, "  {} guests have left", report.departures.len())?;
                 report.left.iter().try_for_each(|stay| writeln!(f, "  guest {} stays: {}", stay.guest, stay.why))
             }
+            Some(JobResult::Rebalanced(report)) => {
+                writeln!(f, "  {} guests have moved", report.moved.len())?;
+                report.left.iter().try_for_each(|stay| writeln!(f, "  guest {} stays: {}", stay.guest, stay.why))
+            }
             Some(JobResult::Settled(_)) | None => Ok(()),
         }
     }

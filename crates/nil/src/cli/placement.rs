@@ -2,7 +2,7 @@
 
 use super::Table;
 use super::duration::of_micros;
-use nil_host::{PlacementPlan, PlannedMove, Stay};
+use nil_host::{Departure, PlacementPlan, PlannedMove, Stay};
 use nil_pool::Bytes;
 use std::fmt;
 
@@ -27,6 +27,19 @@ impl fmt::Display for PlanText<'_> {
         let (moves, time) = (self.0.moves().count(), of_micros(*predicted_us));
         writeln!(f, "{moves} guests in {} waves, about {time}; {} are copied", waves.len(), Bytes(*copied_bytes))
     }
+}
+
+/// The guests that have left their hosts, if any have.
+pub(super) fn write_departures(f: &mut fmt::Formatter<'_>, departures: &[Departure]) -> fmt::Result {
+    if departures.is_empty() {
+        return Ok(());
+    }
+    let mut table = Table::new(["GUEST", "TO", "WAY", "TOOK", "STOOD STILL"]);
+    for Departure { guest, to, way, took_us, blackout_ns, .. } in departures {
+        let still = blackout_ns.map_or_else(|| "not known".to_owned(), |ns| of_micros(ns / 1000));
+        table.row([guest.to_string(), to.to_string(), way.clone(), of_micros(*took_us), still]);
+    }
+    write!(f, "{table}")
 }
 
 /// The guests that stay, and why.

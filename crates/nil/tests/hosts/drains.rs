@@ -172,9 +172,11 @@ fn hosts_that_are_used_evenly_are_left_alone() {
     let (_a, _b) = (playground.agent("A"), playground.agent("B"));
     rest(&playground, "g", "A", "pool");
     let plan = playground.json(&["rebalance", "--dry-run"]);
-    assert_eq!((&plan["plan"]["waves"], &plan["moved"]), (&serde_json::json!([]), &serde_json::Value::Null), "{plan}");
-    let report = playground.json(&["rebalance"]);
-    assert_eq!(report["plan"]["waves"], serde_json::json!([]), "{report}");
+    assert_eq!(plan["plan"]["waves"], serde_json::json!([]), "{plan}");
+    let report = playground.json(&["rebalance", "--host", "B"]);
+    assert_eq!((&report["outcome"], &report["moved"]), (&"done".into(), &serde_json::json!([])), "{report}");
+    playground.nil(&["rebalance", "--cancel"]).refuses(1, &["no agent is evening hosts out"]);
+    playground.nil(&["rebalance", "--cancel", "--host", "B"]).refuses(1, &["host B is not evening hosts out"]);
     assert_eq!(hosts_of(&playground, &["g"]), ["A"]);
 }
 
@@ -191,11 +193,51 @@ fn a_host_with_busy_guests_gives_some_to_one_without() {
     });
     let plan = playground.json(&["rebalance", "--dry-run", "--tolerance", "0"]);
     assert!(!plan["plan"]["waves"].as_array().expect("waves").is_empty(), "{plan}");
-    let report = playground.json(&["rebalance", "--tolerance", "0"]);
-    assert_eq!(report["moved"][0]["failure"], serde_json::Value::Null, "{report}");
+    // The agent of a host that has none of the guests has the say.
+    let report = playground.json(&["rebalance", "--tolerance", "0", "--host", "B"]);
+    let moved = &report["moved"][0];
+    assert_eq!(
+        (&report["outcome"], &moved["from"], &moved["to"]),
+        (&"done".into(), &"A".into(), &"B".into()),
+        "{report}"
+    );
+    let jobs = playground.json(&["job", "list"]);
+    let kinds: Vec<(&str, &str)> = jobs["jobs"]
+        .as_array()
+        .expect("jobs")
+        .iter()
+        .map(|job| (job["kind"].as_str().expect("a kind"), job["host"].as_str().expect("a host")))
+        .collect();
+    assert!(kinds.contains(&("rebalance", "B")) && kinds.contains(&("migration", "A")), "{kinds:?}");
     let hosts = hosts_of(&playground, &["g0", "g1"]);
     assert_eq!(hosts.iter().filter(|host| *host == "B").count(), 1, "{hosts:?}");
     drop(witnesses);
     ["g0", "g1"].iter().for_each(|guest| Witness::of(&playground, guest).verify());
     playground.check_pool();
+}
+
+#[test]
+fn a_drain_moves_a_guests_home_where_that_is_the_only_way_out() {
+    if !has_kvm() {
+        return;
+    }
+    let playground = Playground::new();
+    playground.add_pool("other");
+    let (pool, other) = (playground.pool(), playground.path("other"));
+    let (_a, _z) = (
+        playground.agent_with("A", &["--pool", &pool, "--pool", &other]),
+        playground.agent_with("Z", &["--pool", &other]),
+    );
+    playground.run_image("g", "A", "builtin:demo");
+    Witness::of(&playground, "g").await_filled();
+    let plan = playground.json(&["drain", "A", "--dry-run"]);
+    assert_eq!((&plan["waves"][0][0]["to"], &plan["waves"][0][0]["rehomed"]), (&"Z".into(), &true.into()), "{plan}");
+    let answer = playground.nil(&["drain", "A"]);
+    assert!(answer.status.success(), "{}{}", answer.stdout, answer.stderr);
+    assert!(answer.stderr.contains("g: A –other→ Z") && answer.stdout.contains("A –other→ Z"), "{}", answer.stderr);
+    assert_eq!(hosts_of(&playground, &["g"]), ["Z"]);
+    Witness::of(&playground, "g").verify();
+    for pool in [&pool, &other] {
+        assert!(playground.nil(&["pool", "check", pool]).status.success());
+    }
 }

@@ -111,6 +111,7 @@ mod tests {
             handoffs: 1,
             memory_bytes: 2 << 20,
             copied_bytes: 0,
+            rehomed: false,
             predicted_us: 1,
         }
     }

@@ -4,7 +4,10 @@ use crate::fabric::live_fabric;
 use crate::name::HostName;
 use crate::report::HostReport;
 use crate::survey::Survey;
-use nil_fabric::{Begin, Bytes, Duration, Fabric, HostId, Path, PathRequest, Planner, Step as FabricStep};
+use nil_fabric::{
+    Begin, Bytes, CostModel, Duration, Fabric, HostId, Path, PathRequest, Planner, Rate, Step as FabricStep,
+};
+use nil_mover::{Budget, Pace};
 use nil_pool::PoolId;
 use std::collections::BTreeSet;
 
@@ -53,6 +56,8 @@ pub(super) struct Wanted<'a> {
     pub(super) memory_bytes: u64,
     /// Where that is.
     pub(super) memory: Whereabouts,
+    /// What moving it may cost.
+    pub(super) budget: Budget,
     /// Hosts that it must not pass.
     pub(super) avoid: &'a [HostName],
     /// Steps that have been tried in vain.
@@ -106,7 +111,7 @@ impl Chart {
             avoid_hosts: wanted.avoid.iter().filter_map(|name| self.fabric.find_host(name.as_str()).ok()).collect(),
             ..PathRequest::new(from, to, Bytes(wanted.memory_bytes))
         };
-        let planner = Planner::new(&self.fabric);
+        let planner = Planner::with_model(&self.fabric, model_of(wanted.budget));
         let ways = planner.alternatives(&request, WAYS).map_err(sentence)?;
         let tried = ways.len();
         let mut plans = ways.into_iter().filter_map(|way| self.steps(&way, wanted.home));
@@ -159,6 +164,15 @@ impl Chart {
     fn pool(&self, device: nil_fabric::DeviceId) -> Option<PoolId> {
         self.fabric.device(device).pool.as_ref()?.as_str().parse().ok()
     }
+}
+
+/// How fast memory moves within a budget. What hosts have measured is so at the default one.
+fn model_of(budget: Budget) -> CostModel {
+    let model = match budget.pace {
+        Pace::Fast => CostModel::fast(),
+        Pace::Paced { .. } => CostModel::default(),
+    };
+    budget.bandwidth.map_or(model.clone(), |most| model.within(Rate(most)))
 }
 
 fn not_there(host: &HostName) -> String {
@@ -216,7 +230,8 @@ mod tests {
 
     fn plan(chart: &Chart, memory: Whereabouts, avoid: &[HostName], failed: &BTreeSet<Step>) -> Result<Plan, String> {
         let (from, to, home) = (name("A"), name("Z"), pools()[0]);
-        chart.plan(&Wanted { from: &from, home, to: &to, memory_bytes: 64 << 20, memory, avoid, failed })
+        let (memory_bytes, budget) = (64 << 20, Budget::default());
+        chart.plan(&Wanted { from: &from, home, to: &to, memory_bytes, memory, budget, avoid, failed })
     }
 
     fn over(hop: &str) -> Vec<Step> {
@@ -235,6 +250,29 @@ mod tests {
             assert_eq!((plan.steps, plan.in_short.as_str()), (over("H"), "A –01→ H –02→ Z"));
             assert!(plan.predicted_us > 0);
         }
+    }
+
+    #[test]
+    fn a_way_at_full_speed_is_predicted_to_be_quicker_and_one_within_a_bandwidth_slower() {
+        let time = |budget| {
+            let (from, to, failed) = (name("A"), name("Z"), BTreeSet::new());
+            let (home, memory) = (pools()[0], Whereabouts::Home);
+            let wanted = Wanted {
+                from: &from,
+                home,
+                to: &to,
+                memory_bytes: 1 << 30,
+                memory,
+                budget,
+                avoid: &[],
+                failed: &failed,
+            };
+            chart().plan(&wanted).expect("a way").predicted_us
+        };
+        let fast = time(Budget { pace: Pace::Fast, bandwidth: None });
+        let slow = time(Budget { pace: Pace::default(), bandwidth: Some(1 << 20) });
+        let usual = time(Budget::default());
+        assert!(fast < usual && usual < slow, "{fast} {usual} {slow}");
     }
 
     #[test]

@@ -314,6 +314,7 @@ impl Traveller<'_> {
             to: &self.order.to,
             memory_bytes: position.guest.memory_bytes,
             memory: if in_dram { chart::Whereabouts::Dram } else { chart::Whereabouts::Home },
+            budget: self.order.budget,
             avoid: &self.order.avoid,
             failed: &self.failed,
         })

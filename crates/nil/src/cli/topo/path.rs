@@ -4,7 +4,7 @@ use super::Output;
 use super::source::Source;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
-use nil_fabric::{Begin, Bytes, Cost, End, Fabric, Node, Path, PathRequest, Planner};
+use nil_fabric::{Begin, Bytes, Copied, Cost, End, Fabric, Node, Path, PathRequest, Planner};
 use serde::Serialize;
 use std::fmt;
 use std::process::ExitCode;
@@ -116,6 +116,8 @@ struct LegLine {
     copied_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes_per_second: Option<u64>,
+    /// What the time of copying is made of.
+    copies: Vec<Copied>,
 }
 
 impl Serialize for Ways<'_> {
@@ -133,8 +135,9 @@ impl Serialize for Ways<'_> {
                 .map(|leg| LegLine {
                     step: leg.step.told(self.fabric),
                     cost: leg.cost,
-                    copied_bytes: leg.copied.0,
-                    bytes_per_second: leg.rate.map(|rate| rate.0),
+                    copied_bytes: leg.copied().0,
+                    bytes_per_second: leg.rate().map(|rate| rate.0),
+                    copies: leg.copies.clone(),
                 })
                 .collect(),
             why_slower: (number > 0).then(|| path.why_slower_than(&self.paths[0])),

@@ -70,7 +70,8 @@ impl Source {
 /// A host of which nothing is known but its name.
 fn presumed(name: nil_fabric::Name) -> Host {
     let dram = Bytes(512 << 30);
-    Host { name, rack: None, cpus: 64, dram, dram_free: dram, load: 0.0, cordoned: false }
+    let (into_pool, out_of_pool) = (None, None);
+    Host { name, rack: None, cpus: 64, dram, dram_free: dram, load: 0.0, into_pool, out_of_pool, cordoned: false }
 }
 
 fn text(file: &Path) -> Result<String> {

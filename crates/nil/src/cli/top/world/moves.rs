@@ -89,9 +89,9 @@ pub(super) fn over(jobs: &[JobReport], arrivals: &VecDeque<Past>, most: usize) -
     past
 }
 
-/// Whether a job is a move of one guest. Drains, and ways over several hosts, consist of such jobs.
+/// Whether a job is a move of one guest. Drains, rebalancing, and ways over several hosts, consist of such jobs.
 fn is_one_move(job: &JobReport) -> bool {
-    job.guest.is_some() && !matches!(job.kind, JobKind::Drain | JobKind::Route)
+    job.guest.is_some() && !matches!(job.kind, JobKind::Drain | JobKind::Rebalance | JobKind::Route)
 }
 
 fn name_of(job: &JobReport) -> String {
