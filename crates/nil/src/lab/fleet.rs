@@ -1,6 +1,9 @@
 //! Several hosts on this machine, and several pools, each shared by some of the hosts.
 //!
 //! ```text
+//! pool 0   h0 h1 h2 h3                 8 hosts, 2 pools: two groups, and one host that is in both
+//! pool 1            h3 h4 h5 h6 h7
+//!
 //! pool 0   h0 h1 h2 h3                 8 hosts, 3 pools: each pool is shared by half of the hosts, and each host shares
 //! pool 1         h2 h3 h4 h5           one with some others, but not with all
 //! pool 2                  h5 h6 h7 h0
@@ -54,7 +57,12 @@ impl FleetPlan {
     /// Which pools each host joins.
     fn hosts(&self) -> Vec<HostPlan> {
         let members = self.members_per_pool();
+        // With two hosts there are no groups to join.
+        let hop = (self.pools == 2 && self.hosts > 2).then(|| (self.hosts - 1) / 2);
         let joins = |host: usize, pool: usize| {
+            if let Some(hop) = hop {
+                return if pool == 0 { host <= hop } else { host >= hop };
+            }
             let first = pool * self.hosts / self.pools;
             (host + self.hosts - first) % self.hosts < members
         };
@@ -195,6 +203,15 @@ mod tests {
             let next = (pool + 1) % 3;
             assert!(hosts.iter().any(|pools| pools.contains(&pool) && pools.contains(&next)), "{hosts:?}");
         }
+    }
+
+    #[test]
+    fn two_pools_are_those_of_two_groups_with_one_host_in_both() {
+        let hosts = pools_of_hosts(8, 2);
+        let both: Vec<usize> = (0..8).filter(|&host| hosts[host].len() == 2).collect();
+        assert_eq!((both, &hosts[0], &hosts[7]), (vec![3], &vec![0], &vec![1]));
+        assert_eq!(pools_of_hosts(3, 2), [vec![0], vec![0, 1], vec![1]]);
+        assert_eq!(pools_of_hosts(2, 2), [[0, 1], [0, 1]]);
     }
 
     #[test]

@@ -10,7 +10,8 @@ use super::view::View;
 use anyhow::{Context, bail, ensure};
 use nil_guest_abi::{Command, CommandWord, Options, Program};
 use nil_host::{GuestName, GuestReport, ImageSource, MemoryIn, RunVm};
-use nil_pool::{Epoch, GuestControl, HostSlot, Ownership, PlacementMap};
+use nil_pool::{Epoch, GuestControl, GuestId, HostSlot, Ownership, PlacementMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How long the agent may take to say where a guest that it has just started has its memory.
@@ -23,12 +24,19 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Resident {
     name: GuestName,
-    pool: usize,
-    control: GuestControl,
-    map: PlacementMap,
+    id: GuestId,
+    home: Mutex<Home>,
     observer: Observer,
     /// What it had counted when it was last looked at.
     counters: Counters,
+}
+
+/// Where a guest has its record. That moves when the guest goes over several pools.
+#[derive(Clone, Debug)]
+struct Home {
+    pool: usize,
+    control: GuestControl,
+    map: PlacementMap,
 }
 
 /// Who a guest belongs to while nothing is done with it.
@@ -71,30 +79,61 @@ impl Resident {
         await_running(&observer)?;
         let counters = Counters::read(&*observer.block()?)?;
         let map = control.map_state()?.placement();
-        Ok(Self { name, pool, control, map, observer, counters })
+        Ok(Self { name, id, home: Mutex::new(Home { pool, control, map }), observer, counters })
     }
 
     pub(crate) fn name(&self) -> &GuestName {
         &self.name
     }
 
+    pub(crate) fn id(&self) -> GuestId {
+        self.id
+    }
+
+    /// The pool that was its home when it was last asked for its owner; so with the rest.
     pub(crate) fn pool(&self) -> usize {
-        self.pool
+        self.home().pool
     }
 
-    pub(crate) fn control(&self) -> &GuestControl {
-        &self.control
+    pub(crate) fn control(&self) -> GuestControl {
+        self.home().control.clone()
     }
 
-    pub(crate) fn map(&self) -> &PlacementMap {
-        &self.map
+    pub(crate) fn map(&self) -> PlacementMap {
+        self.home().map.clone()
+    }
+
+    fn home(&self) -> MutexGuard<'_, Home> {
+        self.home.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks for the record that counts: of several, the one of the latest epoch.
+    fn find_home(&self, fleet: &Fleet) -> anyhow::Result<()> {
+        let epoch = |word: Ownership| match word {
+            Ownership::Vacant => None,
+            Ownership::Owned { epoch, .. }
+            | Ownership::Offered { epoch, .. }
+            | Ownership::Frozen { epoch, .. }
+            | Ownership::Lost { epoch, .. } => Some(epoch.0),
+        };
+        let records = fleet.pools().iter().enumerate().filter_map(|(number, pool)| {
+            let info = pool.find_guest(&self.id.to_string())?;
+            Some((epoch(info.ownership?)?, number, info.slot))
+        });
+        let (_, pool, slot) = records.max().with_context(|| format!("guest {} is in no pool", self.name))?;
+        let control = fleet.pools()[pool].guest(slot, self.id)?;
+        let map = control.map_state()?.placement();
+        *self.home() = Home { pool, control, map };
+        Ok(())
     }
 
     /// Who owns it, if anybody does, and the host is listed in the pool.
     pub(crate) fn owner(&self, fleet: &Fleet) -> anyhow::Result<Owner> {
-        let word = self.control.ownership().load()?;
+        self.find_home(fleet)?;
+        let Home { pool, control, .. } = self.home().clone();
+        let word = control.ownership().load()?;
         let Ownership::Owned { host: slot, epoch } = word else { bail!("guest {} is {word}, not owned", self.name) };
-        let host = fleet.host_of_slot(self.pool, slot).with_context(|| format!("{slot} is no host of the rack"))?;
+        let host = fleet.host_of_slot(pool, slot).with_context(|| format!("{slot} is no host of the rack"))?;
         Ok(Owner { host, slot, epoch })
     }
 
@@ -142,9 +181,10 @@ impl Resident {
     /// Stops it at its host.
     pub(crate) fn stop(&self, fleet: &Fleet) -> anyhow::Result<()> {
         let owner = self.owner(fleet)?;
+        let control = self.control();
         let stopped = fleet.call(owner.host).and_then(|mut host| host.stop(&self.name));
         stopped.with_context(|| format!("guest {} could not be stopped", self.name))?;
-        ensure!(self.control.ownership().load() != Ok(Ownership::Owned { host: owner.slot, epoch: owner.epoch }));
+        ensure!(control.ownership().load() != Ok(Ownership::Owned { host: owner.slot, epoch: owner.epoch }));
         Ok(())
     }
 }

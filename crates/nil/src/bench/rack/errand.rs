@@ -1,9 +1,12 @@
-//! One order, drawn from the seed: a guest goes to another host, and may be called back at any instant.
+//! One order, drawn from the seed: a guest goes to another host, and may be called back at any instant. Some go to hosts that
+//! share no pool with theirs, over others.
 
 use crate::lab::dice::Dice;
 use crate::lab::fleet::Fleet;
 use crate::lab::resident::{Owner, Resident};
-use nil_host::{Error, Migrate, MigrationOutcome, MigrationReport, Settling};
+use nil_host::{
+    Error, JobKind, LegResult, Migrate, MigrationOutcome, MigrationReport, Route, RouteOutcome, RouteReport, Settling,
+};
 use nil_mover::{Budget, Pace};
 use serde::Serialize;
 use std::fmt;
@@ -15,12 +18,16 @@ use std::time::{Duration, Instant};
 const DEADLINE: Duration = Duration::from_secs(2);
 /// One order in so many is called off.
 const CALLED_OFF: u64 = 6;
+/// One in so many is to a host that shares no pool with the guest's home, if there is one.
+const FAR: u64 = 4;
 
 /// What an order asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Errand {
     /// Which of the hosts that share a pool with the guest's, apart from its own; taken modulo their number.
     target: u64,
+    /// Whether one of the others is meant: those that share none.
+    far: bool,
     settling: Settling,
     pace: Pace,
     /// After which share of the time that such an order takes it is called off, in thousandths.
@@ -39,6 +46,8 @@ pub(super) enum Outcome {
     CalledOff,
     /// It runs at its source: its memory could not be moved.
     Stalled,
+    /// It runs on a host on its way, from which no way led on.
+    Stranded,
     /// An agent said that it cannot be done.
     Refused,
     /// The agent that was to do it did not answer, or not any more.
@@ -53,13 +62,21 @@ pub(super) struct Done {
     pub(super) why: Option<String>,
     pub(super) took: Duration,
     pub(super) to: usize,
-    pub(super) report: Option<Box<MigrationReport>>,
+    pub(super) report: Option<Report>,
+}
+
+/// What the agents have to say.
+#[derive(Clone, Debug)]
+pub(super) enum Report {
+    Migration(Box<MigrationReport>),
+    Route(Box<RouteReport>),
 }
 
 impl Errand {
     pub(super) fn draw(dice: &mut Dice) -> Self {
         Self {
             target: dice.next(),
+            far: dice.once_in(FAR),
             settling: dice.pick([(1, Settling::Recouple), (1, Settling::StayInPool)]),
             pace: dice.pick([(1, Pace::Fast), (1, Pace::default())]),
             call_off: dice.once_in(CALLED_OFF).then(|| dice.below(1_500)),
@@ -69,15 +86,15 @@ impl Errand {
     /// Gives the order and waits for its end. `typical` is how long one takes that nobody calls off.
     pub(super) fn run(&self, fleet: &Fleet, guest: &Resident, from: Owner, typical: Duration) -> Done {
         let members = fleet.members(guest.pool());
-        let others: Vec<usize> = members.into_iter().filter(|&host| host != from.host).collect();
+        let far: Vec<usize> = (0..fleet.hosts().len()).filter(|host| !members.contains(host)).collect();
+        let is_far = self.far && !far.is_empty();
+        let others: Vec<usize> =
+            if is_far { far } else { members.into_iter().filter(|&host| host != from.host).collect() };
         let count = u64::try_from(others.len()).unwrap_or(1).max(1);
         let to = usize::try_from(self.target % count).ok().and_then(|at| others.get(at).copied()).unwrap_or(from.host);
-        let order = Migrate {
-            deadline_us: u64::try_from(DEADLINE.as_micros()).unwrap_or(Migrate::DEADLINE_US),
-            settling: self.settling,
-            budget: Budget { pace: self.pace, bandwidth: None },
-            ..Migrate::new(guest.name().clone(), fleet.hosts()[to].name().clone())
-        };
+        let deadline_us = u64::try_from(DEADLINE.as_micros()).unwrap_or(Migrate::DEADLINE_US);
+        let (settling, budget) = (self.settling, Budget { pace: self.pace, bandwidth: None });
+        let (name, host) = (guest.name().clone(), fleet.hosts()[to].name().clone());
         let begun = Instant::now();
         let answer = std::thread::scope(|scope| {
             let (over, ended) = channel::<()>();
@@ -86,11 +103,19 @@ impl Errand {
                 scope.spawn(move || {
                     if ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
                         // Whether it came too late, or the agent has gone, is seen by what becomes of the order.
-                        let _ = fleet.call(from.host).and_then(|mut host| host.cancel_migration(guest.name()));
+                        let _ = call_off(fleet, guest, from.host, is_far);
                     }
                 });
             }
-            let answer = fleet.call(from.host).and_then(|mut host| host.migrate(&order, |_| {}));
+            let answer = fleet.call(from.host).and_then(|mut agent| {
+                if is_far {
+                    let order = Route { deadline_us, settling, budget, ..Route::new(name, host) };
+                    agent.route(&order, |_| {}).map(|report| Report::Route(Box::new(report)))
+                } else {
+                    let order = Migrate { deadline_us, settling, budget, ..Migrate::new(name, host) };
+                    agent.migrate(&order, |_| {}).map(|report| Report::Migration(Box::new(report)))
+                }
+            });
             drop(over);
             answer
         });
@@ -98,17 +123,66 @@ impl Errand {
     }
 }
 
+/// Calls an order off.
+fn call_off(fleet: &Fleet, guest: &Resident, host: usize, is_far: bool) -> nil_host::Result<String> {
+    let mut agent = fleet.call(host)?;
+    if !is_far {
+        return agent.cancel_migration(guest.name());
+    }
+    let jobs = agent.latest_jobs(0)?;
+    let job = jobs.iter().find(|job| job.kind == JobKind::Route && job.guest.as_ref() == Some(guest.name()));
+    job.map_or_else(|| Err(Error::Refused("it has not begun".to_owned())), |job| agent.cancel_job(job.id))
+}
+
+impl Report {
+    /// How long the guest stood still, at each handoff.
+    pub(super) fn blackouts(&self) -> Vec<u64> {
+        match self {
+            Self::Migration(report) => report.handoff.iter().map(|handoff| handoff.blackout_ns).collect(),
+            Self::Route(report) => {
+                let handoffs = report.legs.iter().filter_map(|leg| match &leg.result {
+                    LegResult::Handoff { report } => report.handoff.as_ref(),
+                    LegResult::Rehoming { .. } | LegResult::Failed { .. } => None,
+                });
+                handoffs.map(|handoff| handoff.blackout_ns).collect()
+            }
+        }
+    }
+
+    /// Bytes of the guest's memory that handoffs have copied.
+    pub(super) fn copied_bytes(&self) -> u64 {
+        match self {
+            Self::Migration(report) => report.copied_bytes,
+            Self::Route(report) => {
+                let copied = report.legs.iter().map(|leg| match &leg.result {
+                    LegResult::Handoff { report } => report.copied_bytes,
+                    LegResult::Rehoming { .. } | LegResult::Failed { .. } => 0,
+                });
+                copied.sum()
+            }
+        }
+    }
+}
+
 impl Done {
-    fn of(answer: nil_host::Result<MigrationReport>, took: Duration, to: usize) -> Self {
+    fn of(answer: nil_host::Result<Report>, took: Duration, to: usize) -> Self {
         let (outcome, why, report) = match answer {
-            Ok(report) => {
+            Ok(Report::Route(report)) => {
+                let (outcome, why) = match &report.outcome {
+                    RouteOutcome::Arrived => (Outcome::Moved, None),
+                    RouteOutcome::Cancelled { why } => (Outcome::CalledOff, Some(why.clone())),
+                    RouteOutcome::Stranded { why } => (Outcome::Stranded, Some(why.clone())),
+                };
+                (outcome, why, Some(Report::Route(report)))
+            }
+            Ok(Report::Migration(report)) => {
                 let (outcome, why) = match &report.outcome {
                     MigrationOutcome::Moved => (Outcome::Moved, None),
                     MigrationOutcome::TakenBack { why } => (Outcome::TakenBack, Some(why.clone())),
                     MigrationOutcome::Cancelled { why } => (Outcome::CalledOff, Some(why.clone())),
                     MigrationOutcome::Stalled { why } => (Outcome::Stalled, Some(why.clone())),
                 };
-                (outcome, why, Some(Box::new(report)))
+                (outcome, why, Some(Report::Migration(report)))
             }
             Err(
                 error @ (Error::HostGone { .. } | Error::Hangup { .. } | Error::Broken { .. } | Error::NoAnswer { .. }),
@@ -123,7 +197,7 @@ impl Outcome {
     /// Whether the order was carried out, one way or the other, by the agents.
     pub(super) fn is_answer(self) -> bool {
         match self {
-            Self::Moved | Self::TakenBack | Self::CalledOff | Self::Stalled => true,
+            Self::Moved | Self::TakenBack | Self::CalledOff | Self::Stalled | Self::Stranded => true,
             Self::Refused | Self::AgentGone => false,
         }
     }
@@ -136,6 +210,7 @@ impl fmt::Display for Outcome {
             Self::TakenBack => "taken back",
             Self::CalledOff => "called off",
             Self::Stalled => "stalled",
+            Self::Stranded => "stranded",
             Self::Refused => "refused",
             Self::AgentGone => "agent gone",
         })

@@ -6,7 +6,8 @@
 //! | no granule half moved, or on a host it is not on     | no capacity but the guests' states and memories    |
 //! | all of its memory and registers are what it wrote    | what is free is what is not theirs                 |
 //! | it goes on, and no counter ever goes back            | no agent holds more files or threads than its guests need |
-//! | no vCPU of it ever ran twice (it would notice)       | `Pool::check` finds nothing                        |
+//! | no vCPU of it ever ran twice (it would notice)       | no job is under way, and no more are kept than may be |
+//! |                                                     | `Pool::check` finds nothing                        |
 
 use super::vigil::Vigil;
 use crate::lab::fleet::Fleet;
@@ -25,6 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// The sleep between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// Jobs that are over, of which an agent keeps no more; and those whose reports are in its pools.
+const JOBS_KEPT: usize = 1000;
+
 /// Judges a rack, again and again.
 #[derive(Debug)]
 pub(super) struct Judge {
@@ -33,6 +37,8 @@ pub(super) struct Judge {
     pub(super) pool_checks: u64,
     pub(super) verifications: u64,
     pub(super) quiet_points: u64,
+    /// The most jobs that an agent knew of.
+    pub(super) most_jobs: usize,
 }
 
 /// The reports of the guests' own hosts.
@@ -42,7 +48,7 @@ impl Judge {
     /// To be called while there is no guest.
     pub(super) fn appoint(fleet: &Fleet) -> Self {
         let free = fleet.pools().iter().map(|pool| pool.usage().free).collect();
-        Self { free, pool_checks: 0, verifications: 0, quiet_points: 0 }
+        Self { free, pool_checks: 0, verifications: 0, quiet_points: 0, most_jobs: 0 }
     }
 
     /// Waits until the rack is at rest, and fails if it does not come to rest, or if anything is not as it must be.
@@ -68,7 +74,22 @@ impl Judge {
             guest.await_verified(word)?;
             self.verifications += 1;
         }
+        self.check_jobs(fleet)?;
         self.check_pools(fleet)
+    }
+
+    /// Fails when an agent knows of more jobs than it may keep.
+    fn check_jobs(&mut self, fleet: &Fleet) -> anyhow::Result<()> {
+        for host in 0..fleet.hosts().len() {
+            let jobs = fleet.call(host)?.jobs()?.len();
+            let reports: usize = fleet.pools_of(host).iter().map(|&pool| fleet.pools()[pool].reports().len()).sum();
+            let most = JOBS_KEPT + reports;
+            self.most_jobs = self.most_jobs.max(jobs);
+            if jobs > most {
+                bail!("agent {} knows of {jobs} jobs, and may keep {most}", fleet.hosts()[host].name());
+            }
+        }
+        Ok(())
     }
 
     /// Fails when something is left of the guests, all of which have been stopped.
@@ -102,14 +123,13 @@ impl Judge {
             if report.state != GuestState::Running || report.moving.is_some() {
                 bail!("guest {name}: host {host} says it is {}: {:?}", report.state, report.detail);
             }
-            let (own, others): (Vec<_>, _) =
-                workers.into_iter().partition(|worker| worker.guest == guest.control().id());
+            let (own, others): (Vec<_>, _) = workers.into_iter().partition(|worker| worker.guest == guest.id());
             workers = others;
             match &own[..] {
                 [worker] if worker.host == host.as_str() && report.worker_pid == Some(worker.pid) => {}
                 _ => bail!("guest {name} is {host}'s, in process {:?}; its workers are {own:?}", report.worker_pid),
             }
-            if let Some(odd) = misplaced(guest.map(), (owner.slot, owner.epoch), Fate::Runs) {
+            if let Some(odd) = misplaced(&guest.map(), (owner.slot, owner.epoch), Fate::Runs) {
                 bail!("guest {name}: {odd}");
             }
             homes.entry(owner.host).or_default().insert(name.to_owned());
@@ -118,6 +138,9 @@ impl Judge {
             bail!("process {} is a worker of host {} for a guest that does not need it", stray.pid, stray.host);
         }
         for host in 0..fleet.hosts().len() {
+            if let Some(job) = fleet.call(host)?.latest_jobs(0)?.first() {
+                bail!("agent {} has a {} under way: {:?}", fleet.hosts()[host].name(), job.kind, job.progress);
+            }
             let at_home = homes.remove(&host).unwrap_or_default();
             let sockets: BTreeSet<String> =
                 fleet.hosts()[host].worker_sockets()?.iter().map(ToString::to_string).collect();

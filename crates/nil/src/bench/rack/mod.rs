@@ -63,8 +63,9 @@ pub(crate) struct Args {
     /// Hosts, each a process of this machine.
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=64))]
     hosts: u16,
-    /// Pools. Each is shared by some of the hosts, and any two neighbours share one.
-    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=8))]
+    /// Pools. Two join two groups of hosts at one host that is in both; of more, each is shared by half of the hosts. One in
+    /// four guests goes to a host that does not share its pool, over others.
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=8))]
     pools: u16,
     /// Guests, half of them with their memory in DRAM at first.
     #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]

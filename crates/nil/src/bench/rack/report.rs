@@ -42,6 +42,9 @@ pub(super) struct Report {
     pub(super) blackout_us: Option<Figures>,
     /// How long orders took that moved their guest, in microseconds.
     pub(super) order_us: Option<Figures>,
+    /// Guests that arrived over several hosts, and how long that took, in microseconds.
+    pub(super) routes: u64,
+    pub(super) route_us: Option<Figures>,
     /// Bytes of guests' memory that handoffs copied; decoupling and recoupling is not counted.
     pub(super) copied_bytes: u64,
     pub(super) quiet_points: u64,
@@ -52,6 +55,8 @@ pub(super) struct Report {
     pub(super) agent_cpu_seconds: f64,
     /// The most that any agent held at a quiet point.
     pub(super) agents_at_most: Most,
+    /// The most jobs that any agent knew of at a quiet point.
+    pub(super) jobs_at_most: usize,
     pub(super) violations: usize,
     pub(super) violation_details: Vec<Violation>,
     #[serde(skip)]
@@ -91,12 +96,15 @@ impl Campaign<'_> {
             moves_per_second,
             blackout_us: tally.blackouts.as_ref().and_then(Samples::figures),
             order_us: tally.times.as_ref().and_then(Samples::figures),
+            routes: tally.routes,
+            route_us: tally.route_times.as_ref().and_then(Samples::figures),
             copied_bytes: tally.copied_bytes,
             quiet_points: self.judge.quiet_points,
             verifications: self.judge.verifications,
             pool_checks: self.judge.pool_checks,
             agent_cpu_seconds: self.vigil.cpu().as_secs_f64(),
             agents_at_most: self.vigil.most(),
+            jobs_at_most: self.judge.most_jobs,
             violations: violation_details.len(),
             violation_details,
             blackouts: tally.blackouts.clone(),
@@ -134,7 +142,12 @@ impl fmt::Display for Report {
             )?;
         }
         writeln!(f, "{:.1} guests moved per second while orders were under way", self.moves_per_second)?;
-        for (what, figures) in [("a guest stood still", self.blackout_us), ("a move took", self.order_us)] {
+        writeln!(f, "{} guests went over several hosts", self.routes)?;
+        for (what, figures) in [
+            ("a guest stood still at a handoff", self.blackout_us),
+            ("a move took", self.order_us),
+            ("a way over several hosts took", self.route_us),
+        ] {
             if let Some(Figures { p50, p90, p99, max }) = figures {
                 let [p50, p90, p99, max] = [p50, p90, p99, max].map(Microseconds::human);
                 writeln!(f, "{what}: p50 {p50}, p90 {p90}, p99 {p99}, at most {max}")?;
@@ -146,9 +159,10 @@ impl fmt::Display for Report {
         let Most { open_files, threads, private_bytes } = self.agents_at_most;
         writeln!(
             f,
-            "agents: {:.1} s of processor time in all; at most {open_files} files, {threads} threads, {} each",
+            "agents: {:.1} s of processor time in all; at most {open_files} files, {threads} threads, {}, {} jobs each",
             self.agent_cpu_seconds,
-            Bytes(private_bytes)
+            Bytes(private_bytes),
+            self.jobs_at_most
         )?;
         writeln!(
             f,

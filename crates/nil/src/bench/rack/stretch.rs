@@ -2,7 +2,7 @@
 
 use super::chronicle::Chronicle;
 use super::drainer::{self, Ended};
-use super::errand::{Done, Errand, Outcome};
+use super::errand::{Done, Errand, Outcome, Report};
 use super::reaper::{Disturbances, Kill};
 use super::vigil::Vigil;
 use crate::lab::dice::Dice;
@@ -39,6 +39,9 @@ pub(in crate::bench) struct Tally {
     /// Time of orders that moved their guest.
     pub(super) times: Option<Samples>,
     pub(super) copied_bytes: u64,
+    /// Guests that arrived over several hosts, and how long that took.
+    pub(super) routes: u64,
+    pub(super) route_times: Option<Samples>,
     /// Hosts that were to be emptied, by how that ended.
     pub(super) drains: BTreeMap<Ended, u64>,
     /// Guests that left because of that.
@@ -73,12 +76,17 @@ impl Tally {
             }
         }
         let Some(report) = done.report.as_ref().filter(|_| done.outcome == Outcome::Moved) else { return };
-        if let Some(handoff) = &report.handoff {
-            self.blackouts.get_or_insert_with(Samples::new).record(handoff.blackout_ns);
+        for blackout in report.blackouts() {
+            self.blackouts.get_or_insert_with(Samples::new).record(blackout);
         }
+        self.copied_bytes = self.copied_bytes.saturating_add(report.copied_bytes());
         let took = u64::try_from(done.took.as_nanos()).unwrap_or(u64::MAX);
+        if matches!(report, Report::Route(_)) {
+            self.routes += 1;
+            self.route_times.get_or_insert_with(Samples::new).record(took);
+            return;
+        }
         self.times.get_or_insert_with(Samples::new).record(took);
-        self.copied_bytes = self.copied_bytes.saturating_add(report.copied_bytes);
         let typical = self.typical.get_or_insert(done.took);
         *typical = (*typical * 7 + done.took) / 8;
     }
