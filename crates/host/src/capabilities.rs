@@ -4,6 +4,7 @@ mod dram;
 mod machine;
 
 pub(crate) use dram::free_dram;
+pub(crate) use machine::Machine;
 
 use crate::error::{Error, Result};
 use crate::versions::Versions;

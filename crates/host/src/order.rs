@@ -2,13 +2,13 @@
 
 use crate::name::{GuestName, HostName};
 use nil_mover::{Budget, Direction, MovePlan, MoveRange};
-use nil_pool::{GuestId, GuestSlot, LegRequest, PoolId, StripeRequest};
+use nil_pool::{GuestId, GuestSlot, JobId, LegRequest, PoolId, StripeRequest};
 use nil_vmm::CpuModel;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
 use utoipa::openapi::{ObjectBuilder, OneOfBuilder, Ref, RefOr, Schema, Type};
-use utoipa::{PartialSchema, ToSchema};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 /// Where a guest's image comes from.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -92,6 +92,7 @@ pub enum Settling {
 
 /// How a guest's memory is to be spread over several pools when it leaves DRAM.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Striping {
     /// Bytes that a share of weight 1 gets in each round, a multiple of the pools' granule.
     pub granularity: u64,
@@ -101,6 +102,7 @@ pub struct Striping {
 
 /// What one pool gets of striped memory. The host must be a member of the pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct StripeShare {
     /// The pool.
     pub pool: PoolId,
@@ -168,6 +170,7 @@ pub struct Migrate {
 
 /// A part of a guest's memory as the guest sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct GuestRange {
     /// Guest-physical address of its first byte.
     pub address: u64,
@@ -274,6 +277,54 @@ impl Default for Rebalance {
     fn default() -> Self {
         Self { moves: 32, tolerance_percent: 10, parallel: Drain::PARALLEL, time_limit_us: None }
     }
+}
+
+/// Which jobs somebody wants to know of: those under way, and some of those that are over.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct JobFilter {
+    /// How many of those that are over, at most: 0 to 1000.
+    #[serde(default = "past_jobs")]
+    #[param(minimum = 0, maximum = 1000)]
+    pub past: u16,
+    /// Only those that ended before this one did; then those under way are left out.
+    #[serde(default)]
+    pub before: Option<JobId>,
+    /// Only those of the guest of this name.
+    #[serde(default)]
+    pub guest: Option<GuestName>,
+}
+
+impl JobFilter {
+    /// How many jobs that are over are told unless something else is said.
+    pub const PAST: u16 = 100;
+    /// The most that are.
+    pub const MOST: u16 = 1000;
+
+    /// Those under way, and so many of those that are over.
+    #[must_use]
+    pub fn latest(past: u16) -> Self {
+        Self { past, before: None, guest: None }
+    }
+
+    /// Whether it lets a job of that guest through.
+    pub(crate) fn admits(&self, guest: Option<&GuestName>) -> bool {
+        self.guest.as_ref().is_none_or(|wanted| guest == Some(wanted))
+    }
+}
+
+impl fmt::Display for JobFilter {
+    /// As it stands in the query of a request.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "past={}", self.past)?;
+        self.before.iter().try_for_each(|before| write!(f, "&before={before}"))?;
+        self.guest.iter().try_for_each(|guest| write!(f, "&guest={guest}"))
+    }
+}
+
+fn past_jobs() -> u16 {
+    JobFilter::PAST
 }
 
 impl Drain {

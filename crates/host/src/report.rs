@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 pub use event::{Happening, HostEvent};
 pub(crate) use job::{ArmNews, CalledOff};
 pub use job::{JobKind, JobOutcome, JobPhase, JobReport, JobResult};
+pub use job_summary::JobSummary;
 pub use known_host::{KnownHost, Life};
 pub(crate) use memory::describe;
 pub use memory::{MemoryMoved, MemoryReport, PinReport, Whereabouts};
@@ -28,6 +29,7 @@ pub use route::{LegReport, LegResult, RouteOutcome, RouteReport};
 
 mod event;
 mod job;
+mod job_summary;
 mod known_host;
 mod memory;
 mod offer;

@@ -29,7 +29,7 @@ impl Direction {
 /// How much of the guest's time a move may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Pace {
     /// All the bandwidth that there is.
     Fast,
@@ -51,6 +51,7 @@ impl Default for Pace {
 /// What a move may cost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub struct Budget {
     /// The guest's time.
     pub pace: Pace,
@@ -62,6 +63,7 @@ pub struct Budget {
 /// space. Whole granules.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub struct MoveRange {
     /// Where it begins.
     pub offset: u64,

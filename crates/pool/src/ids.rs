@@ -35,7 +35,7 @@ macro_rules! uuid_name {
 
             /// From the sixteen bytes as they lie in the pool.
             #[must_use]
-            pub fn from_bytes(bytes: [u8; 16]) -> Self {
+            pub const fn from_bytes(bytes: [u8; 16]) -> Self {
                 Self(Uuid::from_bytes(bytes))
             }
         }

@@ -8,7 +8,7 @@ use crate::format::answers::Answer;
 use crate::format::capacity::{Class, Extent};
 use crate::format::guest::{GuestKind, Region};
 use crate::format::header::Coherence;
-use crate::format::host::{HostFlags, HostKind};
+use crate::format::host::{HostFlags, HostKind, HostRecord};
 use crate::format::slot_word::{Reference, SlotState};
 use crate::format::stripe::Composition;
 use crate::ids::{CapacitySlot, GuestId, GuestSlot, HostId, Tag};
@@ -171,6 +171,50 @@ impl Pool {
             }
         }
         Some(info)
+    }
+
+    /// The name of the host in a slot, if it can be read. Whether it lives is not asked.
+    #[must_use]
+    pub fn host_name(&self, slot: HostSlot) -> Option<String> {
+        self.host_record(slot).map(|record| record.name)
+    }
+
+    /// Whether no guests are to come to the host in a slot.
+    #[must_use]
+    pub fn is_cordoned(&self, slot: HostSlot) -> bool {
+        let flags =
+            |record: HostRecord| HostFlags::decode(self.tables().host_flags(slot).load(Ordering::Acquire), record.id);
+        self.host_record(slot).is_some_and(|record| flags(record).cordoned())
+    }
+
+    fn host_record(&self, slot: HostSlot) -> Option<HostRecord> {
+        if slot.index() >= self.tables().layout().hosts.count as usize {
+            return None;
+        }
+        match self.tables().host(slot) {
+            Seen::Free | Seen::BadWord(_) | Seen::Used(SlotState::Making { .. }, _) => None,
+            Seen::Used(_, record) => record.ok(),
+        }
+    }
+
+    /// Which host is responsible for the guest in which slot, by the guests' words alone. Guests that nobody is responsible
+    /// for are left out.
+    pub fn responsible_hosts(&self) -> impl Iterator<Item = (GuestSlot, HostSlot)> + '_ {
+        let tables = self.tables();
+        let slots = 0..u16::try_from(tables.layout().guests.count).unwrap_or(u16::MAX);
+        slots.filter_map(|slot| {
+            let state = tables.guest_slots().load(slot.into());
+            let word = tables.guest_ownership(slot.into()).load(Ordering::Acquire);
+            let responsible = Ownership::decode(word).ok()?.responsible()?;
+            (!matches!(state, Ok(SlotState::Free { .. }))).then_some((GuestSlot(slot), responsible))
+        })
+    }
+
+    /// How many places of the guest table are in use.
+    #[must_use]
+    pub fn guests_in_use(&self) -> usize {
+        let slots = self.tables().guest_slots();
+        (0..slots.count()).filter(|slot| !matches!(slots.load(*slot), Ok(SlotState::Free { .. }))).count()
     }
 
     /// All capacities, those too that are being added or released.

@@ -127,6 +127,32 @@ impl Pool {
         records.into_iter().map(Report::from).collect()
     }
 
+    /// What has changed since somebody has looked: each entry of the ring whose report has another sequence number than
+    /// `seen` has for it, and the report, if a whole one is there. `seen` is brought up to date; at first it is empty.
+    #[must_use]
+    pub fn reports_since(&self, seen: &mut Vec<u64>) -> Vec<(usize, Option<Report>)> {
+        seen.resize(self.report_entries().len(), 0);
+        let changed = seen.iter_mut().enumerate().filter_map(|(entry, seen)| {
+            let sequence = match self.tables().report_slots()?.load(entry) {
+                Ok(SlotState::Live { generation }) => generation,
+                Ok(_) | Err(_) => 0,
+            };
+            if std::mem::replace(seen, sequence) == sequence {
+                return None;
+            }
+            // One that has come meanwhile has another number, and is found the next time.
+            let record = self.report_in(entry).ok().flatten().filter(|record| record.sequence == sequence);
+            Some((entry, record.map(Report::from)))
+        });
+        changed.collect()
+    }
+
+    /// The report in an entry of the ring, if a whole one is there.
+    #[must_use]
+    pub fn report_at(&self, entry: usize) -> Option<Report> {
+        self.report_in(entry).ok().flatten().map(Report::from)
+    }
+
     /// The newest report about a job.
     #[must_use]
     pub fn report(&self, job: JobId) -> Option<Report> {
@@ -209,6 +235,32 @@ mod tests {
         let kept: Vec<JobId> = pool.reports().into_iter().map(|report| report.job).collect();
         assert_eq!(kept, jobs.iter().rev().take(room).copied().collect::<Vec<_>>());
         assert!(pool.check(false).is_clean());
+    }
+
+    #[test]
+    fn who_looks_again_is_told_what_has_changed_and_nothing_else() {
+        let (_directory, pool) = pool();
+        let host = member(&pool, "a");
+        let mut seen = Vec::new();
+        let look = |seen: &mut Vec<u64>| -> Vec<(usize, Option<Vec<u8>>)> {
+            let changed = pool.reports_since(seen);
+            changed.into_iter().map(|(entry, report)| (entry, report.map(|report| report.bytes))).collect()
+        };
+        assert_eq!(look(&mut seen), []);
+        keep(&host, "one");
+        keep(&host, "two");
+        assert_eq!(look(&mut seen), [(1, Some(b"one".to_vec())), (2, Some(b"two".to_vec()))]);
+        assert_eq!(look(&mut seen), []);
+        let room = pool.report_entries().len();
+        (0..room - 1).for_each(|number| assert_kept(&host, number));
+        assert!(crash_after(5, || keep(&host, "torn")).is_none());
+        let changed = look(&mut seen);
+        assert_eq!(changed.len(), room);
+        assert_eq!(changed[2], (2, None), "half a report is none");
+        let newest = (room - 2).to_string().into_bytes();
+        assert_eq!(changed[1], (1, Some(newest.clone())));
+        assert_eq!(pool.report_at(1).map(|report| report.bytes), Some(newest));
+        assert_eq!(look(&mut seen), []);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::former::Former;
 use super::jobs::{Job, Stage};
 use super::offers::access_of;
 use super::striping::{check_striping, stripe_of};
-use crate::capabilities::{Capabilities, free_dram};
+use crate::capabilities::Capabilities;
 use crate::compatibility::{PoolNeed, Requirements, Verdict, check};
 use crate::error::Result;
 use crate::name::GuestName;
@@ -20,7 +20,7 @@ impl Host {
         Capabilities {
             versions: Versions::OURS,
             kvm: self.processors.offer(),
-            free_dram_bytes: free_dram(),
+            free_dram_bytes: self.machine.resources().free_dram_bytes,
             page_bytes: rustix::param::page_size() as u64,
             placement: self.pools.placement(),
         }

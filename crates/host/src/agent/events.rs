@@ -76,7 +76,7 @@ impl Host {
     }
 
     pub(super) fn tell_job_begun(&self, record: &Record) {
-        self.events.tell(Happening::JobBegun { job: Box::new(record.report()) });
+        self.events.tell(Happening::JobBegun { job: Box::new(record.summary()) });
     }
 
     pub(super) fn tell_job_progress(&self, record: &Record, progress: Progress) {
@@ -85,7 +85,7 @@ impl Host {
     }
 
     pub(super) fn tell_job_ended(&self, record: &Record) {
-        self.events.tell(Happening::JobEnded { job: Box::new(record.report()) });
+        self.events.tell(Happening::JobEnded { job: Box::new(record.summary()) });
     }
 }
 

@@ -7,13 +7,12 @@ impl Host {
     /// All of them, as text.
     pub(crate) fn metrics(&self) -> String {
         let name = self.dir.name().as_str();
-        let running = self.ledger.reports().into_iter().filter(|job| !job.is_over());
         let picture = Picture {
             host: name.to_owned(),
             guests: self.list().into_iter().filter(|guest| guest.host.as_deref() == Some(name)).collect(),
             pools: self.pools.reports(),
             lease_age: self.pools.lease_age(),
-            jobs: running.map(|job| job.kind).collect(),
+            jobs: self.ledger.running(),
         };
         metrics::text(&self.counted, &picture)
     }

@@ -17,10 +17,11 @@ use crate::error::{Error, Result};
 use crate::feed::{Feed, Reader};
 use crate::message::Lane;
 use crate::name::{GuestName, HostName};
+use crate::order::JobFilter;
 use crate::problem::Problem;
-use crate::report::{JobKind, JobOutcome, JobPhase, JobReport, JobResult, Progress};
+use crate::report::{JobKind, JobOutcome, JobPhase, JobReport, JobResult, JobSummary, Progress};
 use nil_pool::{GuestId, JobId, PoolId};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -28,6 +29,8 @@ use tokio::sync::oneshot;
 
 /// How many jobs that are over are kept.
 const HISTORY: usize = 1000;
+/// Later than any job ends.
+pub(super) const LAST: Ending = (u64::MAX, JobId::from_bytes([0xFF; 16]));
 /// How many steps of each job are kept. Numbers that grow are one step.
 const STEPS: usize = 64;
 /// How often those who follow many jobs hear of numbers that grow.
@@ -101,9 +104,15 @@ pub(super) struct Ledger {
 
 #[derive(Debug, Default)]
 struct Books {
-    records: HashMap<JobId, Arc<Record>>,
-    over: VecDeque<JobId>,
+    running: HashMap<JobId, Arc<Record>>,
+    /// With what they say in short: they have said it all.
+    over: BTreeMap<Ending, (Arc<Record>, Arc<JobSummary>)>,
+    /// When those that are over have ended.
+    endings: HashMap<JobId, Ending>,
 }
+
+/// By what jobs that are over are put in order: when they ended, in milliseconds since 1970, and which they are.
+pub(super) type Ending = (u64, JobId);
 
 impl Doing {
     /// Waits a while for its end. Whether it has come to it.
@@ -197,6 +206,11 @@ impl Record {
         self.report_of(&self.lock())
     }
 
+    /// The same in short.
+    pub(super) fn summary(&self) -> JobSummary {
+        JobSummary::from(&self.report())
+    }
+
     fn report_of(&self, state: &State) -> JobReport {
         let Purpose { kind, guest, to, limit } = &self.purpose;
         let phase = match (&state.end, &state.doing) {
@@ -229,22 +243,42 @@ impl Ledger {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All jobs, the newest first.
-    pub(super) fn reports(&self) -> Vec<JobReport> {
-        let records: Vec<Arc<Record>> = self.lock().records.values().cloned().collect();
-        let mut reports: Vec<JobReport> = records.iter().map(|record| record.report()).collect();
-        reports.sort_by_key(|report| std::cmp::Reverse((report.created_ms, report.id)));
-        reports
+    /// What the jobs under way are for.
+    pub(super) fn running(&self) -> Vec<JobKind> {
+        self.lock().running.values().map(|record| record.purpose.kind).collect()
+    }
+
+    /// The jobs under way that are wanted, the newest first.
+    pub(super) fn under_way(&self, wanted: &JobFilter) -> Vec<JobSummary> {
+        let mut records: Vec<Arc<Record>> = self.lock().running.values().cloned().collect();
+        records.retain(|record| wanted.admits(record.purpose.guest.as_ref()));
+        records.sort_by_key(|record| std::cmp::Reverse((record.created_ms, record.id)));
+        records.iter().map(|record| record.summary()).collect()
+    }
+
+    /// The jobs that are over and wanted, and ended before `before` if it is said: the last ones, the newest first.
+    pub(super) fn over(&self, wanted: &JobFilter, before: Option<Ending>) -> Vec<(Ending, Arc<JobSummary>)> {
+        let books = self.lock();
+        let candidates = books.over.range(..before.unwrap_or(LAST)).rev();
+        let meant = candidates.filter(|(_, (record, _))| wanted.admits(record.purpose.guest.as_ref()));
+        meant.take(wanted.past.into()).map(|(at, (_, summary))| (*at, Arc::clone(summary))).collect()
+    }
+
+    /// When a job ended, if it is over and is kept.
+    pub(super) fn ending(&self, id: JobId) -> Option<Ending> {
+        self.lock().endings.get(&id).copied()
     }
 
     pub(super) fn find(&self, id: JobId) -> Option<Arc<Record>> {
-        self.lock().records.get(&id).cloned()
+        let books = self.lock();
+        let is_over = || books.over.get(books.endings.get(&id)?).map(|(record, _)| record);
+        books.running.get(&id).or_else(is_over).cloned()
     }
 
     /// A job has begun: from now on it can be followed and called off.
     /// `subject` is the guest that it is about, and the pool that has its record.
     pub(super) fn begin(&self, record: &Arc<Record>, doing: Doing, subject: Option<(PoolId, GuestId)>) {
-        self.lock().records.insert(record.id, Arc::clone(record));
+        self.lock().running.insert(record.id, Arc::clone(record));
         let mut state = record.lock();
         (state.doing, state.subject) = (Some(doing), subject);
         record.tell_orderer(&mut state);
@@ -264,21 +298,24 @@ impl Ledger {
                 outcome.map_err(Problem::from)
             }
         };
-        state.end = Some(End { at_ms: now_ms(), outcome });
+        let ending = (now_ms(), record.id);
+        state.end = Some(End { at_ms: ending.0, outcome });
         record.tell_orderer(&mut state);
         drop(state);
-        self.archive(record);
+        self.archive(record, ending);
         Ended::Recorded
     }
 
     /// Keeps a job that is over, and forgets the oldest of too many.
-    fn archive(&self, record: &Arc<Record>) {
+    fn archive(&self, record: &Arc<Record>, ending: Ending) {
+        let summary = Arc::new(record.summary());
         let mut books = self.lock();
-        books.records.insert(record.id, Arc::clone(record));
-        books.over.push_back(record.id);
+        books.running.remove(&record.id);
+        books.over.insert(ending, (Arc::clone(record), summary));
+        books.endings.insert(record.id, ending);
         while books.over.len() > HISTORY {
-            let Some(oldest) = books.over.pop_front() else { return };
-            books.records.remove(&oldest);
+            let Some(((_, oldest), _)) = books.over.pop_first() else { return };
+            books.endings.remove(&oldest);
         }
     }
 }
@@ -318,4 +355,85 @@ pub(crate) fn now_ms() -> u64 {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(guest: &str) -> Arc<Record> {
+        let guest = Some(guest.parse().expect("a good name"));
+        let purpose = Purpose { kind: JobKind::Settle, guest, to: None, limit: None };
+        Arc::new(Record::new(&"A".parse().expect("a good name"), purpose, oneshot::channel().0))
+    }
+
+    fn run(ledger: &Ledger, guest: &str) -> Arc<Record> {
+        let record = record(guest);
+        ledger.lock().running.insert(record.id, Arc::clone(&record));
+        record
+    }
+
+    fn end(ledger: &Ledger, record: &Arc<Record>) {
+        let moved = crate::joined::tests::report(nil_mover::MoveOutcome::Done, 100, 40);
+        assert_eq!(ledger.end(record, Ok(JobResult::Settled(Box::new(moved)))), Ended::Recorded);
+    }
+
+    fn ids(jobs: &[(Ending, Arc<JobSummary>)]) -> Vec<JobId> {
+        jobs.iter().map(|(_, job)| job.id).collect()
+    }
+
+    #[test]
+    fn jobs_under_way_and_those_that_are_over_are_told_apart() {
+        let ledger = Ledger::default();
+        let (on, over) = (run(&ledger, "g"), run(&ledger, "h"));
+        end(&ledger, &over);
+        let wanted = JobFilter::latest(10);
+        assert_eq!(ledger.under_way(&wanted).iter().map(|job| job.id).collect::<Vec<_>>(), [on.id]);
+        assert_eq!(ids(&ledger.over(&wanted, None)), [over.id]);
+        assert_eq!(ledger.over(&wanted, None)[0].1.copied_bytes, 40);
+        assert_eq!(ledger.running(), [JobKind::Settle]);
+        assert!(
+            ledger.find(on.id).is_some() && ledger.find(over.id).is_some() && ledger.find(JobId::random()).is_none()
+        );
+        assert!(ledger.ending(on.id).is_none() && ledger.ending(over.id).is_some());
+        let of_other = JobFilter { guest: Some("g".parse().expect("a good name")), ..wanted };
+        assert_eq!(ids(&ledger.over(&of_other, None)), []);
+    }
+
+    #[test]
+    fn page_after_page_every_job_comes_once_and_the_last_one_first() {
+        let ledger = Ledger::default();
+        let mut expected: Vec<JobId> = (0..10)
+            .map(|_| run(&ledger, "g"))
+            .map(|record| {
+                end(&ledger, &record);
+                record.id
+            })
+            .collect();
+        expected.sort_by_key(|id| std::cmp::Reverse(ledger.ending(*id)));
+        let (mut told, mut before) = (Vec::new(), None);
+        loop {
+            let page = ledger.over(&JobFilter::latest(3), before);
+            told.extend(ids(&page));
+            match page.last() {
+                Some((at, _)) => before = Some(*at),
+                None => break,
+            }
+        }
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn the_oldest_of_too_many_is_forgotten() {
+        let ledger = Ledger::default();
+        let first = run(&ledger, "g");
+        ledger.archive(&first, (1, first.id));
+        // By the end, not by the order: this one is older than all others, and was over last.
+        let longest = run(&ledger, "g");
+        (0..HISTORY).map(|_| run(&ledger, "g")).for_each(|record| end(&ledger, &record));
+        ledger.archive(&longest, LAST);
+        assert!(ledger.find(first.id).is_none() && ledger.find(longest.id).is_some());
+        let books = ledger.lock();
+        assert_eq!((books.over.len(), books.endings.len(), books.running.len()), (HISTORY, HISTORY, 0));
+    }
 }

@@ -7,9 +7,11 @@ use super::table::Entry;
 use crate::error::Result;
 use crate::message::{Lane, Phase};
 use crate::name::GuestName;
-use crate::report::{GuestReport, GuestState, HostReport, MemoryReport, describe};
-use nil_pool::{GRANULE, GuestControl, GuestInfo, HostInfo, Membership, Ownership, PoolId, StateArea};
-use std::collections::HashMap;
+use crate::report::{GuestReport, GuestState, HostReport, MemoryReport, PoolReport, describe};
+use nil_pool::{
+    GRANULE, GuestControl, GuestId, GuestInfo, GuestSlot, HostSlot, Membership, Ownership, PoolId, StateArea,
+};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -28,9 +30,24 @@ impl Host {
         }
     }
 
+    pub(crate) fn pool_reports(&self) -> Vec<PoolReport> {
+        self.pools.reports()
+    }
+
     /// Every guest in the host's pools, those of other hosts as the pool has them.
     pub(crate) fn list(&self) -> Vec<GuestReport> {
         self.list_where(|_| true)
+    }
+
+    /// The names of all guests in the host's pools.
+    pub(crate) fn guest_names(&self) -> Vec<String> {
+        let names = |membership: Arc<Membership>| membership.pool().bare_guests().map(|it| it.name).collect::<Vec<_>>();
+        self.pools.all().into_iter().flat_map(names).collect()
+    }
+
+    /// How many guests there may be to list.
+    pub(crate) fn most_guests(&self) -> usize {
+        self.pools.all().iter().map(|membership| membership.pool().guests_in_use()).sum()
     }
 
     /// Those that are meant.
@@ -40,48 +57,56 @@ impl Host {
             let guests: Vec<_> = membership.pool().bare_guests().filter(&is_meant).collect();
             found.extend(guests.into_iter().map(|guest| (Arc::clone(&membership), guest)));
         }
-        let mut hosts: HashMap<PoolId, Vec<HostInfo>> = HashMap::new();
-        let mut reports = Vec::new();
+        let entries: HashMap<GuestId, Entry> = self.table.entries().into_iter().map(|(_, it)| (it.id, it)).collect();
+        let mut names = HashMap::new();
+        let mut reports: Vec<GuestReport> = Vec::new();
         for (membership, guest) in self.without_twins(found) {
-            let hosts = hosts.entry(membership.pool().id()).or_insert_with(|| membership.pool().hosts());
-            reports.push(self.describe_guest(&membership, &guest, hosts));
+            let entry = entries.get(&guest.id);
+            reports.push(self.describe_guest(&membership, &guest, entry, |slot| {
+                let at = (membership.pool().id(), slot);
+                names.entry(at).or_insert_with(|| membership.pool().host_name(slot)).clone()
+            }));
         }
         reports.sort_by(|a, b| a.name.cmp(&b.name));
         reports
     }
 
-    /// How many guests are this host's.
+    /// How many guests are this host's: those that it is responsible for, and those with a worker here that has them still.
     fn count_guests(&self) -> usize {
-        let ours = |membership: &Membership, guest: &GuestInfo| {
-            let entry = self.table.find_id(guest.id).filter(|entry| entry.phase != Phase::Armed);
-            entry.is_some() || guest.ownership.and_then(Ownership::responsible) == Some(membership.slot())
-        };
-        let count = |membership: &Arc<Membership>| {
-            membership.pool().bare_guests().filter(|guest| ours(membership, guest)).count()
-        };
-        self.pools.all().iter().map(count).sum()
+        let mut ours: HashSet<(PoolId, GuestSlot)> = HashSet::new();
+        for membership in self.pools.all() {
+            let (pool, me) = (membership.pool(), membership.slot());
+            ours.extend(pool.responsible_hosts().filter(|(_, host)| *host == me).map(|(slot, _)| (pool.id(), slot)));
+        }
+        let entries = self.table.entries().into_iter().filter(|(_, entry)| entry.phase != Phase::Armed);
+        ours.extend(entries.map(|(_, entry)| (entry.control.pool().id(), entry.control.slot())));
+        ours.len()
     }
 
     /// One guest with a worker here.
     pub(super) fn report(&self, name: &GuestName, entry: &Entry) -> Option<GuestReport> {
         let membership = self.pools.get(entry.control.pool().id()).ok()?;
         let guest = membership.pool().find_guest(name.as_str())?;
-        Some(self.describe_guest(&membership, &guest, &membership.pool().hosts()))
+        Some(self.describe_guest(&membership, &guest, Some(entry), |slot| membership.pool().host_name(slot)))
     }
 
-    /// `hosts` are those of the guest's pool.
-    fn describe_guest(&self, membership: &Membership, guest: &GuestInfo, hosts: &[HostInfo]) -> GuestReport {
+    /// `entry` is that of its worker here, if it has one; `name_of` a host of its pool says how that is called.
+    fn describe_guest(
+        &self,
+        membership: &Membership,
+        guest: &GuestInfo,
+        entry: Option<&Entry>,
+        name_of: impl FnOnce(HostSlot) -> Option<String>,
+    ) -> GuestReport {
         let me = membership.slot();
         let responsible = guest.ownership.and_then(Ownership::responsible);
-        let entry = self.table.find_id(guest.id).filter(|entry| entry.phase != Phase::Armed);
-        let (state, detail) = match &entry {
+        let entry = entry.filter(|entry| entry.phase != Phase::Armed);
+        let (state, detail) = match entry {
             Some(entry) => (state_of_phase(entry.phase), detail(entry)),
             None => self.state_of_word(guest, responsible == Some(me)),
         };
-        let name_of = |slot| hosts.iter().find(|host| host.slot == slot).map(|host| host.name.clone());
-        // Mapped once: that is most of what a guest costs here.
         let control = membership.pool().guest(guest.slot, guest.id).ok();
-        let area = control.as_ref().and_then(|control| Some((control, control.map_state().ok()?)));
+        let view = control.as_ref().and_then(|control| Some((control, self.views.view(control, guest.state?)?)));
         GuestReport {
             name: guest.name.clone(),
             id: guest.id,
@@ -91,16 +116,16 @@ impl Host {
             detail,
             memory_bytes: guest.memory_bytes,
             vcpus: guest.vcpus,
-            cpu_model: area.as_ref().and_then(|(control, area)| nil_vmm::model_of(control, area).ok()?),
+            cpu_model: view.as_ref().and_then(|(_, view)| view.model.clone()),
             epoch: guest.ownership.and_then(epoch),
             uptime_s: age(guest.created),
             pool: membership.pool().path().to_path_buf(),
-            worker_pid: entry.as_ref().map(|entry| entry.worker.id().pid),
-            memory: area.as_ref().and_then(|(control, area)| memory_of(control, area).ok()),
-            memory_address: entry.as_ref().and_then(|entry| entry.memory_address),
-            sandbox: entry.as_ref().map(|entry| entry.sandbox.clone()),
-            move_limit: entry.as_ref().and_then(|entry| entry.move_limit),
-            moving: entry.and_then(|entry| entry.moving),
+            worker_pid: entry.map(|entry| entry.worker.id().pid),
+            memory: view.as_ref().and_then(|(control, view)| memory_of(control, &view.area).ok()),
+            memory_address: entry.and_then(|entry| entry.memory_address),
+            sandbox: entry.map(|entry| entry.sandbox.clone()),
+            move_limit: entry.and_then(|entry| entry.move_limit),
+            moving: entry.and_then(|entry| entry.moving.clone()),
         }
     }
 }

@@ -49,6 +49,7 @@ mod target;
 mod twins;
 mod unclaimed;
 mod undertaking;
+mod views;
 mod workers;
 
 pub(crate) use arming::Source;
@@ -60,7 +61,7 @@ pub(crate) use unclaimed::Unclaimed;
 pub(crate) use undertaking::Work;
 
 use crate::api::{self, Sockets};
-use crate::capabilities::Processors;
+use crate::capabilities::{Machine, Processors};
 use crate::config::{Acceptance, Listen, PeerConfig, PoolRef, WorkerConfig};
 use crate::error::{Error, Result};
 use crate::metrics::Counted;
@@ -162,6 +163,8 @@ pub(crate) struct Host {
     pools: Pools,
     table: Table,
     ledger: Ledger,
+    kept: reports::Kept,
+    views: views::Views,
     events: Events,
     counted: Counted,
     network: Network,
@@ -170,6 +173,7 @@ pub(crate) struct Host {
     orders: OrderCount,
     bandwidth: Bandwidth,
     processors: Processors,
+    machine: Machine,
     /// Emptying this host.
     drainage: Alone,
     /// Evening hosts out.
@@ -211,6 +215,8 @@ impl Agent {
             pools,
             table: Table::default(),
             ledger: Ledger::default(),
+            kept: reports::Kept::default(),
+            views: views::Views::default(),
             events: Events::default(),
             counted: Counted::default(),
             network,
@@ -219,6 +225,7 @@ impl Agent {
             orders: OrderCount::default(),
             bandwidth: Bandwidth::new(options.move_bandwidth),
             processors: Processors::up_to(options.cpu_limit.clone()),
+            machine: Machine::default(),
             drainage: Alone::default(),
             rebalance: Alone::default(),
             offers: Offers::new(options.accept),

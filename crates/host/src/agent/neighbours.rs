@@ -9,7 +9,7 @@ use crate::name::HostName;
 use crate::report::{HostReport, KnownHost, Life, Resources};
 use crate::survey::Survey;
 use nil_fabric::Picture;
-use nil_pool::{HostSlot, Ownership, Pool};
+use nil_pool::{HostSlot, Pool};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -121,5 +121,5 @@ impl Host {
 
 /// Of each guest in the pool, the slot of the host that is responsible for it.
 fn responsible_slots(pool: &Pool) -> Vec<HostSlot> {
-    pool.guests().iter().filter_map(|guest| guest.ownership.and_then(Ownership::responsible)).collect()
+    pool.responsible_hosts().map(|(_, host)| host).collect()
 }

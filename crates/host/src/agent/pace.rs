@@ -50,7 +50,7 @@ impl Host {
     /// What this host has, and how fast it has been.
     pub(super) fn resources(&self) -> Resources {
         let Rates { into_pool, out_of_pool } = *self.measured.lock();
-        Resources { into_pool, out_of_pool, ..Resources::of_this_machine() }
+        Resources { into_pool, out_of_pool, ..self.machine.resources() }
     }
 }
 

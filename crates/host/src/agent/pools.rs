@@ -102,8 +102,7 @@ impl Pools {
 
     /// Whether the host takes guests: not while it is cordoned in any of its pools.
     pub(super) fn placement(&self) -> Placement {
-        let cordoned =
-            |membership: &Arc<Membership>| membership.pool().host(membership.slot()).is_some_and(|it| it.cordoned);
+        let cordoned = |membership: &Arc<Membership>| membership.pool().is_cordoned(membership.slot());
         if self.all().iter().any(cordoned) { Placement::Cordoned } else { Placement::Open }
     }
 
@@ -167,7 +166,7 @@ pub(super) fn not_a_member(host: &HostName, pool: PoolId) -> Error {
 
 /// The name of the host that has a slot.
 pub(super) fn name_of_slot(pool: &Pool, slot: nil_pool::HostSlot) -> Option<String> {
-    pool.host(slot).map(|host| host.name)
+    pool.host_name(slot)
 }
 
 /// A host slot as it travels in messages.

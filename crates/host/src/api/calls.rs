@@ -1,7 +1,8 @@
 //! From a request to the agent's threads and back.
 //!
 //! ```text
-//! question   answered from what the agent knows: a thread of a small pool, within a time
+//! glance     answered from what the agent knows by heart, at once
+//! question   answered from what it has to look for: a thread of a small pool, within a time
 //! order      waits for a worker or a guest: a thread of its own, within the time that the agent gives it
 //! job        takes long: a thread of its own that nobody waits for (see `crate::agent`)
 //! ```
@@ -32,7 +33,14 @@ impl Api {
         &self.host
     }
 
-    /// Asks the agent something that it knows.
+    /// Asks the agent something that takes it no longer to tell than another thread would take to begin: on a machine with
+    /// much to do that is some milliseconds. Whoever calls next waits for it.
+    pub(super) fn glance<T>(&self, look: impl FnOnce(&Host) -> Result<T>) -> Answer<T> {
+        let _order = self.host.begin_order()?;
+        Ok(look(&self.host)?)
+    }
+
+    /// Asks the agent something that it has to look for.
     pub(super) async fn question<T: Send + 'static>(
         &self,
         ask: impl FnOnce(&Host) -> Result<T> + Send + 'static,

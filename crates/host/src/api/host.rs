@@ -26,7 +26,7 @@ pub(super) async fn health() -> &'static str {
     responses((status = 200, description = "The host, and which pools it has joined", body = HostReport), Refusal)
 )]
 pub(super) async fn describe(State(api): State<Api>) -> Answer<Json<HostReport>> {
-    api.question(|host| Ok(host.describe())).await.map(Json)
+    api.glance(|host| Ok(host.describe())).map(Json)
 }
 
 /// `GET /v1/pools`
@@ -37,7 +37,7 @@ pub(super) async fn describe(State(api): State<Api>) -> Answer<Json<HostReport>>
     responses((status = 200, description = "The pools that the host has joined", body = Vec<PoolReport>), Refusal)
 )]
 pub(super) async fn pools(State(api): State<Api>) -> Answer<Json<Vec<PoolReport>>> {
-    api.question(|host| Ok(host.describe().pools)).await.map(Json)
+    api.glance(|host| Ok(host.pool_reports())).map(Json)
 }
 
 /// `GET /v1/hosts`

@@ -4,44 +4,33 @@ use super::calls::Api;
 use super::problem::{Answer, Refusal};
 use super::request::{Asked, At};
 use crate::feed::Reader;
-use crate::report::{CalledOff, JobReport, Progress};
+use crate::order::JobFilter;
+use crate::report::{CalledOff, JobReport, JobSummary, Progress};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::stream::{self, Stream};
 use nil_pool::JobId;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::convert::Infallible;
 use std::sync::Arc;
-use utoipa::IntoParams;
 
-/// Which jobs are wanted.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct Wanted {
-    /// How many of those that are over, at most; all that are kept, if it is not said.
-    past: Option<u16>,
-}
-
-/// `GET /v1/jobs`: the newest first.
+/// `GET /v1/jobs`: those under way, the newest first, and then those that are over, the last one first. There may be more
+/// when as many have come as were wanted: `before` the last of them.
 #[utoipa::path(
     get,
     path = "/v1/jobs",
     tag = "jobs",
-    params(Wanted),
-    responses((status = 200, description = "The jobs of this agent, and the migrations whose reports are in its pools", body = Vec<JobReport>), Refusal)
+    params(JobFilter),
+    responses((status = 200, description = "The jobs of this agent, and the migrations whose reports are in its pools", body = Vec<JobSummary>), Refusal)
 )]
-pub(super) async fn list(State(api): State<Api>, Asked(wanted): Asked<Wanted>) -> Answer<Json<Vec<JobReport>>> {
-    let mut jobs = api.question(|host| Ok(host.job_reports())).await?;
-    let mut left = wanted.past.map_or(usize::MAX, usize::from);
-    jobs.retain(|job| {
-        let stays = !job.is_over() || left > 0;
-        left -= usize::from(stays && job.is_over());
-        stays
-    });
-    Ok(Json(jobs))
+pub(super) async fn list(State(api): State<Api>, Asked(wanted): Asked<JobFilter>) -> Answer<Json<Vec<JobSummary>>> {
+    if wanted.past > JobFilter::MOST {
+        let detail = format!("past is {}: an agent tells {} jobs at once at most", wanted.past, JobFilter::MOST);
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, detail));
+    }
+    api.glance(|host| host.jobs(&wanted)).map(Json)
 }
 
 /// `GET /v1/jobs/{id}`
@@ -54,7 +43,7 @@ pub(super) async fn list(State(api): State<Api>, Asked(wanted): Asked<Wanted>) -
 )]
 pub(super) async fn find(State(api): State<Api>, At(id): At<String>) -> Answer<Json<JobReport>> {
     let id = number(&id)?;
-    api.question(move |host| host.job_report(id)).await.map(Json)
+    api.glance(|host| host.job_report(id)).map(Json)
 }
 
 /// `POST /v1/jobs/{id}/cancel`: answers when it is known how things stand.

@@ -10,6 +10,8 @@ pub(super) const STREAMS: usize = 64;
 pub(super) const ORDERS: usize = 128;
 /// Threads that answer questions.
 pub(super) const QUESTIONS: usize = 16;
+/// So many guests are told by the thread that serves the connections; more by one of those.
+pub(super) const FEW_GUESTS: usize = 64;
 /// The most bytes that a request's body may have.
 pub(super) const LARGEST_BODY: usize = 64 << 10;
 /// The most bytes that a request's head may have.

@@ -4,7 +4,7 @@ use super::calls::Api;
 use super::problem::{Answer, Refusal};
 use crate::metrics::{Answered, CONTENT_TYPE};
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::header;
+use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::time::Instant;
@@ -30,7 +30,12 @@ pub(super) async fn count(State(api): State<Api>, request: Request, next: Next) 
     };
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let asked = Instant::now();
-    let response = next.run(request).await;
-    api.host().count_answer(Answered { method, route, status: response.status().as_u16(), time: asked.elapsed() });
+    let mut response = next.run(request).await;
+    let time = asked.elapsed();
+    api.host().count_answer(Answered { method, route, status: response.status().as_u16(), time });
+    // How much of what the caller waits for is the agent's: https://www.w3.org/TR/server-timing/
+    if let Ok(told) = HeaderValue::try_from(format!("agent;dur={:.3}", time.as_secs_f64() * 1e3)) {
+        response.headers_mut().insert("server-timing", told);
+    }
     response
 }

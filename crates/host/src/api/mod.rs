@@ -31,6 +31,7 @@ mod request;
 mod roles;
 mod router;
 mod server;
+mod strict;
 mod web;
 
 pub use openapi::description;

@@ -2,6 +2,7 @@
 
 use super::limits::{BODY_TIME, LARGEST_BODY};
 use super::problem::{Answer, Refusal};
+use super::strict;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header::CONTENT_TYPE;
@@ -33,7 +34,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Document<T> {
         let bytes = tokio::time::timeout(BODY_TIME, whole(body))
             .await
             .unwrap_or_else(|_| Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")))?;
-        serde_json::from_slice(&bytes)
+        strict::from_slice(&bytes)
             .map(Self)
             .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, format!("the body is not understood: {error}")))
     }

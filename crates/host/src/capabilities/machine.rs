@@ -4,10 +4,30 @@ use super::free_dram;
 use crate::report::Resources;
 use std::fs;
 use std::num::NonZero;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// More CPUs than any machine has.
 const MOST_CPUS: u32 = 1 << 16;
+
+/// For how long the kernel is not asked again: it adds up a lot to tell it.
+const FRESH: Duration = Duration::from_millis(200);
+
+/// This machine, as it was lately.
+#[derive(Debug, Default)]
+pub(crate) struct Machine(Mutex<Option<(Instant, Resources)>>);
+
+impl Machine {
+    /// What it has, or had a moment ago.
+    pub(crate) fn resources(&self) -> Resources {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match *asked {
+            Some((at, resources)) if at.elapsed() < FRESH => resources,
+            _ => asked.insert((Instant::now(), Resources::of_this_machine())).1,
+        }
+    }
+}
 
 impl Resources {
     /// Those of this machine, now.

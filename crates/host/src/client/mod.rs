@@ -21,11 +21,13 @@ use crate::body::{AnswerBody, MigrationBody, MoveBody, OfferAnswer, PinBody, Reh
 use crate::compatibility::Verdict;
 use crate::error::{Error, Result};
 use crate::name::{GuestName, HostName};
-use crate::order::{ArmOrder, Drain, Migrate, MoveMemory, PinMemory, Rebalance, Rehome, Route, RunVm, SettleOrder};
+use crate::order::{
+    ArmOrder, Drain, JobFilter, Migrate, MoveMemory, PinMemory, Rebalance, Rehome, Route, RunVm, SettleOrder,
+};
 use crate::report::{
-    CalledOff, CordonReport, DrainReport, GuestReport, HostReport, JobReport, JobResult, KnownHost, MemoryMoved,
-    MigrationReport, OfferReport, PinReport, PlacementPlan, Progress, RebalancePlan, RebalanceReport, RehomingReport,
-    RouteReport,
+    CalledOff, CordonReport, DrainReport, GuestReport, HostReport, JobReport, JobResult, JobSummary, KnownHost,
+    MemoryMoved, MigrationReport, OfferReport, PinReport, PlacementPlan, Progress, RebalancePlan, RebalanceReport,
+    RehomingReport, RouteReport,
 };
 use crate::run_dir::HostDir;
 use axum::http::Method;
@@ -369,20 +371,12 @@ impl Client {
         self.caller.ask(Method::PUT, &format!("/v1/offers/{tag}"), Some(&AnswerBody { answer }))
     }
 
-    /// The jobs of this host, the newest first.
+    /// The jobs of this host that are wanted: those under way, the newest first, then those that are over, the last one first.
     ///
     /// # Errors
     /// The agent does not answer.
-    pub fn jobs(&mut self) -> Result<Vec<JobReport>> {
-        self.get("/v1/jobs")
-    }
-
-    /// The jobs of this host that are under way, and the newest of those that are over: `past` of them at most.
-    ///
-    /// # Errors
-    /// The agent does not answer.
-    pub fn latest_jobs(&mut self, past: u16) -> Result<Vec<JobReport>> {
-        self.get(&format!("/v1/jobs?past={past}"))
+    pub fn jobs(&mut self, wanted: &JobFilter) -> Result<Vec<JobSummary>> {
+        self.get(&format!("/v1/jobs?{wanted}"))
     }
 
     /// One job of this host.

@@ -1,6 +1,6 @@
 //! What happens on a host, for clients to watch.
 
-use super::{GuestState, JobKind, JobReport, OfferReport, Progress};
+use super::{GuestState, JobKind, JobSummary, OfferReport, Progress};
 use crate::name::GuestName;
 use nil_pool::{GuestId, JobId};
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,7 @@ pub enum Happening {
     /// A job has begun.
     JobBegun {
         /// The job.
-        job: Box<JobReport>,
+        job: Box<JobSummary>,
     },
     /// A job is a step further.
     JobProgress {
@@ -58,7 +58,7 @@ pub enum Happening {
     /// A job is over.
     JobEnded {
         /// The job.
-        job: Box<JobReport>,
+        job: Box<JobSummary>,
     },
     /// Capacity is offered to this host, or the host has answered to that.
     Offer {

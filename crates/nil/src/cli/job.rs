@@ -5,7 +5,7 @@ use super::progress::Shown;
 use super::{Output, Table};
 use anyhow::Result;
 use clap::Subcommand;
-use nil_host::{Client, Error, GuestName, JobOutcome, JobPhase, JobReport, JobResult, RunDir};
+use nil_host::{Client, Error, GuestName, JobFilter, JobOutcome, JobPhase, JobReport, JobResult, JobSummary, RunDir};
 use nil_pool::JobId;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -15,11 +15,14 @@ use std::process::ExitCode;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// List the jobs of this machine's hosts, the newest first, and the migrations whose reports are in their pools.
-    #[command(after_help = "Example:\n  nil job list --guest guest")]
+    #[command(after_help = "Examples:\n  nil job list --guest guest\n  nil job list --past 10")]
     List {
         /// Those of this guest alone.
         #[arg(long, value_name = "NAME")]
-        guest: Option<String>,
+        guest: Option<GuestName>,
+        /// How many of each host's jobs that are over, at most.
+        #[arg(long, value_name = "N", default_value_t = JobFilter::PAST, value_parser = clap::value_parser!(u16).range(0..=i64::from(JobFilter::MOST)))]
+        past: u16,
     },
     /// Show how far a job is, or how it ended.
     #[command(after_help = "Example:\n  nil job show 6f9619ff-8b86-4d01-b42d-00c04fc964ff")]
@@ -44,13 +47,9 @@ pub(crate) enum Command {
 pub(crate) fn run(command: Command, output: Output) -> Result<ExitCode> {
     let run_dir = RunDir::from_environment();
     match command {
-        Command::List { guest } => {
-            let mut jobs = all(&run_dir)?;
-            jobs.retain(|job| {
-                let name = job.guest.as_ref().map(GuestName::as_str);
-                guest.as_ref().is_none_or(|guest| name == Some(guest))
-            });
-            output.print(&Jobs { jobs })?;
+        Command::List { guest, past } => {
+            let wanted = JobFilter { guest, ..JobFilter::latest(past) };
+            output.print(&Jobs { jobs: all(&run_dir, &wanted)? })?;
         }
         Command::Show { job } => output.print(&Details(find(&run_dir, job)?.1))?,
         Command::Follow { job } => return follow(&run_dir, job, output),
@@ -78,15 +77,15 @@ fn agents(run_dir: &RunDir) -> Result<Vec<Client>> {
     Ok(run_dir.hosts()?.iter().filter_map(|host| Client::connect(host).ok()).collect())
 }
 
-/// The jobs that the agents know. Several know of a job whose report is in a pool.
-fn all(run_dir: &RunDir) -> Result<Vec<JobReport>> {
+/// The jobs that the agents know and that are wanted. Several know of a job whose report is in a pool.
+fn all(run_dir: &RunDir, wanted: &JobFilter) -> Result<Vec<JobSummary>> {
     let mut jobs = BTreeMap::new();
     for mut agent in agents(run_dir)? {
-        for job in agent.jobs()? {
+        for job in agent.jobs(wanted)? {
             jobs.entry(job.id).or_insert(job);
         }
     }
-    let mut jobs: Vec<JobReport> = jobs.into_values().collect();
+    let mut jobs: Vec<JobSummary> = jobs.into_values().collect();
     jobs.sort_by_key(|job| std::cmp::Reverse(job.created_ms));
     Ok(jobs)
 }
@@ -106,7 +105,7 @@ fn find(run_dir: &RunDir, id: JobId) -> Result<(Client, JobReport)> {
 
 #[derive(Debug, Serialize)]
 struct Jobs {
-    jobs: Vec<JobReport>,
+    jobs: Vec<JobSummary>,
 }
 
 impl fmt::Display for Jobs {
@@ -124,8 +123,8 @@ impl fmt::Display for Jobs {
                 guest,
                 job.host.to_string(),
                 to,
-                state(job).to_owned(),
-                time(job),
+                state(job.outcome, job.phase).to_owned(),
+                time(job.created_ms, job.ended_ms),
             ]);
         }
         write!(f, "{table}")
@@ -133,8 +132,8 @@ impl fmt::Display for Jobs {
 }
 
 /// How a job ended, or how far it is, in a word.
-fn state(job: &JobReport) -> &'static str {
-    match (job.outcome, job.phase) {
+fn state(outcome: Option<JobOutcome>, phase: JobPhase) -> &'static str {
+    match (outcome, phase) {
         (Some(JobOutcome::Done), _) => "done",
         (Some(JobOutcome::Cancelled), _) => "cancelled",
         (Some(JobOutcome::Stalled), _) => "stalled",
@@ -155,8 +154,8 @@ fn state(job: &JobReport) -> &'static str {
 }
 
 /// How long a job that is over has taken.
-fn time(job: &JobReport) -> String {
-    let took = job.ended_ms.map(|ended| ended.saturating_sub(job.created_ms));
+fn time(created_ms: u64, ended_ms: Option<u64>) -> String {
+    let took = ended_ms.map(|ended| ended.saturating_sub(created_ms));
     took.map_or_else(|| "-".to_owned(), |ms| of_micros(ms.saturating_mul(1000)))
 }
 
@@ -169,12 +168,12 @@ impl fmt::Display for Details {
         let job = &self.0;
         let to = job.to.as_ref().map(|to| format!(" to {to}")).unwrap_or_default();
         let guest = job.guest.as_ref().map(|guest| format!(" of guest {guest}")).unwrap_or_default();
-        writeln!(f, "{}{guest} on host {}{to}: {}", job.kind, job.host, state(job))?;
+        writeln!(f, "{}{guest} on host {}{to}: {}", job.kind, job.host, state(job.outcome, job.phase))?;
         if let Some(progress) = job.progress.as_ref().filter(|_| !job.is_over()) {
             writeln!(f, "  {}", progress.step)?;
         }
         if job.is_over() {
-            writeln!(f, "  it took {}", time(job))?;
+            writeln!(f, "  it took {}", time(job.created_ms, job.ended_ms))?;
         }
         if let Some(failure) = &job.failure {
             writeln!(f, "  {}", failure.detail)?;

@@ -7,7 +7,8 @@ use super::placement::{PlanText, write_departures, write_left};
 use super::progress::Shown;
 use anyhow::{Context, Result, bail};
 use nil_host::{
-    Client, JobKind, JobReport, Rebalance, RebalanceOutcome, RebalancePlan, RebalanceReport, RunDir, Unevenness,
+    Client, JobFilter, JobKind, JobSummary, Rebalance, RebalanceOutcome, RebalancePlan, RebalanceReport, RunDir,
+    Unevenness,
 };
 use serde::Serialize;
 use std::fmt;
@@ -78,9 +79,9 @@ fn busy_agent(host: Option<&str>) -> Result<Client> {
     if let Some(host) = host {
         return agent_of(host);
     }
-    let is_on = |job: &JobReport| job.kind == JobKind::Rebalance && !job.is_over();
+    let is_on = |job: &JobSummary| job.kind == JobKind::Rebalance && !job.is_over();
     for mut agent in agents()? {
-        if agent.latest_jobs(0)?.iter().any(is_on) {
+        if agent.jobs(&JobFilter::latest(0))?.iter().any(is_on) {
             return Ok(agent);
         }
     }

@@ -2,7 +2,7 @@
 
 use super::duration::of_micros;
 use nil_host::{
-    Client, GuestName, JobKind, JobReport, LegReport, LegResult, RouteOutcome, RouteReport, RunDir, Survey,
+    Client, GuestName, JobFilter, JobKind, LegReport, LegResult, RouteOutcome, RouteReport, RunDir, Survey,
 };
 use serde::Serialize;
 use std::fmt;
@@ -11,9 +11,9 @@ use std::fmt;
 pub(super) fn cancel(survey: &Survey, run_dir: &RunDir, guest: &GuestName) -> Option<nil_host::Result<String>> {
     let agents = survey.hosts.iter().filter(|host| host.agent_pid.is_some());
     agents.filter_map(|host| Client::connect(&run_dir.host(&host.name)).ok()).find_map(|mut agent| {
-        let is_meant =
-            |job: &JobReport| job.kind == JobKind::Route && job.guest.as_ref() == Some(guest) && !job.is_over();
-        let job = agent.jobs().ok()?.into_iter().find(|job| is_meant(job) && job.host == *agent.host())?;
+        let of_guest = JobFilter { guest: Some(guest.clone()), ..JobFilter::latest(0) };
+        let under_way = agent.jobs(&of_guest).ok()?;
+        let job = under_way.into_iter().find(|job| job.kind == JobKind::Route && job.host == *agent.host())?;
         Some(agent.cancel_job(job.id))
     })
 }

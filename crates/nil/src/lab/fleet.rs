@@ -95,6 +95,14 @@ impl FleetPlan {
 impl Fleet {
     /// Builds a fleet and waits until all hosts are up.
     pub(crate) fn build(plan: &FleetPlan) -> anyhow::Result<Self> {
+        Self::build_with(plan, |_| Ok(()))
+    }
+
+    /// The same; `prepare` writes into the fleet's directory what agents are to read besides ([`keeper::host_config`]).
+    pub(crate) fn build_with(
+        plan: &FleetPlan,
+        prepare: impl FnOnce(&Path) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
         let demand = plan.demand();
         demand.check_machine()?;
         check_kvm(Path::new("/dev/kvm"))?;
@@ -107,6 +115,7 @@ impl Fleet {
                 &CreateOptions { size: Some(plan.pool_bytes()), label, ..CreateOptions::default() },
             )?);
         }
+        prepare(directory.path())?;
         let run_dir = RunDir::at(keeper::run_directory(directory.path()));
         let plans = plan.hosts();
         let hosts = plans.iter().map(|host| host_dir(&run_dir, &host.name)).collect::<anyhow::Result<_>>()?;
@@ -118,6 +127,11 @@ impl Fleet {
             Err(error) if error.is::<interrupt::Interrupted>() => Err(error),
             Err(error) => Err(error.context(format!("the hosts did not come up{}", fleet.logs()))),
         }
+    }
+
+    /// Where the fleet's files are.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     pub(crate) fn pools(&self) -> &[Pool] {

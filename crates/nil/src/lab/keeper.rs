@@ -148,6 +148,11 @@ fn start_host(args: &Args, host: &HostPlan) -> anyhow::Result<()> {
     let log = fs::OpenOptions::new().create(true).append(true).open(host_log(&args.directory, name))?;
     let mut command = Command::new(own_binary());
     command.args(["host", "run", "--name", name]);
+    // What its builder has written for it before the keeper began.
+    let config = host_config(&args.directory, name);
+    if config.exists() {
+        command.arg("--config").arg(config);
+    }
     for index in pools {
         let pool =
             args.pools.get(*index).with_context(|| format!("host {name} is to join a pool that there is not"))?;
@@ -166,6 +171,11 @@ fn start_host(args: &Args, host: &HostPlan) -> anyhow::Result<()> {
 /// Where the hosts of a rack meet.
 pub(crate) fn run_directory(directory: &Path) -> PathBuf {
     directory.join("run")
+}
+
+/// What the agent of a host is to read besides, if it is there.
+pub(crate) fn host_config(directory: &Path, name: &str) -> PathBuf {
+    directory.join(name).with_extension("toml")
 }
 
 /// What the agent of a host said.

@@ -10,7 +10,9 @@
 //! is in it it sees, or it is not started. Features of the machine (those that KVM makes) alone are given where they are.
 
 use super::feature::{Feature, Features, Rank};
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
@@ -91,11 +93,33 @@ pub struct CpuModel {
 }
 
 /// A model as it is written down: the name of a level, or everything.
-#[derive(Deserialize)]
-#[serde(untagged)]
 enum Raw {
     Named(String),
     Told(RawModel),
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RawVisitor)
+    }
+}
+
+struct RawVisitor;
+
+impl<'de> Visitor<'de> for RawVisitor {
+    type Value = Raw;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the name of a level, or a whole CPU model")
+    }
+
+    fn visit_str<E: de::Error>(self, name: &str) -> Result<Raw, E> {
+        Ok(Raw::Named(name.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Raw, A::Error> {
+        RawModel::deserialize(MapAccessDeserializer::new(fields)).map(Raw::Told)
+    }
 }
 
 #[derive(Deserialize)]

@@ -110,11 +110,9 @@ function drawPast() {
   const over = [...world.jobs.values()].filter((job) => job.phase === "ended").sort((a, b) => b.ended_ms - a.ended_ms);
   rows("past", over.slice(0, PAST).map((job) => {
     const [mark, looks, word] = OUTCOMES[job.outcome] ?? ["?", "quiet", job.outcome];
-    const migration = job.report?.migration;
-    const moved = [migration?.decouple, migration?.recouple, job.report?.memory?.moved, job.report?.settled].filter(Boolean);
-    const copied = moved.reduce((sum, move) => sum + move.copied_bytes, 0);
-    const still = migration?.handoff ? span(migration.handoff.blackout_ns / 1000) : "";
-    const note = job.failure?.detail ?? migration?.why ?? "";
+    const copied = job.copied_bytes;
+    const still = job.blackout_ns == null ? "" : span(job.blackout_ns / 1000);
+    const note = job.why ?? "";
     return row(
       cell(job.guest, "name"), cell(where(job)), cell(marked(mark, looks, word)), cell(still, "number"),
       cell(copied ? bytes(copied) : "nothing", copied ? "number" : "number quiet"), cell(span((job.ended_ms - job.created_ms) * 1000), "number"),

@@ -31,6 +31,18 @@ pub(super) enum Abuse {
     NoText,
     /// A document of another kind.
     OtherKind,
+    /// An array where an object belongs.
+    ArrayForObject,
+    /// A field that there is not.
+    UnknownField,
+    /// A guest that cannot be called so.
+    BadName,
+    /// A query that means nothing.
+    BadQuery,
+    /// A path where nothing is.
+    NoSuchPath,
+    /// What cannot be done there.
+    WrongMethod,
     /// A head with more in it than any has.
     LargeHead,
     /// What is no request at all.
@@ -42,13 +54,19 @@ pub(super) enum Abuse {
 }
 
 impl Abuse {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::LargeBody,
         Self::LargeChunkedBody,
         Self::HalfADocument,
         Self::DeepDocument,
         Self::NoText,
         Self::OtherKind,
+        Self::ArrayForObject,
+        Self::UnknownField,
+        Self::BadName,
+        Self::BadQuery,
+        Self::NoSuchPath,
+        Self::WrongMethod,
         Self::LargeHead,
         Self::NoRequest,
         Self::SlowHead,
@@ -60,7 +78,10 @@ impl Abuse {
         match self {
             Self::LargeBody | Self::LargeChunkedBody => &[413],
             Self::HalfADocument | Self::DeepDocument | Self::NoText | Self::NoRequest => &[400],
+            Self::ArrayForObject | Self::UnknownField | Self::BadName | Self::BadQuery => &[400],
             Self::OtherKind => &[415],
+            Self::NoSuchPath => &[404],
+            Self::WrongMethod => &[405],
             Self::LargeHead => &[400, 413, 431],
             Self::SlowHead | Self::SlowBody => &[400, 408],
         }
@@ -83,6 +104,12 @@ impl Abuse {
             Self::DeepDocument => caller.say(&whole("application/json", &[b'['; 50_000])),
             Self::NoText => caller.say(&whole("application/json", &[0xFF; 100])),
             Self::OtherKind => caller.say(&whole("text/plain", b"hello")),
+            Self::ArrayForObject => caller.say(&post("/v1/host/drain", "application/json", b"[4, null]")),
+            Self::UnknownField => caller.say(&post("/v1/host/drain", "application/json", b"{\"paralel\": 4}")),
+            Self::BadName => caller.say(b"DELETE /v1/guests/%2e%2e%2fetc HTTP/1.1\r\nhost: agent\r\n\r\n"),
+            Self::BadQuery => caller.say(b"GET /v1/jobs?past=-1 HTTP/1.1\r\nhost: agent\r\n\r\n"),
+            Self::NoSuchPath => caller.say(b"GET /v2/host HTTP/1.1\r\nhost: agent\r\n\r\n"),
+            Self::WrongMethod => caller.say(b"DELETE /v1/pools HTTP/1.1\r\nhost: agent\r\n\r\n"),
             Self::LargeHead => {
                 let line = format!("GET /v1/host HTTP/1.1\r\nhost: agent\r\nx-large: {}\r\n\r\n", "x".repeat(1 << 20));
                 caller.say(line.as_bytes())
@@ -128,11 +155,19 @@ fn slowly(caller: &mut Caller, beginning: &[u8], enough: &AtomicBool) -> anyhow:
 }
 
 fn head(kind: &str, framing: &str) -> Vec<u8> {
-    format!("POST /v1/guests HTTP/1.1\r\nhost: agent\r\ncontent-type: {kind}\r\n{framing}\r\n\r\n").into_bytes()
+    head_of("/v1/guests", kind, framing)
+}
+
+fn head_of(path: &str, kind: &str, framing: &str) -> Vec<u8> {
+    format!("POST {path} HTTP/1.1\r\nhost: agent\r\ncontent-type: {kind}\r\n{framing}\r\n\r\n").into_bytes()
 }
 
 fn whole(kind: &str, body: &[u8]) -> Vec<u8> {
-    [head(kind, &format!("content-length: {}", body.len())), body.to_vec()].concat()
+    post("/v1/guests", kind, body)
+}
+
+fn post(path: &str, kind: &str, body: &[u8]) -> Vec<u8> {
+    [head_of(path, kind, &format!("content-length: {}", body.len())), body.to_vec()].concat()
 }
 
 impl fmt::Display for Abuse {
@@ -144,6 +179,12 @@ impl fmt::Display for Abuse {
             Self::DeepDocument => "deep document",
             Self::NoText => "no text",
             Self::OtherKind => "document of another kind",
+            Self::ArrayForObject => "array for an object",
+            Self::UnknownField => "unknown field",
+            Self::BadName => "bad name",
+            Self::BadQuery => "bad query",
+            Self::NoSuchPath => "no such path",
+            Self::WrongMethod => "wrong method",
             Self::LargeHead => "large head",
             Self::NoRequest => "no request",
             Self::SlowHead => "slow head",

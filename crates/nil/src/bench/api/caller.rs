@@ -25,6 +25,8 @@ pub(super) struct Caller {
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) body: Vec<u8>,
+    /// How long the agent itself took until its answer began, as it says.
+    pub(super) server: Option<Duration>,
 }
 
 impl Caller {
@@ -51,18 +53,19 @@ impl Caller {
         let status = self.line()?;
         let status = status.split(' ').nth(1).and_then(|code| code.parse().ok());
         let status = status.context("the agent's answer does not begin with a status")?;
-        let (mut length, mut chunked) = (0, false);
+        let (mut length, mut chunked, mut server) = (0, false, None);
         loop {
             let line = self.line()?.to_ascii_lowercase();
             match line.split_once(':') {
                 None if line.is_empty() => break,
                 Some(("content-length", value)) => length = value.trim().parse()?,
                 Some(("transfer-encoding", value)) => chunked = value.trim() == "chunked",
+                Some(("server-timing", value)) => server = timing(value),
                 Some(_) | None => {}
             }
         }
         let body = if chunked { self.chunks()? } else { self.bytes(length)? };
-        Ok(Answer { status, body })
+        Ok(Answer { status, body, server })
     }
 
     /// Whether the agent has hung up, or does so before it says anything else.
@@ -110,6 +113,12 @@ impl Caller {
     }
 }
 
+/// The duration in a `Server-Timing`, which is told in milliseconds.
+fn timing(value: &str) -> Option<Duration> {
+    let milliseconds: f64 = value.split(';').find_map(|part| part.trim().strip_prefix("dur="))?.parse().ok()?;
+    Duration::try_from_secs_f64(milliseconds / 1e3).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,8 +132,10 @@ mod tests {
 
     #[test]
     fn an_answer_is_heard_whole_however_it_is_framed() {
-        let answer = Answer { status: 200, body: b"hello".to_vec() };
+        let answer = Answer { status: 200, body: b"hello".to_vec(), server: None };
         assert_eq!(heard("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").expect("an answer"), answer);
+        let timed = heard("HTTP/1.1 200 OK\r\nServer-Timing: agent;dur=0.125\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(timed.expect("an answer").server, Some(Duration::from_micros(125)));
         let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n";
         assert_eq!(heard(chunked).expect("an answer"), answer);
         assert_eq!(heard("HTTP/1.1 204 No Content\r\n\r\n").expect("an answer").status, 204);

@@ -3,17 +3,20 @@
 //! ```text
 //! readers, at a steady rate  ─┐                      quiet phase, then the same with abuse
 //! guests that migrate         ├─▶ the agent of h0
-//! callers that behave badly  ─┘
+//! callers that behave badly  ─┤
+//! strangers, by TLS          ─┘
 //! ```
 
 mod abuse;
 mod caller;
 mod readers;
 mod report;
+mod strangers;
 
 use super::rack::{Chronicle, Stretch, Tally, Vigil, lock};
 use super::seed_of_the_moment;
 use crate::cli::Output;
+use crate::lab::canary::Canary;
 use crate::lab::fleet::{Fleet, FleetPlan};
 use crate::lab::frequency::Frequency;
 use crate::lab::interrupt;
@@ -27,13 +30,13 @@ use anyhow::{Context, bail, ensure};
 use nil_host::MemoryIn;
 use nil_pool::Bytes;
 use readers::Seen;
-use report::{Phase, Report};
+use report::{Besides, Phase, Report};
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use strangers::{Door, Stranger};
 
 /// Connections of callers that behave.
 const READERS: u16 = 4;
@@ -80,7 +83,8 @@ fn measure(args: &Args, output: Output) -> anyhow::Result<Report> {
     let plan = FleetPlan { hosts: 3, pools: 1, guests: args.guests.into(), memory_bytes: args.memory.get() };
     let progress = Progress::new(output, args.guests.into());
     progress.doing("starting 3 hosts");
-    let fleet = Fleet::build(&plan)?;
+    let fleet = Fleet::build_with(&plan, |directory| Door::install(directory, "h0"))?;
+    let door = Door::find(fleet.directory(), "h0", &fleet.pools()[0])?;
     let frequency = Frequency::measure();
     let mut guests = Vec::new();
     for number in 0..args.guests {
@@ -91,7 +95,7 @@ fn measure(args: &Args, output: Output) -> anyhow::Result<Report> {
     }
     let agent = fleet.call(0)?.describe()?.agent_pid.context("the agent does not tell its pid")?;
     let before = (Vitals::of(agent)?, Footprint::of(agent)?);
-    let rack = Rack { fleet: &fleet, guests: &guests, args, seed: seed_of_the_moment(), agent };
+    let rack = Rack { fleet: &fleet, guests: &guests, args, seed: seed_of_the_moment(), agent, door: &door, frequency };
     progress.doing("reading while guests migrate");
     let quiet = rack.phase(Company::Migrations)?;
     progress.doing("reading while callers behave badly");
@@ -139,6 +143,8 @@ struct Rack<'a> {
     seed: u64,
     /// The process of the agent that is asked.
     agent: u32,
+    door: &'a Door,
+    frequency: Frequency,
 }
 
 impl Rack<'_> {
@@ -160,7 +166,8 @@ impl Rack<'_> {
             chronicle: &chronicle,
             tally: &tally,
         };
-        let refused: Mutex<BTreeMap<Abuse, u64>> = Mutex::default();
+        let (refused, strangers) = (Mutex::default(), Mutex::default());
+        let canary = Canary::start(self.frequency)?;
         let seen = std::thread::scope(|scope| -> anyhow::Result<Seen> {
             let movers = scope.spawn(|| stretch.play(&Progress::silent()));
             let reader = || {
@@ -170,7 +177,15 @@ impl Rack<'_> {
             let readers: Vec<_> = (0..READERS).map(|_| scope.spawn(reader)).collect();
             let bad: Vec<_> = match company {
                 Company::Migrations => Vec::new(),
-                Company::MigrationsAndAbuse => bad_callers(scope, &socket, &enough, &refused),
+                Company::MigrationsAndAbuse => {
+                    let slow = [Abuse::SlowHead, Abuse::SlowBody].into_iter().cycle().take(SLOW_CALLERS);
+                    let abuses = Abuse::ALL.into_iter().chain(slow);
+                    let (socket, door) = (&socket, self.door);
+                    let (once, call) = (|abuse: Abuse| abuse.once(socket, &enough), |it: Stranger| it.once(door));
+                    let mut callers = bad_callers(scope, abuses, once, &enough, &refused);
+                    callers.extend(bad_callers(scope, Stranger::ALL, call, &enough, &strangers));
+                    callers
+                }
             };
             let waited = self.pass(&enough);
             enough.store(true, Ordering::Release);
@@ -184,11 +199,15 @@ impl Rack<'_> {
             movers.join().map_err(|_| anyhow::anyhow!("who moves guests panicked"))??;
             waited.map(|()| seen)
         })?;
-        let moved = lock(&tally).answered();
-        let refused = refused.into_inner().unwrap_or_default();
         let used = Vitals::of(self.agent)?.cpu.saturating_sub(before);
-        let share = Percent(100.0 * used.as_secs_f64() / begun.elapsed().as_secs_f64());
-        Ok(Phase::of(&seen, moved, refused, share))
+        let besides = Besides {
+            migrations: lock(&tally).answered(),
+            refused: refused.into_inner().unwrap_or_default(),
+            strangers: strangers.into_inner().unwrap_or_default(),
+            canary: canary.report(&seen.slow),
+            agent_cpu_percent: Percent(100.0 * used.as_secs_f64() / begun.elapsed().as_secs_f64()),
+        };
+        Ok(Phase::of(&seen, besides))
     }
 
     /// Lets the time of a phase pass, or what is left when somebody has failed.
@@ -202,26 +221,24 @@ impl Rack<'_> {
     }
 }
 
-/// Starts those who behave badly.
-fn bad_callers<'scope>(
+/// Starts those who behave badly, each in its own way, again and again; `done` counts how often.
+fn bad_callers<'scope, Way: Copy + Ord + Send + 'scope>(
     scope: &'scope std::thread::Scope<'scope, '_>,
-    socket: &'scope Path,
+    ways: impl IntoIterator<Item = Way>,
+    once: impl Fn(Way) -> anyhow::Result<()> + Copy + Send + 'scope,
     enough: &'scope AtomicBool,
-    refused: &'scope Mutex<BTreeMap<Abuse, u64>>,
+    done: &'scope Mutex<BTreeMap<Way, u64>>,
 ) -> Vec<std::thread::ScopedJoinHandle<'scope, anyhow::Result<()>>> {
-    let caller = move |abuse: Abuse| {
+    let caller = move |way: Way| {
         scope.spawn(move || {
             while !enough.load(Ordering::Acquire) {
-                abuse.once(socket, enough)?;
-                let mut refused = refused.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                *refused.entry(abuse).or_default() += 1;
-                drop(refused);
+                once(way)?;
+                *done.lock().unwrap_or_else(PoisonError::into_inner).entry(way).or_default() += 1;
                 // Bad, but no flood: what is measured is the agent, not how the processors are shared.
                 std::thread::sleep(LOOK);
             }
             Ok(())
         })
     };
-    let slow = [Abuse::SlowHead, Abuse::SlowBody].into_iter().cycle().take(SLOW_CALLERS);
-    Abuse::ALL.into_iter().chain(slow).map(caller).collect()
+    ways.into_iter().map(caller).collect()
 }

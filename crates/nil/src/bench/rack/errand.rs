@@ -5,7 +5,8 @@ use crate::lab::dice::Dice;
 use crate::lab::fleet::Fleet;
 use crate::lab::resident::{Owner, Resident};
 use nil_host::{
-    Error, JobKind, LegResult, Migrate, MigrationOutcome, MigrationReport, Route, RouteOutcome, RouteReport, Settling,
+    Error, JobFilter, JobKind, LegResult, Migrate, MigrationOutcome, MigrationReport, Route, RouteOutcome, RouteReport,
+    Settling,
 };
 use nil_mover::{Budget, Pace};
 use serde::Serialize;
@@ -129,7 +130,7 @@ fn call_off(fleet: &Fleet, guest: &Resident, host: usize, is_far: bool) -> nil_h
     if !is_far {
         return agent.cancel_migration(guest.name());
     }
-    let jobs = agent.latest_jobs(0)?;
+    let jobs = agent.jobs(&JobFilter::latest(0))?;
     let job = jobs.iter().find(|job| job.kind == JobKind::Route && job.guest.as_ref() == Some(guest.name()));
     job.map_or_else(|| Err(Error::Refused("it has not begun".to_owned())), |job| agent.cancel_job(job.id))
 }

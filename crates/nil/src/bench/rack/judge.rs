@@ -16,7 +16,7 @@ use crate::lab::prey;
 use crate::lab::resident::Resident;
 use crate::lab::soundness::{Fate, misplaced, require_sound};
 use anyhow::{anyhow, bail};
-use nil_host::{GuestReport, GuestState};
+use nil_host::{Client, GuestReport, GuestState, JobFilter};
 use nil_pool::Tag;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -81,7 +81,7 @@ impl Judge {
     /// Fails when an agent knows of more jobs than it may keep.
     fn check_jobs(&mut self, fleet: &Fleet) -> anyhow::Result<()> {
         for host in 0..fleet.hosts().len() {
-            let jobs = fleet.call(host)?.jobs()?.len();
+            let jobs = count_jobs(&mut fleet.call(host)?)?;
             let reports: usize = fleet.pools_of(host).iter().map(|&pool| fleet.pools()[pool].reports().len()).sum();
             let most = JOBS_KEPT + reports;
             self.most_jobs = self.most_jobs.max(jobs);
@@ -138,7 +138,7 @@ impl Judge {
             bail!("process {} is a worker of host {} for a guest that does not need it", stray.pid, stray.host);
         }
         for host in 0..fleet.hosts().len() {
-            if let Some(job) = fleet.call(host)?.latest_jobs(0)?.first() {
+            if let Some(job) = fleet.call(host)?.jobs(&JobFilter::latest(0))?.first() {
                 bail!("agent {} has a {} under way: {:?}", fleet.hosts()[host].name(), job.kind, job.progress);
             }
             let at_home = homes.remove(&host).unwrap_or_default();
@@ -216,4 +216,18 @@ fn first_hand(fleet: &Fleet) -> anyhow::Result<FirstHand> {
         }
     }
     Ok(reports)
+}
+
+/// How many jobs an agent knows of, page by page.
+fn count_jobs(agent: &mut Client) -> nil_host::Result<usize> {
+    let (mut wanted, mut count) = (JobFilter::latest(JobFilter::MOST), 0);
+    loop {
+        let page = agent.jobs(&wanted)?;
+        count += page.len();
+        let over = page.iter().filter(|job| job.is_over());
+        match over.clone().next_back() {
+            Some(last) if over.count() == usize::from(wanted.past) => wanted.before = Some(last.id),
+            Some(_) | None => return Ok(count),
+        }
+    }
 }

@@ -18,7 +18,7 @@ mod world;
 use super::{Output, duration};
 use anyhow::{Result, bail};
 use model::{Mode, Model};
-use nil_host::{Client, RunDir, Survey};
+use nil_host::{Client, JobFilter, RunDir, Survey};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use std::collections::BTreeMap;
@@ -74,9 +74,10 @@ fn look_once() -> Result<Model> {
 /// Asks every agent how its guests and its jobs are. One that does not tell of its jobs has none to show.
 fn look(run_dir: &RunDir) -> nil_host::Result<Sighting> {
     let survey = Survey::take(run_dir)?;
+    let wanted = JobFilter::latest(world::PAST);
     let mut jobs = BTreeMap::new();
     for host in survey.hosts.iter().filter(|host| host.agent_pid.is_some()) {
-        let asked = Client::connect(&run_dir.host(&host.name)).and_then(|mut agent| agent.latest_jobs(world::PAST));
+        let asked = Client::connect(&run_dir.host(&host.name)).and_then(|mut agent| agent.jobs(&wanted));
         for job in asked.unwrap_or_default() {
             // Several agents may tell of a migration that is over: its report is in their pool.
             jobs.entry(job.id).or_insert(job);

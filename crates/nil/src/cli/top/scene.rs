@@ -1,7 +1,7 @@
 //! A rack for tests to look at, made as agents tell it: from JSON.
 
 use super::world::Sighting;
-use nil_host::{GuestReport, GuestState, HostReport, JobReport, Survey};
+use nil_host::{GuestReport, GuestState, HostReport, JobReport, JobSummary, Survey};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -60,17 +60,17 @@ fn moves(guest: GuestReport, direction: &str, done: u64, bytes_per_s: u64) -> Gu
 }
 
 /// What an agent says of a job.
-fn job(number: u32, kind: &str, guest: &str, hosts: (&str, Option<&str>), rest: Value) -> JobReport {
+fn job(number: u32, kind: &str, guest: &str, hosts: (&str, Option<&str>), rest: Value) -> JobSummary {
     let mut job = json!({
         "id": id(300 + number), "kind": kind, "guest": guest, "host": hosts.0, "to": hosts.1, "created_ms": 1_000, "phase": "ended",
     });
     if let (Some(job), Value::Object(rest)) = (job.as_object_mut(), rest) {
         job.extend(rest);
     }
-    report(job)
+    JobSummary::from(&report::<JobReport>(job))
 }
 
-fn jobs() -> Vec<JobReport> {
+fn jobs() -> Vec<JobSummary> {
     let migrated = json!({ "migration": {
         "guest": "rover", "id": id(201), "from": "A", "to": "B", "outcome": "moved", "decouple": null, "prepare_us": 90_000,
         "total_us": 91_000, "copied_bytes": 0, "recouple": null, "remarks": [],

@@ -5,7 +5,7 @@
 
 mod moves;
 
-use nil_host::{GuestReport, HostReport, JobReport, Survey};
+use nil_host::{GuestReport, HostReport, JobSummary, Survey};
 use nil_pool::{GuestId, PoolId};
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
@@ -25,7 +25,7 @@ pub(crate) struct Sighting {
     pub(crate) at: Duration,
     pub(crate) survey: Survey,
     /// The jobs of all agents, each once.
-    pub(crate) jobs: Vec<JobReport>,
+    pub(crate) jobs: Vec<JobSummary>,
 }
 
 /// Everything that was seen, put together.

@@ -1,7 +1,7 @@
 //! Moves: those under way, and those that are over. Jobs tell most of it; of what no agent here has a job for, guests tell.
 
-use nil_host::{GuestReport, GuestState, JobKind, JobOutcome, JobPhase, JobReport, JobResult, MigrationOutcome};
-use nil_mover::{Direction, MoveProgress, MoveReport};
+use nil_host::{GuestReport, GuestState, JobKind, JobOutcome, JobPhase, JobSummary};
+use nil_mover::{Direction, MoveProgress};
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -62,8 +62,8 @@ pub(crate) enum Ending {
 }
 
 /// What is under way: jobs, and what guests do that no job is known for.
-pub(super) fn under_way(jobs: &[JobReport], guests: &[GuestReport]) -> Vec<Move> {
-    let mut running: Vec<&JobReport> = jobs.iter().filter(|job| !job.is_over() && is_one_move(job)).collect();
+pub(super) fn under_way(jobs: &[JobSummary], guests: &[GuestReport]) -> Vec<Move> {
+    let mut running: Vec<&JobSummary> = jobs.iter().filter(|job| !job.is_over() && is_one_move(job)).collect();
     running.sort_by_key(|job| (job.created_ms, job.id));
     let mut moves: Vec<Move> = running.into_iter().map(Move::of_job).collect();
     for guest in guests {
@@ -76,8 +76,8 @@ pub(super) fn under_way(jobs: &[JobReport], guests: &[GuestReport]) -> Vec<Move>
 }
 
 /// What is over: jobs, and arrivals that no job is known for. The newest first.
-pub(super) fn over(jobs: &[JobReport], arrivals: &VecDeque<Past>, most: usize) -> Vec<Past> {
-    let explains = |job: &JobReport, arrival: &Past| {
+pub(super) fn over(jobs: &[JobSummary], arrivals: &VecDeque<Past>, most: usize) -> Vec<Past> {
+    let explains = |job: &JobSummary, arrival: &Past| {
         job.guest.as_ref().map(nil_host::GuestName::as_str) == Some(arrival.guest.as_str())
             && job.to.as_ref().map(nil_host::HostName::as_str) == arrival.to.as_deref()
     };
@@ -90,16 +90,16 @@ pub(super) fn over(jobs: &[JobReport], arrivals: &VecDeque<Past>, most: usize) -
 }
 
 /// Whether a job is a move of one guest. Drains, rebalancing, and ways over several hosts, consist of such jobs.
-fn is_one_move(job: &JobReport) -> bool {
+fn is_one_move(job: &JobSummary) -> bool {
     job.guest.is_some() && !matches!(job.kind, JobKind::Drain | JobKind::Rebalance | JobKind::Route)
 }
 
-fn name_of(job: &JobReport) -> String {
+fn name_of(job: &JobSummary) -> String {
     job.guest.as_ref().map(ToString::to_string).unwrap_or_default()
 }
 
 impl Move {
-    fn of_job(job: &JobReport) -> Self {
+    fn of_job(job: &JobSummary) -> Self {
         let progress = job.progress.as_ref().and_then(|progress| progress.moving.clone());
         let by_direction = |direction| match direction {
             Direction::Decouple => Step::Decoupling,
@@ -167,7 +167,7 @@ impl Past {
         }
     }
 
-    fn of_job(job: &JobReport) -> Option<Self> {
+    fn of_job(job: &JobSummary) -> Option<Self> {
         let ended = job.ended_ms?;
         let ending = match (job.outcome?, job.kind) {
             (JobOutcome::Done, JobKind::Decouple) => Ending::Decoupled,
@@ -178,33 +178,15 @@ impl Past {
             (JobOutcome::TakenBack, _) => Ending::TakenBack,
             (JobOutcome::Failed | JobOutcome::Stranded | JobOutcome::Incomplete, _) => Ending::Failed,
         };
-        let copied = |moves: &[Option<&MoveReport>]| moves.iter().flatten().map(|report| report.copied_bytes).sum();
-        let (mut blackout_ns, mut why) = (None, job.failure.as_ref().map(|problem| problem.detail.clone()));
-        let copied_bytes = match &job.report {
-            Some(JobResult::Migration(report)) => {
-                blackout_ns = report.handoff.as_ref().map(|handoff| handoff.blackout_ns);
-                why = match &report.outcome {
-                    MigrationOutcome::Moved => None,
-                    MigrationOutcome::TakenBack { why }
-                    | MigrationOutcome::Cancelled { why }
-                    | MigrationOutcome::Stalled { why } => Some(why.clone()),
-                };
-                copied(&[report.decouple.as_ref(), report.recouple.as_ref()])
-            }
-            Some(JobResult::Memory(memory)) => copied(&[memory.moved.as_ref()]),
-            Some(JobResult::Settled(report)) => copied(&[Some(report)]),
-            // What a later version may tell.
-            _ => 0,
-        };
         Some(Self {
             guest: name_of(job),
             from: Some(job.host.to_string()),
             to: job.to.as_ref().map(ToString::to_string),
             ending,
-            blackout_ns,
-            copied_bytes,
+            blackout_ns: job.blackout_ns,
+            copied_bytes: job.copied_bytes,
             took_ms: Some(ended.saturating_sub(job.created_ms)),
-            why,
+            why: job.why.clone(),
             at: Duration::from_millis(ended),
         })
     }
