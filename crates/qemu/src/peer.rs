@@ -71,7 +71,8 @@ pub enum Stage {
 pub enum Acceleration {
     /// It booted there.
     Kvm,
-    /// It booted under TCG and was handed over.
+    /// It booted under TCG and was handed over. QEMU does not take the x87 and SSE registers along from TCG to KVM (it takes
+    /// them for unused, and KVM makes new ones): a guest that has them in use at that moment notices. From KVM to KVM it does.
     KvmAfterTcg,
 }
 
