@@ -26,6 +26,8 @@ pub(crate) struct Outlook {
     known: Vec<Known>,
     /// Guests that do not run, and so do not move.
     idle: Vec<Idle>,
+    /// The hosts of this machine: those of others take no orders from here.
+    near: BTreeSet<HostId>,
 }
 
 #[derive(Clone, Debug)]
@@ -73,7 +75,8 @@ impl Outlook {
             f64::from(u32::try_from(millicpus).unwrap_or(u32::MAX)) / 1000.0 / f64::from(has.cpus.max(1))
         };
         let fabric = fabric_of(survey, load).map_err(|error| Error::refused(error.to_string()))?;
-        let mut outlook = Self { fabric, guests: Vec::new(), known: Vec::new(), idle: Vec::new() };
+        let near = survey.hosts.iter().filter_map(|host| fabric.find_host(host.name.as_str()).ok()).collect();
+        let mut outlook = Self { fabric, guests: Vec::new(), known: Vec::new(), idle: Vec::new(), near };
         for report in &survey.guests {
             outlook.add(report, survey, usage);
         }
@@ -153,10 +156,11 @@ impl Outlook {
         let limits = Limits { moves_per_host: order.parallel, ..Limits::default() };
         let moves = usize::try_from(order.moves).unwrap_or(usize::MAX);
         let balance = Balance { moves, tolerance: u64::from(order.tolerance_percent) * 10 };
-        let plan = Planner::new(&self.fabric).rebalance(&self.guests, balance, limits);
-        let all: Vec<usize> = (0..self.guests.len()).collect();
+        let of: Vec<usize> = (0..self.guests.len()).filter(|at| self.near.contains(&self.guests[*at].host)).collect();
+        let guests: Vec<Guest> = of.iter().map(|at| self.guests[*at].clone()).collect();
+        let plan = Planner::new(&self.fabric).rebalance(&guests, balance, limits);
         RebalancePlan {
-            plan: self.told(&plan.plan, &all),
+            plan: self.told(&plan.plan, &of),
             before: self.unevenness(plan.before),
             after: self.unevenness(plan.after),
         }

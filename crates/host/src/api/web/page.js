@@ -71,9 +71,11 @@ const STATES = {
 const OUTCOMES = {
   done: ["✓", "good", "done"], cancelled: ["○", "quiet", "called off"], stalled: ["!", "busy", "waited in vain"],
   taken_back: ["↺", "busy", "taken back"], failed: ["✗", "alarm", "failed"],
+  stranded: ["!", "alarm", "stranded"], incomplete: ["!", "busy", "incomplete"],
 };
 const PHASES = {
   preparing: "prepares", moving: "moves memory", arming: "gets the target ready", handing_over: "hands over",
+  switching: "switches to its new home", travelling: "is on its way over several hosts",
   undoing: "goes back", landed: "has landed", ended: "has ended",
 };
 const LIVES = {
@@ -82,7 +84,8 @@ const LIVES = {
 
 function where(job) {
   if (job.to) return `${job.host} → ${job.to}`;
-  const verbs = { decouple: "to the pool", recouple: "to DRAM", settle: "to DRAM, after its arrival" };
+  const verbs = { decouple: "to the pool", recouple: "to DRAM", settle: "to DRAM, after its arrival", rehoming: "to another pool",
+    drain: "is emptied", rebalance: "evens hosts out" };
   return `${job.host}, ${verbs[job.kind] ?? job.kind}`;
 }
 
@@ -98,7 +101,7 @@ function drawMoves() {
     }
     const step = job.progress && (!moving || moving.stall) ? element("div", moving?.stall ? "step alarm" : "step", job.progress.step) : "";
     return element("div", "move",
-      element("div", "", element("span", "name", job.guest), " ", element("span", "quiet", where(job))),
+      element("div", "", element("span", "name", job.guest ?? "–"), " ", element("span", "quiet", where(job))),
       moving ? bar(moving.done_bytes, moving.total_bytes, Boolean(moving.stall)) : element("div"),
       element("div", "figures", figures.join(" · ")),
       ...(step ? [step] : []));
@@ -114,7 +117,7 @@ function drawPast() {
     const still = job.blackout_ns == null ? "" : span(job.blackout_ns / 1000);
     const note = job.why ?? "";
     return row(
-      cell(job.guest, "name"), cell(where(job)), cell(marked(mark, looks, word)), cell(still, "number"),
+      cell(job.guest ?? "–", "name"), cell(where(job)), cell(marked(mark, looks, word)), cell(still, "number"),
       cell(copied ? bytes(copied) : "nothing", copied ? "number" : "number quiet"), cell(span((job.ended_ms - job.created_ms) * 1000), "number"),
       cell(`${age(Math.max(0, (Date.now() - job.ended_ms) / 1000))} ago`, "number quiet"), cell(note, "note"));
   }), 8, "Nothing has moved since this agent began.");
