@@ -71,6 +71,12 @@ pub enum Error {
     /// A vCPU thread is not yet through with the last handoff, which was taken back.
     #[error("a vCPU is still saving its state for the last handoff, which was taken back; try again in a moment")]
     StillSaving,
+    /// A checkpoint was to be published that is not there.
+    #[error("the guest's state is not whole in its slot: it is {found}; bring it back from its checkpoint first")]
+    NotWhole {
+        /// What the word says.
+        found: Ownership,
+    },
     /// A guest has at least one vCPU.
     #[error("a guest with {0} vCPUs cannot be handed over; it needs 1 to 65535")]
     VcpuCount(usize),

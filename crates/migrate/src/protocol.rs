@@ -9,6 +9,13 @@
 //!        │                 │  └───────────────────────────────────────────────┘
 //!        │           bury  ▼          bury                cancel: Owned(S,e+1)
 //!        └────────────── Lost(S,e) ◀────── Offered(S→T,e)
+//!
+//!                            take                    ┌── retake: Taken(S→T',e+1), T is gone
+//!     Owned, Offered(S,e) ──────────▶ Taken(S→T,e+1) ┤
+//!                                       │        ▲   └── give up: Lost(S,e+1)
+//!                                       │ raise  │
+//!                                       ▼        └─ S is gone, its last checkpoint is whole
+//!                                     Frozen(S→T,e+1), and on as above; when S and T are gone, redirect: Frozen(S→T',e)
 //! ```
 //!
 //! | event    | from → to                     | who                                  | when                                        |
@@ -22,6 +29,11 @@
 //! | salvage  | Offered → Frozen              | recovery                             | S's worker is dead, every part is in slot e & 1 |
 //! | bury     | Owned, Offered → Lost(S,e)    | recovery                             | S's worker is dead, the state is not whole  |
 //! | destroy  | Owned(S,e), Lost → Vacant     | S; anybody                           | on request                                  |
+//! | take     | Owned, Offered → Taken(S→T,e+1) | T, which may be S                  | S's worker is dead, or S is fenced; a checkpoint is whole |
+//! | retake   | Taken(S→T,e) → Taken(S→T',e+1) | T', which may be T                  | T is gone                                   |
+//! | raise    | Taken(S→T,e) → Frozen(S→T,e)  | T                                    | memory and slot e & 1 are those of the checkpoint |
+//! | give up  | Taken(S→T,e) → Lost(S,e)      | T                                    | there is no whole checkpoint after all      |
+//! | redirect | Frozen(S→T,e) → Frozen(S→T',e) | T'                                  | S and T are gone                            |
 //!
 //! Every change is one compare-and-swap from the exact word that the actor decided on; the epoch never comes back, so no
 //! change can be made twice. Whoever's compare-and-swap succeeded made it, and knows that. A word that *reads* as one's
@@ -88,6 +100,26 @@ pub enum Event {
     },
     /// The guest's record is given up.
     Destroy,
+    /// A host takes a guest whose owner runs it no more, to bring it back to its last checkpoint. The commit point of who
+    /// takes it.
+    Take {
+        /// Whose worker is dead, or fenced.
+        dead: HostSlot,
+    },
+    /// A host takes a guest from one that died, or was fenced, while it brought it back.
+    Retake {
+        /// The taker that is gone.
+        dead: HostSlot,
+    },
+    /// The taker publishes the checkpoint as the guest's state.
+    Raise,
+    /// The taker records that there is no whole checkpoint.
+    GiveUp,
+    /// A host takes a frozen guest from the dead target of a dead source.
+    Redirect {
+        /// The target that is gone.
+        dead: HostSlot,
+    },
 }
 
 impl fmt::Display for Event {
@@ -102,6 +134,11 @@ impl fmt::Display for Event {
             Self::Salvage { dead } => write!(f, "salvage from {dead}"),
             Self::Bury { dead } => write!(f, "bury with {dead}"),
             Self::Destroy => write!(f, "destroy"),
+            Self::Take { dead } => write!(f, "take from {dead}"),
+            Self::Retake { dead } => write!(f, "retake from {dead}"),
+            Self::Raise => write!(f, "raise"),
+            Self::GiveUp => write!(f, "give up"),
+            Self::Redirect { dead } => write!(f, "redirect from {dead}"),
         }
     }
 }
@@ -182,6 +219,31 @@ pub fn step(state: Ownership, by: HostSlot, event: Event) -> Result<Ownership, I
             Ok(O::Vacant)
         }
         (O::Lost { .. }, E::Destroy) => Ok(O::Vacant),
+        (O::Owned { host, epoch } | O::Offered { source: host, epoch, .. }, E::Take { dead }) => {
+            dead_is(dead, host)?;
+            // It is to be frozen and claimed yet.
+            let epoch = after(epoch)?;
+            after(epoch)?;
+            Ok(O::Taken { source: host, taker: by, epoch })
+        }
+        (O::Taken { source, taker, epoch }, E::Retake { dead }) => {
+            dead_is(dead, taker)?;
+            let epoch = after(epoch)?;
+            after(epoch)?;
+            Ok(O::Taken { source, taker: by, epoch })
+        }
+        (O::Taken { source, taker, epoch }, E::Raise) => {
+            only(taker)?;
+            Ok(O::Frozen { source, target: taker, epoch })
+        }
+        (O::Taken { source, taker, epoch }, E::GiveUp) => {
+            only(taker)?;
+            Ok(O::Lost { host: source, epoch })
+        }
+        (O::Frozen { source, target, epoch }, E::Redirect { dead }) => {
+            dead_is(dead, target)?;
+            Ok(O::Frozen { source, target: by, epoch })
+        }
         (
             O::Vacant,
             E::Offer { .. }
@@ -191,13 +253,51 @@ pub fn step(state: Ownership, by: HostSlot, event: Event) -> Result<Ownership, I
             | E::Cancel
             | E::Salvage { .. }
             | E::Bury { .. }
-            | E::Destroy,
+            | E::Destroy
+            | E::Take { .. }
+            | E::Retake { .. }
+            | E::Raise
+            | E::GiveUp
+            | E::Redirect { .. },
         )
-        | (O::Owned { .. }, E::Create | E::Withdraw | E::Freeze | E::Claim | E::Cancel | E::Salvage { .. })
-        | (O::Offered { .. }, E::Create | E::Offer { .. } | E::Claim | E::Cancel | E::Destroy)
+        | (
+            O::Owned { .. },
+            E::Create
+            | E::Withdraw
+            | E::Freeze
+            | E::Claim
+            | E::Cancel
+            | E::Salvage { .. }
+            | E::Retake { .. }
+            | E::Raise
+            | E::GiveUp
+            | E::Redirect { .. },
+        )
+        | (
+            O::Offered { .. },
+            E::Create
+            | E::Offer { .. }
+            | E::Claim
+            | E::Cancel
+            | E::Destroy
+            | E::Retake { .. }
+            | E::Raise
+            | E::GiveUp
+            | E::Redirect { .. },
+        )
         | (
             O::Frozen { .. },
-            E::Create | E::Offer { .. } | E::Withdraw | E::Freeze | E::Salvage { .. } | E::Bury { .. } | E::Destroy,
+            E::Create
+            | E::Offer { .. }
+            | E::Withdraw
+            | E::Freeze
+            | E::Salvage { .. }
+            | E::Bury { .. }
+            | E::Destroy
+            | E::Take { .. }
+            | E::Retake { .. }
+            | E::Raise
+            | E::GiveUp,
         )
         | (
             O::Lost { .. },
@@ -208,7 +308,26 @@ pub fn step(state: Ownership, by: HostSlot, event: Event) -> Result<Ownership, I
             | E::Claim
             | E::Cancel
             | E::Salvage { .. }
-            | E::Bury { .. },
+            | E::Bury { .. }
+            | E::Take { .. }
+            | E::Retake { .. }
+            | E::Raise
+            | E::GiveUp
+            | E::Redirect { .. },
+        )
+        | (
+            O::Taken { .. },
+            E::Create
+            | E::Offer { .. }
+            | E::Withdraw
+            | E::Freeze
+            | E::Claim
+            | E::Cancel
+            | E::Salvage { .. }
+            | E::Bury { .. }
+            | E::Destroy
+            | E::Take { .. }
+            | E::Redirect { .. },
         ) => Err(Illegal::NotNow { state, event }),
     }
 }
@@ -223,7 +342,7 @@ mod tests {
         HostSlot::new(index).expect("a small slot")
     }
 
-    fn states() -> [Ownership; 5] {
+    fn states() -> [Ownership; 6] {
         let (source, target, epoch) = (host(1), host(2), EPOCH);
         [
             Ownership::Vacant,
@@ -231,10 +350,11 @@ mod tests {
             Ownership::Offered { source, target, epoch },
             Ownership::Frozen { source, target, epoch },
             Ownership::Lost { host: source, epoch },
+            Ownership::Taken { source, taker: target, epoch },
         ]
     }
 
-    fn events() -> [Event; 9] {
+    fn events() -> [Event; 14] {
         let dead = host(1);
         [
             Event::Create,
@@ -246,6 +366,11 @@ mod tests {
             Event::Salvage { dead },
             Event::Bury { dead },
             Event::Destroy,
+            Event::Take { dead },
+            Event::Retake { dead: host(2) },
+            Event::Raise,
+            Event::GiveUp,
+            Event::Redirect { dead: host(2) },
         ]
     }
 
@@ -270,6 +395,9 @@ mod tests {
             "h2: owned by h1, epoch 7 --bury with h1--> lost by h1, epoch 7",
             "h3: owned by h1, epoch 7 --bury with h1--> lost by h1, epoch 7",
             "h1: owned by h1, epoch 7 --destroy--> vacant",
+            "h1: owned by h1, epoch 7 --take from h1--> taken from h1 by h1, epoch 8",
+            "h2: owned by h1, epoch 7 --take from h1--> taken from h1 by h2, epoch 8",
+            "h3: owned by h1, epoch 7 --take from h1--> taken from h1 by h3, epoch 8",
             "h1: offered h1→h2, epoch 7 --withdraw--> owned by h1, epoch 8",
             "h1: offered h1→h2, epoch 7 --freeze--> frozen h1→h2, epoch 7",
             "h1: offered h1→h2, epoch 7 --salvage from h1--> frozen h1→h2, epoch 7",
@@ -278,11 +406,22 @@ mod tests {
             "h1: offered h1→h2, epoch 7 --bury with h1--> lost by h1, epoch 7",
             "h2: offered h1→h2, epoch 7 --bury with h1--> lost by h1, epoch 7",
             "h3: offered h1→h2, epoch 7 --bury with h1--> lost by h1, epoch 7",
+            "h1: offered h1→h2, epoch 7 --take from h1--> taken from h1 by h1, epoch 8",
+            "h2: offered h1→h2, epoch 7 --take from h1--> taken from h1 by h2, epoch 8",
+            "h3: offered h1→h2, epoch 7 --take from h1--> taken from h1 by h3, epoch 8",
             "h2: frozen h1→h2, epoch 7 --claim--> owned by h2, epoch 8",
             "h1: frozen h1→h2, epoch 7 --cancel--> owned by h1, epoch 8",
+            "h1: frozen h1→h2, epoch 7 --redirect from h2--> frozen h1→h1, epoch 7",
+            "h2: frozen h1→h2, epoch 7 --redirect from h2--> frozen h1→h2, epoch 7",
+            "h3: frozen h1→h2, epoch 7 --redirect from h2--> frozen h1→h3, epoch 7",
             "h1: lost by h1, epoch 7 --destroy--> vacant",
             "h2: lost by h1, epoch 7 --destroy--> vacant",
             "h3: lost by h1, epoch 7 --destroy--> vacant",
+            "h1: taken from h1 by h2, epoch 7 --retake from h2--> taken from h1 by h1, epoch 8",
+            "h2: taken from h1 by h2, epoch 7 --retake from h2--> taken from h1 by h2, epoch 8",
+            "h3: taken from h1 by h2, epoch 7 --retake from h2--> taken from h1 by h3, epoch 8",
+            "h2: taken from h1 by h2, epoch 7 --raise--> frozen h1→h2, epoch 7",
+            "h2: taken from h1 by h2, epoch 7 --give up--> lost by h1, epoch 7",
         ];
         assert_eq!(legal, expected);
     }
@@ -305,6 +444,14 @@ mod tests {
     fn a_host_does_not_offer_to_itself() {
         let owned = Ownership::Owned { host: host(1), epoch: EPOCH };
         assert_eq!(step(owned, host(1), Event::Offer { target: host(1) }), Err(Illegal::ToItself(host(1))));
+    }
+
+    #[test]
+    fn a_guest_is_not_taken_when_nobody_could_claim_it() {
+        for epoch in [u32::MAX, u32::MAX - 1] {
+            let owned = Ownership::Owned { host: host(1), epoch: Epoch(epoch) };
+            assert!(matches!(step(owned, host(2), Event::Take { dead: host(1) }), Err(Illegal::NoEpochLeft(_))));
+        }
     }
 
     #[test]

@@ -35,14 +35,20 @@ pub enum Resolution {
     /// The worker of this host died between its offer and its freeze. If every part is whole in the slot of the word's
     /// epoch, [`crate::protocol::Event::Salvage`] and look again; else [`crate::protocol::Event::Bury`]. Anybody may.
     SalvageOrBury(HostSlot),
-    /// The worker of this host died while it ran the guest: [`crate::protocol::Event::Bury`]. Anybody may.
+    /// The worker of this host died while it ran the guest: [`crate::protocol::Event::Bury`], or
+    /// [`crate::protocol::Event::Take`] if it has a whole checkpoint. Anybody may.
     Bury(HostSlot),
     /// The source starts a fresh worker that loads the frozen slot and commits by
     /// [`crate::protocol::Event::Cancel`]: the guest goes on where it was.
     TakeBack(HostSlot),
     /// The target starts a fresh worker that loads the frozen slot and commits by [`crate::protocol::Event::Claim`].
     TakeOver(HostSlot),
-    /// The state is whole, and both who may run it are gone: it is kept until one of them returns.
+    /// This host has taken the guest, and brings it back to its checkpoint: from the beginning, if it was interrupted.
+    BringBack(HostSlot),
+    /// This host has taken the guest and is gone: [`crate::protocol::Event::Retake`]. Anybody may.
+    Retake(HostSlot),
+    /// The state is whole, and both who may run it are gone: it is kept until one of them returns, or another host that has
+    /// fenced both does [`crate::protocol::Event::Redirect`].
     Stranded {
         /// May take it back.
         source: HostSlot,
@@ -67,6 +73,11 @@ pub fn recover(word: Ownership, liveness: impl Fn(HostSlot) -> Liveness) -> Reso
         Ownership::Offered { source, .. } => match liveness(source) {
             L::Working | L::Unknown => Resolution::LeaveTo(source),
             L::Idle | L::Gone => Resolution::SalvageOrBury(source),
+        },
+        Ownership::Taken { taker, .. } => match liveness(taker) {
+            L::Working | L::Unknown => Resolution::LeaveTo(taker),
+            L::Idle => Resolution::BringBack(taker),
+            L::Gone => Resolution::Retake(taker),
         },
         Ownership::Frozen { source, target, .. } => match (liveness(source), liveness(target)) {
             (L::Working, L::Working | L::Idle | L::Gone | L::Unknown) => Resolution::LeaveTo(source),
@@ -156,6 +167,16 @@ mod tests {
                 assert!(!matches!(resolution, Resolution::Nothing | Resolution::Bury(_) | Resolution::Lost(_)));
             }
         }
+    }
+
+    #[test]
+    fn a_taken_guest_is_its_takers_until_that_is_gone() {
+        let word = Ownership::Taken { source: source(), taker: target(), epoch: EPOCH };
+        let of = |liveness| recover(word, |host| if host == target() { liveness } else { Liveness::Gone });
+        assert_eq!(of(Liveness::Working), Resolution::LeaveTo(target()));
+        assert_eq!(of(Liveness::Unknown), Resolution::LeaveTo(target()));
+        assert_eq!(of(Liveness::Idle), Resolution::BringBack(target()));
+        assert_eq!(of(Liveness::Gone), Resolution::Retake(target()));
     }
 
     #[test]

@@ -43,13 +43,7 @@ pub struct Record {
 impl Record {
     /// When the owner that it names became so; `None` when it names none.
     fn since(&self) -> Option<Epoch> {
-        match self.word {
-            Ownership::Vacant => None,
-            Ownership::Owned { epoch, .. }
-            | Ownership::Offered { epoch, .. }
-            | Ownership::Frozen { epoch, .. }
-            | Ownership::Lost { epoch, .. } => Some(epoch),
-        }
+        self.word.epoch()
     }
 
     /// Whether the host may destroy it, if it does not count.
@@ -57,7 +51,7 @@ impl Record {
         match self.word {
             Ownership::Vacant | Ownership::Lost { .. } => true,
             Ownership::Owned { host, .. } => host == self.host,
-            Ownership::Offered { .. } | Ownership::Frozen { .. } => false,
+            Ownership::Offered { .. } | Ownership::Frozen { .. } | Ownership::Taken { .. } => false,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::protocol::{Event, Handoff, step};
-use nil_pool::{Area, Epoch, GuestControl, HostSlot, Ownership, StateArea, decode};
+use nil_pool::{Area, Arm, Epoch, GuestControl, HostSlot, Ownership, StateArea, decode};
 
 /// For [`crate::recovery::Resolution::SalvageOrBury`]: publishes the state of a source that died after it had saved
 /// every part, or records that it is lost. Returns the word afterwards; look again with it.
@@ -28,6 +28,58 @@ pub fn salvage_or_bury(control: &GuestControl, state: &StateArea, by: HostSlot, 
 pub fn bury(control: &GuestControl, by: HostSlot, dead: HostSlot) -> Result<Ownership> {
     let word = control.ownership().load()?;
     change(control, word, by, Event::Bury { dead })
+}
+
+/// Takes the guest for `by`, because `dead` runs it no more (or, if it had taken it, brings it back no more). The commit
+/// point of who takes a guest: of several, one succeeds. Returns the word if `by` is the taker now.
+///
+/// # Errors
+/// [`crate::Error::Illegal`] when the guest is not `dead`'s.
+pub fn take(control: &GuestControl, by: HostSlot, dead: HostSlot) -> Result<Option<Ownership>> {
+    let word = control.ownership().load()?;
+    let event = match word {
+        Ownership::Taken { .. } => Event::Retake { dead },
+        _ => Event::Take { dead },
+    };
+    let taken = step(word, by, event)?;
+    Ok(control.ownership().transition(word, taken).then_some(taken))
+}
+
+/// Publishes the checkpoint that `by` has brought back: the guest is frozen for it. Returns the word afterwards.
+///
+/// # Errors
+/// [`crate::Error::Illegal`] when `by` is not its taker; [`crate::Error::NotWhole`] when its state is not whole.
+pub fn raise(control: &GuestControl, state: &StateArea, by: HostSlot) -> Result<Ownership> {
+    let word = control.ownership().load()?;
+    let raised = step(word, by, Event::Raise)?;
+    if !raised.epoch().is_some_and(|epoch| is_whole(state, epoch)) {
+        return Err(crate::Error::NotWhole { found: word });
+    }
+    // Whoever had armed for this guest before is not its target.
+    control.arm().store(Arm::Idle);
+    control.ownership().transition(word, raised);
+    Ok(control.ownership().load()?)
+}
+
+/// Records that a guest which `by` has taken has no whole checkpoint. Returns the word afterwards.
+///
+/// # Errors
+/// [`crate::Error::Illegal`] when `by` is not its taker.
+pub fn give_up(control: &GuestControl, by: HostSlot) -> Result<Ownership> {
+    let word = control.ownership().load()?;
+    change(control, word, by, Event::GiveUp)
+}
+
+/// Takes a frozen guest for `by`, because its source and its target `dead` are gone. Returns the word afterwards.
+///
+/// # Errors
+/// [`crate::Error::Illegal`] when the guest is not frozen for `dead`.
+pub fn redirect(control: &GuestControl, by: HostSlot, dead: HostSlot) -> Result<Ownership> {
+    let word = control.ownership().load()?;
+    let redirected = step(word, by, Event::Redirect { dead })?;
+    control.arm().store(Arm::Idle);
+    control.ownership().transition(word, redirected);
+    Ok(control.ownership().load()?)
 }
 
 fn change(control: &GuestControl, word: Ownership, by: HostSlot, event: Event) -> Result<Ownership> {

@@ -175,7 +175,8 @@ impl Source {
             Ok(Ownership::Owned { host, epoch } | Ownership::Offered { source: host, epoch, .. }) => {
                 host == self.me && epoch == self.epoch()
             }
-            Ok(Ownership::Vacant | Ownership::Frozen { .. } | Ownership::Lost { .. }) | Err(_) => false,
+            Ok(Ownership::Vacant | Ownership::Frozen { .. } | Ownership::Lost { .. } | Ownership::Taken { .. })
+            | Err(_) => false,
         }
     }
 

@@ -132,7 +132,8 @@ impl Target {
             | Ownership::Owned { .. }
             | Ownership::Offered { .. }
             | Ownership::Frozen { .. }
-            | Ownership::Lost { .. } => return Err(Error::NotToBeHad { me, found }),
+            | Ownership::Lost { .. }
+            | Ownership::Taken { .. } => return Err(Error::NotToBeHad { me, found }),
         };
         Self::in_role(control, state, Role::Target, handoff, vcpus, style)
     }
@@ -145,14 +146,15 @@ impl Target {
         let found = control.ownership().load()?;
         match found {
             Ownership::Frozen { source, target, epoch } if source == me => {
-                let handoff = Handoff::new(me, target, epoch)?;
+                let handoff = Handoff::frozen_for(me, target, epoch)?;
                 Self::in_role(control, state, Role::Home, handoff, vcpus, WaitStyle::Doorbell)
             }
             Ownership::Vacant
             | Ownership::Owned { .. }
             | Ownership::Offered { .. }
             | Ownership::Frozen { .. }
-            | Ownership::Lost { .. } => Err(Error::NotToBeHad { me, found }),
+            | Ownership::Lost { .. }
+            | Ownership::Taken { .. } => Err(Error::NotToBeHad { me, found }),
         }
     }
 

@@ -292,7 +292,7 @@ impl Membership {
             Ownership::Owned { host, .. } => host == self.slot(),
             Ownership::Lost { .. } => true,
             Ownership::Vacant => record.creator == self.identity().id || !self.pool().host_may_live(record.creator),
-            Ownership::Offered { .. } | Ownership::Frozen { .. } => false,
+            Ownership::Offered { .. } | Ownership::Frozen { .. } | Ownership::Taken { .. } => false,
         };
         if allowed { Ok(ownership) } else { Err(Error::GuestNotOurs { name: record.name.clone(), ownership }) }
     }

@@ -245,14 +245,8 @@ impl Pool {
         let slots = tables.guest_slots();
         (0..slots.count()).find_map(|slot| {
             let generation = slots.load(slot).ok()?.current()?;
-            let names = match Ownership::decode(tables.guest_ownership(slot).load(Ordering::Acquire)).ok()? {
-                Ownership::Vacant => false,
-                Ownership::Owned { host: owner, .. } | Ownership::Lost { host: owner, .. } => owner == host,
-                Ownership::Offered { source, target, .. } | Ownership::Frozen { source, target, .. } => {
-                    source == host || target == host
-                }
-            };
-            names.then_some(Reference { slot: u16::try_from(slot).ok()?, generation })
+            let word = Ownership::decode(tables.guest_ownership(slot).load(Ordering::Acquire)).ok()?;
+            word.hosts().contains(&Some(host)).then_some(Reference { slot: u16::try_from(slot).ok()?, generation })
         })
     }
 }

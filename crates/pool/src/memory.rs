@@ -214,7 +214,9 @@ impl Membership {
         let ours = match ownership {
             Ownership::Owned { host, .. } => host == self.slot(),
             Ownership::Vacant => record.creator == self.identity().id,
-            Ownership::Offered { .. } | Ownership::Frozen { .. } | Ownership::Lost { .. } => false,
+            Ownership::Offered { .. } | Ownership::Frozen { .. } | Ownership::Lost { .. } | Ownership::Taken { .. } => {
+                false
+            }
         };
         if ours { Ok(()) } else { Err(Error::GuestNotOurs { name: record.name.clone(), ownership }) }
     }

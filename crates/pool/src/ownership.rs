@@ -115,6 +115,16 @@ pub enum Ownership {
         /// Epoch of the last ownership.
         epoch: Epoch,
     },
+    /// Nobody runs the guest: its owner was fenced. `taker`, and nobody else, brings it back to its last checkpoint, into
+    /// state slot `epoch & 1`.
+    Taken {
+        /// Who ran it last.
+        source: HostSlot,
+        /// Who has taken it.
+        taker: HostSlot,
+        /// Epoch of the taking.
+        epoch: Epoch,
+    },
 }
 
 /// A word that is not the encoding of any [`Ownership`].
@@ -128,6 +138,7 @@ impl Ownership {
     const OFFERED: u64 = 2;
     const FROZEN: u64 = 3;
     const LOST: u64 = 4;
+    const TAKEN: u64 = 5;
 
     /// Encodes into the on-pool word.
     #[must_use]
@@ -141,6 +152,7 @@ impl Ownership {
             Self::Offered { source, target, epoch } => word(Self::OFFERED, source.bits(), target.bits(), epoch),
             Self::Frozen { source, target, epoch } => word(Self::FROZEN, source.bits(), target.bits(), epoch),
             Self::Lost { host, epoch } => word(Self::LOST, host.bits(), HostSlot::NONE, epoch),
+            Self::Taken { source, taker, epoch } => word(Self::TAKEN, source.bits(), taker.bits(), epoch),
         }
     }
 
@@ -159,17 +171,44 @@ impl Ownership {
             (Self::OFFERED, Some(source), Some(target)) => Ok(Self::Offered { source, target, epoch }),
             (Self::FROZEN, Some(source), Some(target)) => Ok(Self::Frozen { source, target, epoch }),
             (Self::LOST, Some(host), None) => Ok(Self::Lost { host, epoch }),
+            (Self::TAKEN, Some(source), Some(taker)) => Ok(Self::Taken { source, taker, epoch }),
             _ => Err(bad),
         }
     }
 
-    /// The host that holds responsibility for the guest: its owner, or who froze it, or who lost it.
+    /// The host that holds responsibility for the guest: its owner, or who froze it, lost it, or has taken it.
     #[must_use]
     pub fn responsible(self) -> Option<HostSlot> {
         match self {
             Self::Vacant => None,
             Self::Owned { host, .. } | Self::Lost { host, .. } => Some(host),
             Self::Offered { source, .. } | Self::Frozen { source, .. } => Some(source),
+            Self::Taken { taker, .. } => Some(taker),
+        }
+    }
+
+    /// The epoch, which every word but `Vacant` has.
+    #[must_use]
+    pub fn epoch(self) -> Option<Epoch> {
+        match self {
+            Self::Vacant => None,
+            Self::Owned { epoch, .. }
+            | Self::Offered { epoch, .. }
+            | Self::Frozen { epoch, .. }
+            | Self::Lost { epoch, .. }
+            | Self::Taken { epoch, .. } => Some(epoch),
+        }
+    }
+
+    /// The hosts that the word names.
+    #[must_use]
+    pub fn hosts(self) -> [Option<HostSlot>; 2] {
+        match self {
+            Self::Vacant => [None, None],
+            Self::Owned { host, .. } | Self::Lost { host, .. } => [Some(host), None],
+            Self::Offered { source, target: other, .. }
+            | Self::Frozen { source, target: other, .. }
+            | Self::Taken { source, taker: other, .. } => [Some(source), Some(other)],
         }
     }
 }
@@ -182,6 +221,7 @@ impl fmt::Display for Ownership {
             Self::Offered { source, target, epoch } => write!(f, "offered {source}→{target}, epoch {epoch}"),
             Self::Frozen { source, target, epoch } => write!(f, "frozen {source}→{target}, epoch {epoch}"),
             Self::Lost { host, epoch } => write!(f, "lost by {host}, epoch {epoch}"),
+            Self::Taken { source, taker, epoch } => write!(f, "taken from {source} by {taker}, epoch {epoch}"),
         }
     }
 }
@@ -232,6 +272,7 @@ mod tests {
             Ownership::Offered { source, target, epoch },
             Ownership::Frozen { source, target, epoch },
             Ownership::Lost { host: target, epoch },
+            Ownership::Taken { source, taker: target, epoch },
         ] {
             assert_eq!(Ownership::decode(ownership.encode()), Ok(ownership));
         }
@@ -243,11 +284,15 @@ mod tests {
         assert_eq!(frozen.encode(), 0x0300_1002_0000_0007);
         let owned = Ownership::Owned { host: host(0), epoch: Epoch(1) };
         assert_eq!(owned.encode(), 0x0100_0FFF_0000_0001);
+        let taken = Ownership::Taken { source: host(1), taker: host(2), epoch: Epoch(8) };
+        assert_eq!(taken.encode(), 0x0500_1002_0000_0008);
     }
 
     #[test]
     fn foreign_words_are_refused() {
-        for word in [1, 0x0100_0000_0000_0000, 0x0500_0FFF_0000_0001, 0x0300_1FFF_0000_0001, u64::MAX] {
+        for word in
+            [1, 0x0100_0000_0000_0000, 0x0500_0FFF_0000_0001, 0x0600_0FFF_0000_0001, 0x0300_1FFF_0000_0001, u64::MAX]
+        {
             assert_eq!(Ownership::decode(word), Err(BadOwnership(word)));
         }
     }

@@ -179,13 +179,7 @@ fn age(created: u64) -> Option<u64> {
 }
 
 fn epoch(word: Ownership) -> Option<u32> {
-    match word {
-        Ownership::Vacant => None,
-        Ownership::Owned { epoch, .. }
-        | Ownership::Offered { epoch, .. }
-        | Ownership::Frozen { epoch, .. }
-        | Ownership::Lost { epoch, .. } => Some(epoch.0),
-    }
+    word.epoch().map(|epoch| epoch.0)
 }
 
 pub(super) fn state_of_phase(phase: Phase) -> GuestState {
@@ -213,5 +207,6 @@ fn state_of_word(word: Option<Ownership>, ours: bool) -> (GuestState, Option<Str
         ),
         Some(Ownership::Owned { .. }) => (GuestState::Running, None),
         Some(Ownership::Offered { .. } | Ownership::Frozen { .. }) => (GuestState::Migrating, None),
+        Some(word @ Ownership::Taken { .. }) => (GuestState::Migrating, Some(word.to_string())),
     }
 }

@@ -103,7 +103,10 @@ impl Host {
                     );
                     return Ok(());
                 }
-                Resolution::TakeOver(host) | Resolution::Stranded { source: host, .. } => {
+                Resolution::BringBack(host)
+                | Resolution::Retake(host)
+                | Resolution::TakeOver(host)
+                | Resolution::Stranded { source: host, .. } => {
                     tracing::error!("guest {name}: {word}; its state is whole, start the agent of {host} again");
                     return Ok(());
                 }

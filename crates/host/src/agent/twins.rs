@@ -175,11 +175,5 @@ fn record((membership, guest): &Found) -> Option<Record> {
 }
 
 fn since(word: Ownership) -> Option<u32> {
-    match word {
-        Ownership::Vacant => None,
-        Ownership::Owned { epoch, .. }
-        | Ownership::Offered { epoch, .. }
-        | Ownership::Frozen { epoch, .. }
-        | Ownership::Lost { epoch, .. } => Some(epoch.0),
-    }
+    word.epoch().map(|epoch| epoch.0)
 }

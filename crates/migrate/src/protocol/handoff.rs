@@ -29,11 +29,20 @@ impl Handoff {
     #[must_use]
     pub fn of(word: Ownership) -> Option<Self> {
         match word {
-            Ownership::Offered { source, target, epoch } | Ownership::Frozen { source, target, epoch } => {
-                Self::new(source, target, epoch).ok()
-            }
-            Ownership::Vacant | Ownership::Owned { .. } | Ownership::Lost { .. } => None,
+            Ownership::Offered { source, target, epoch } => Self::new(source, target, epoch).ok(),
+            Ownership::Frozen { source, target, epoch } => Self::frozen_for(source, target, epoch).ok(),
+            Ownership::Vacant | Ownership::Owned { .. } | Ownership::Lost { .. } | Ownership::Taken { .. } => None,
         }
+    }
+
+    /// The end of a handoff that has come to its freeze. A guest that its own host has taken back to a checkpoint is frozen
+    /// for that host: it cannot be offered to itself, but thawed.
+    ///
+    /// # Errors
+    /// [`Illegal`] when no epoch follows.
+    pub fn frozen_for(source: HostSlot, target: HostSlot, epoch: Epoch) -> Result<Self, Illegal> {
+        let next = epoch.next().ok_or(Illegal::NoEpochLeft(Ownership::Frozen { source, target, epoch }))?;
+        Ok(Self { source, target, epoch, next })
     }
 
     /// Who hands the guest over.

@@ -70,12 +70,15 @@ pub fn source_turn(handoff: &Handoff, word: Ownership, arm: Arm, give_up: bool) 
         {
             SourceTurn::Released
         }
+        // Taken from whoever claimed it. From this host, at the very next epoch, it was taken before anybody could claim.
+        Ownership::Taken { epoch, .. } if epoch > handoff.next_epoch() => SourceTurn::Released,
         Ownership::Lost { host, epoch } if epoch > handoff.epoch() && host != handoff.source() => SourceTurn::Released,
         Ownership::Vacant
         | Ownership::Owned { .. }
         | Ownership::Offered { .. }
         | Ownership::Frozen { .. }
-        | Ownership::Lost { .. } => SourceTurn::Displaced,
+        | Ownership::Lost { .. }
+        | Ownership::Taken { .. } => SourceTurn::Displaced,
     }
 }
 

@@ -105,7 +105,7 @@ fn owns(world: &World, host: usize) -> bool {
         Ownership::Owned { host: owner, epoch } | Ownership::Offered { source: owner, epoch, .. } => {
             owner.index() == host && at == Some(epoch)
         }
-        Ownership::Vacant | Ownership::Frozen { .. } | Ownership::Lost { .. } => false,
+        Ownership::Vacant | Ownership::Frozen { .. } | Ownership::Lost { .. } | Ownership::Taken { .. } => false,
     }
 }
 
@@ -135,6 +135,8 @@ fn is_resolvable(world: &World) -> bool {
             let whole = matches!(world.word, Ownership::Frozen { epoch, .. } if world.is_whole(epoch));
             whole && !world.hosts[source.index()].up && !world.hosts[target.index()].up
         }
+        // No host takes guests in this model; tests/takeover has that.
+        Resolution::BringBack(_) | Resolution::Retake(_) => false,
         Resolution::Lost(host) => !works(host.index()) || world.owner(host.index()).is_none(),
     }
 }
@@ -151,7 +153,7 @@ fn is_settled(world: &World) -> bool {
         }
         Ownership::Offered { .. } | Ownership::Frozen { .. } => everybody_is_gone,
         Ownership::Lost { .. } => true,
-        Ownership::Vacant => false,
+        Ownership::Vacant | Ownership::Taken { .. } => false,
     }
 }
 

@@ -83,14 +83,7 @@ impl Checker<'_> {
             let what = format!("its ownership word {value:#018x} is not a valid one");
             return self.report(Wrong::error(place, what, LOST));
         };
-        let named = match ownership {
-            Ownership::Vacant => Vec::new(),
-            Ownership::Owned { host, .. } | Ownership::Lost { host, .. } => vec![host],
-            Ownership::Offered { source, target, .. } | Ownership::Frozen { source, target, .. } => {
-                vec![source, target]
-            }
-        };
-        for host in named {
+        for host in ownership.hosts().into_iter().flatten() {
             let known = host.index() < self.pool.tables().layout().hosts.count as usize;
             if !known || self.pool.tables().host(host) == Seen::Free {
                 let what = format!("it is {ownership}, but there is no host {host}");

@@ -67,7 +67,8 @@ impl Checker<'_> {
             Ok(
                 Ownership::Owned { host, .. }
                 | Ownership::Offered { source: host, .. }
-                | Ownership::Frozen { source: host, .. },
+                | Ownership::Frozen { source: host, .. }
+                | Ownership::Taken { taker: host, .. },
             ) => {
                 if self.pool.liveness(host) == Liveness::Dead {
                     Hands::Orphaned

@@ -53,7 +53,12 @@ pub(super) fn inspect(world: &mut World, host: usize, sees_all: bool) -> Option<
     let mine = match resolution {
         Resolution::SalvageOrBury(_) | Resolution::Bury(_) => true,
         Resolution::TakeBack(by) | Resolution::TakeOver(by) => by == me,
-        Resolution::Nothing | Resolution::LeaveTo(_) | Resolution::Stranded { .. } | Resolution::Lost(_) => false,
+        Resolution::Nothing
+        | Resolution::LeaveTo(_)
+        | Resolution::Stranded { .. }
+        | Resolution::Lost(_)
+        | Resolution::BringBack(_)
+        | Resolution::Retake(_) => false,
     };
     let whole = Handoff::of(seen).is_some_and(|handoff| world.is_whole(handoff.epoch()));
     world.hosts[host].errand = mine.then_some(Errand { seen, resolution, whole });
@@ -71,7 +76,12 @@ impl Handoffs {
             Resolution::SalvageOrBury(dead) => change(world, seen, host, Event::Bury { dead }),
             Resolution::TakeBack(_) => start_taker(world, host, Role::Home),
             Resolution::TakeOver(_) => start_taker(world, host, Role::Target),
-            Resolution::Nothing | Resolution::LeaveTo(_) | Resolution::Stranded { .. } | Resolution::Lost(_) => {}
+            Resolution::Nothing
+            | Resolution::LeaveTo(_)
+            | Resolution::Stranded { .. }
+            | Resolution::Lost(_)
+            | Resolution::BringBack(_)
+            | Resolution::Retake(_) => {}
         }
         Some(())
     }

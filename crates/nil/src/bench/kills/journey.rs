@@ -128,7 +128,9 @@ impl Journey {
             (Ownership::Offered { .. }, Arm::Poised { host, epoch }) if here(host, epoch) => Step::Poised,
             (Ownership::Offered { .. }, _) => Step::Offered,
             (Ownership::Frozen { .. }, _) => Step::Frozen,
-            (Ownership::Owned { .. } | Ownership::Lost { .. } | Ownership::Vacant, _) => Step::Over,
+            (Ownership::Owned { .. } | Ownership::Lost { .. } | Ownership::Taken { .. } | Ownership::Vacant, _) => {
+                Step::Over
+            }
         }
     }
 

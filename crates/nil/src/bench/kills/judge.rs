@@ -67,7 +67,8 @@ impl Stage {
             | Ownership::Owned { .. }
             | Ownership::Offered { .. }
             | Ownership::Frozen { .. }
-            | Ownership::Lost { .. } => Self::Alien,
+            | Ownership::Lost { .. }
+            | Ownership::Taken { .. } => Self::Alien,
         }
     }
 }
@@ -114,6 +115,7 @@ pub(super) fn may_follow(earlier: Ownership, later: Ownership) -> bool {
         Ownership::Offered { source: host, epoch, .. } => Some((epoch, host, 1)),
         Ownership::Frozen { source: host, epoch, .. } => Some((epoch, host, 2)),
         Ownership::Lost { host, epoch } => Some((epoch, host, 3)),
+        Ownership::Taken { source, epoch, .. } => Some((epoch, source, 1)),
     };
     let is_frozen = matches!(earlier, Ownership::Frozen { .. });
     let is_lost = matches!(later, Ownership::Lost { .. });

@@ -52,7 +52,7 @@ pub(super) fn end(rack: &Rack, subject: &Subject, before: &Counters) -> anyhow::
                 Err(format!("{word}, known as such by its host: {known}; workers are {workers:?}"))
             })
         }
-        Ownership::Vacant | Ownership::Offered { .. } | Ownership::Frozen { .. } => {
+        Ownership::Vacant | Ownership::Offered { .. } | Ownership::Frozen { .. } | Ownership::Taken { .. } => {
             Ok(Err(format!("{word}; workers are {workers:?}")))
         }
     }
