@@ -178,6 +178,7 @@ mod tests {
             id,
             here: false,
             life: Life::Elsewhere,
+            standing: crate::report::HostStanding::Alive,
             cordoned: false,
             address: None,
             pools: vec![pool.id()],

@@ -44,8 +44,8 @@ pub use capabilities::{Capabilities, Placement, Virtualisation};
 pub use client::{Client, ConsoleStream, Endpoint};
 pub use compatibility::{Incompatibility, PoolNeed, Reason, Requirements, Verdict, check};
 pub use config::{
-    Acceptance, HostConfig, Listen, LogConfig, LogLevel, LogTarget, PeerAddress, PeerConfig, PlainListen, PoolRef,
-    SandboxMode, TlsListen, WorkerConfig,
+    Acceptance, HostConfig, LeaseConfig, Listen, LogConfig, LogLevel, LogTarget, PeerAddress, PeerConfig, PlainListen,
+    PoolRef, SandboxMode, TlsListen, WorkerConfig,
 };
 pub use error::{Error, Result};
 pub use fabric::live_fabric;
@@ -57,10 +57,11 @@ pub use order::{
 pub use problem::Problem;
 pub use report::{
     CordonReport, Departure, DrainOutcome, DrainReport, GuestReport, GuestState, Happening, HostEvent, HostReport,
-    JobKind, JobOutcome, JobPhase, JobReport, JobResult, JobSummary, KnownHost, LegReport, LegResult, Life,
-    MemoryMoved, MemoryReport, MigrationOutcome, MigrationReport, OfferReport, PinReport, PlacementPlan, PlannedMove,
-    PoolReport, Progress, RebalanceOutcome, RebalancePlan, RebalanceReport, RehomingOutcome, RehomingReport, Resources,
-    RouteOutcome, RouteReport, SandboxLayer, SandboxReport, Stay, Unevenness, Whereabouts,
+    HostStanding, JobKind, JobOutcome, JobPhase, JobReport, JobResult, JobSummary, KnownHost, LegReport, LegResult,
+    Life, MemoryMoved, MemoryReport, MigrationOutcome, MigrationReport, OfferReport, PinReport, PlacementPlan,
+    PlannedMove, PoolReport, Progress, RebalanceOutcome, RebalancePlan, RebalanceReport, RehomingOutcome,
+    RehomingReport, Resources, RouteOutcome, RouteReport, SandboxLayer, SandboxReport, Stay, Takeover, TakeoverOutcome,
+    TakeoverReport, Unevenness, Whereabouts,
 };
 pub use run_dir::{HostDir, RunDir};
 pub use survey::Survey;

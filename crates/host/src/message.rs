@@ -29,7 +29,10 @@ use std::path::PathBuf;
 /// |---|---|
 /// | 1 | everything before |
 /// | 2 | [`WorkerRequest::TakePools`], the sandbox |
-pub(crate) const WORKER_PROTOCOL: u32 = 2;
+/// | 3 | it keeps its host's lease, shows its presence, and stops when its host is fenced |
+pub(crate) const WORKER_PROTOCOL: u32 = 3;
+/// The first version whose workers stop when their host is fenced.
+pub(crate) const FENCED_WORKERS: u32 = 3;
 
 /// Which of a worker's two moves is meant. One of each can be on; they take turns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

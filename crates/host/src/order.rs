@@ -410,3 +410,11 @@ impl fmt::Display for GuestRange {
         }
     }
 }
+
+/// A host that is dead, or a guest of one.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TakeoverOrder {
+    /// Its name.
+    pub(crate) name: String,
+}

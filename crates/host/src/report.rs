@@ -15,7 +15,7 @@ pub use event::{Happening, HostEvent};
 pub(crate) use job::{ArmNews, CalledOff};
 pub use job::{JobKind, JobOutcome, JobPhase, JobReport, JobResult};
 pub use job_summary::JobSummary;
-pub use known_host::{KnownHost, Life};
+pub use known_host::{HostStanding, KnownHost, Life};
 pub(crate) use memory::describe;
 pub use memory::{MemoryMoved, MemoryReport, PinReport, Whereabouts};
 pub use offer::OfferReport;
@@ -26,6 +26,7 @@ pub use placement::{
 pub use rehoming::{RehomingOutcome, RehomingReport};
 pub use resources::Resources;
 pub use route::{LegReport, LegResult, RouteOutcome, RouteReport};
+pub use takeover::{Takeover, TakeoverOutcome, TakeoverReport};
 
 mod event;
 mod job;
@@ -37,6 +38,7 @@ mod placement;
 mod rehoming;
 mod resources;
 mod route;
+mod takeover;
 
 /// A host, as its agent describes it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]

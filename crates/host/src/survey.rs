@@ -186,18 +186,20 @@ fn note_missing_agent(guest: &mut GuestReport, hosts: &[HostReport]) {
     if host.agent_pid.is_some() || guest.state == GuestState::Lost {
         return;
     }
+    // What the others see of the host.
+    let plight = guest.detail.take().map_or_else(String::new, |plight| format!("; {plight}"));
     if let Some(silent) = &host.silent {
         let lives = host.unattended.iter().any(|name| name.as_str() == guest.name);
         guest.state = if lives { guest.state } else { GuestState::Unclear };
-        guest.detail = Some(format!("its host's agent does not answer: {silent}"));
+        guest.detail = Some(format!("its host's agent does not answer: {silent}{plight}"));
         return;
     }
     let start = format!("start it with `nil host run --name {} --pool PATH`", host.name);
     if host.unattended.iter().any(|name| name.as_str() == guest.name) {
-        guest.detail = Some(format!("its host's agent is not running; {start}"));
+        guest.detail = Some(format!("its host's agent is not running; {start}{plight}"));
     } else {
         guest.state = GuestState::Unclear;
-        guest.detail = Some(format!("its worker and its host's agent are not running; {start}"));
+        guest.detail = Some(format!("its worker and its host's agent are not running; {start}{plight}"));
     }
 }
 

@@ -21,6 +21,19 @@ pub fn salvage_or_bury(control: &GuestControl, state: &StateArea, by: HostSlot, 
     change(control, word, by, event)
 }
 
+/// The first half of that: publishes the state of a source that died after it had saved every part. Returns whether the
+/// guest is frozen now; if not, nothing has been changed.
+///
+/// # Errors
+/// [`crate::Error::Illegal`] when the guest is not offered by `dead`.
+pub fn salvage(control: &GuestControl, state: &StateArea, by: HostSlot, dead: HostSlot) -> Result<bool> {
+    let word = control.ownership().load()?;
+    if !Handoff::of(word).is_some_and(|handoff| is_whole(state, handoff.epoch())) {
+        return Ok(false);
+    }
+    Ok(matches!(change(control, word, by, Event::Salvage { dead })?, Ownership::Frozen { .. }))
+}
+
 /// For [`crate::recovery::Resolution::Bury`]: records that the state of a guest is lost. Returns the word afterwards.
 ///
 /// # Errors

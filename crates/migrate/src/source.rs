@@ -21,7 +21,7 @@ use crate::part::Part;
 use crate::protocol::{Arrival, Handoff, SourceTurn, Tally, source_turn};
 use crate::tsc;
 use nil_pool::sync::{AtomicU64, Ordering};
-use nil_pool::{Area, Arm, Epoch, GuestControl, HostSlot, Ownership, Side, Stamp, StateArea};
+use nil_pool::{Area, Arm, Epoch, GuestControl, HostSlot, Ownership, Side, Stamp, StateArea, Tether};
 use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -106,6 +106,7 @@ pub struct Source {
     control: GuestControl,
     state: Arc<StateArea>,
     me: HostSlot,
+    tether: Tether,
     vcpus: u16,
     /// The epoch of this worker's ownership.
     epoch: AtomicU64,
@@ -125,13 +126,16 @@ impl Source {
     /// The source's half for a guest that `me` owns at `epoch` and runs with `vcpus` vCPU threads.
     ///
     /// # Errors
-    /// [`Error::VcpuCount`] when there is no vCPU, or more than the protocol counts.
+    /// [`Error::VcpuCount`] when there is no vCPU, or more than the protocol counts; [`Error::Pool`] when `me` has been
+    /// fenced.
     pub fn new(control: GuestControl, state: Arc<StateArea>, me: HostSlot, epoch: Epoch, vcpus: usize) -> Result<Self> {
         let counted = u16::try_from(vcpus).ok().filter(|&n| n > 0).ok_or(Error::VcpuCount(vcpus))?;
+        let tether = Tether::new(control.pool(), me)?;
         Ok(Self {
             control,
             state,
             me,
+            tether,
             vcpus: counted,
             epoch: AtomicU64::new(epoch.0.into()),
             offered: AtomicU64::new(Ownership::Vacant.encode()),
@@ -178,6 +182,37 @@ impl Source {
             Ok(Ownership::Vacant | Ownership::Frozen { .. } | Ownership::Lost { .. } | Ownership::Taken { .. })
             | Err(_) => false,
         }
+    }
+
+    /// Whether a vCPU of this worker may enter the guest: the guest is its own, and its host has not been fenced. To be
+    /// asked before every entry.
+    ///
+    /// The word may be one epoch ahead: the coordinator that takes an offer back changes the word before it notes that. No
+    /// other worker of this host could have, while this one lives.
+    #[inline]
+    #[must_use]
+    pub fn may_run(&self) -> bool {
+        let mine = match self.control.ownership().load() {
+            Ok(Ownership::Owned { host, epoch } | Ownership::Offered { source: host, epoch, .. }) => {
+                host == self.me && (epoch == self.epoch() || self.epoch().next() == Some(epoch))
+            }
+            Ok(Ownership::Vacant | Ownership::Frozen { .. } | Ownership::Lost { .. } | Ownership::Taken { .. })
+            | Err(_) => false,
+        };
+        mine && self.tether.holds()
+    }
+
+    /// Says that the host lives, and then looks whether the guest may run: at least once in every interval of the lease,
+    /// and first of all after any pause that was longer.
+    #[must_use]
+    pub fn beat(&self) -> bool {
+        self.tether.beat() && self.may_run()
+    }
+
+    /// The tie to this worker's host.
+    #[must_use]
+    pub fn tether(&self) -> &Tether {
+        &self.tether
     }
 
     /// Makes place in the arm word for a new plan, before a target is asked to arm.

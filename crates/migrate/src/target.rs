@@ -24,7 +24,7 @@ use crate::part::Part;
 use crate::protocol::{ArmEvent, Arrival, Handoff, Role, Tally, arm_step};
 use crate::tsc;
 use nil_pool::sync::{AtomicU32, Ordering};
-use nil_pool::{Area, DecodeError, Epoch, GuestControl, HostSlot, Ownership, Side, Stamp, StateArea, decode};
+use nil_pool::{Area, DecodeError, Epoch, GuestControl, HostSlot, Ownership, Side, Stamp, StateArea, Tether, decode};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -92,6 +92,7 @@ pub struct Target {
     control: GuestControl,
     state: Arc<StateArea>,
     role: Role,
+    tether: Tether,
     handoff: Handoff,
     vcpus: u16,
     waiting: Waiting,
@@ -168,10 +169,12 @@ impl Target {
     ) -> Result<Arc<Self>> {
         let counted = u16::try_from(vcpus).ok().filter(|&n| n > 0).ok_or(Error::VcpuCount(vcpus))?;
         let machine_copy = Mutex::new(Vec::with_capacity(state.machine(handoff.epoch().slot()).len()));
+        let tether = Tether::new(control.pool(), role.host(&handoff))?;
         Ok(Arc::new(Self {
             control,
             state,
             role,
+            tether,
             handoff,
             vcpus: counted,
             waiting: style.on_this_machine(vcpus),
@@ -268,7 +271,9 @@ impl Target {
         let round = self.handoff.epoch();
         load(&mut *machine, &self.state.machine(round.slot()), &mut copy, round)?;
         self.control.timeline().set(Stamp::Loaded, tsc::now());
-        if self.control.ownership().transition(self.handoff.frozen(), self.role.committed(&self.handoff)) {
+        // Whoever has been fenced could run it no longer than to its next look.
+        let frozen = self.handoff.frozen();
+        if self.tether.holds() && self.control.ownership().transition(frozen, self.role.committed(&self.handoff)) {
             self.control.timeline().set(Stamp::Claimed, tsc::now());
             Ok(End::Landed)
         } else {

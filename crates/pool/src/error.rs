@@ -201,6 +201,25 @@ pub enum Error {
         /// The host.
         host: HostSlot,
     },
+    /// A thread that writes to guests could not be guarded.
+    #[error(
+        "no timer for a thread that writes to guests' memory ({source}); raise the limit of pending signals (ulimit -i)"
+    )]
+    NoTimer {
+        /// The reason.
+        source: io::Error,
+    },
+    /// A lease by which nobody could be judged.
+    #[error(
+        "a lease with an interval of {interval_ms} ms and an expiry of {expiry_ms} ms cannot be kept: the interval is at least 1 ms, \
+         the expiry at least 3 intervals and at most four hours"
+    )]
+    BadLease {
+        /// Its interval.
+        interval_ms: u16,
+        /// Its expiry.
+        expiry_ms: u32,
+    },
     /// A peer has taken this host for dead.
     #[error("this host was declared dead by a peer; it must stop its guests and join anew")]
     Fenced,

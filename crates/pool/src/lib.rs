@@ -8,6 +8,7 @@
 //! - [`mod@format`]: the bytes; pure encoders and decoders.
 //! - [`Pool`]: create, open, look.
 //! - [`Membership`]: a host's right to change the pool.
+//! - [`LeaseWatch`], [`Fence`], [`Tether`]: when a host is dead, how it loses its rights, how its processes notice.
 //! - [`GuestControl`], [`StateArea`]: what a worker needs of one guest.
 //! - [`Protection`]: commits of a running guest, to which whoever takes it over brings it back.
 //! - [`Report`]: what agents keep in the pool about jobs that have ended.
@@ -24,12 +25,16 @@ mod control;
 #[cfg(all(test, not(loom)))]
 mod crash_tests;
 mod create;
+#[cfg(not(loom))]
+mod deadman;
 mod error;
 mod fault;
+mod fencing;
 mod forced;
 pub mod format;
 mod guests;
 mod ids;
+mod lease;
 mod legs;
 mod listing;
 mod liveness;
@@ -44,6 +49,7 @@ mod pins;
 #[doc(hidden)]
 pub mod placement;
 mod pool;
+mod presence;
 mod protection;
 mod recovery;
 #[doc(hidden)]
@@ -59,6 +65,7 @@ pub mod sync;
 mod tables;
 #[doc(hidden)]
 pub mod tag_index;
+mod tether;
 mod timeline;
 mod twin;
 
@@ -71,7 +78,10 @@ pub use capacity_mapping::{CapacityMapping, Source};
 pub use check::{CheckReport, Finding, Severity};
 pub use control::{GuestConfig, GuestControl};
 pub use create::CreateOptions;
+#[cfg(not(loom))]
+pub use deadman::{Deadman, FENCED_STATUS};
 pub use error::{Error, Result};
+pub use fencing::{Fence, Life};
 pub use forced::{Demanded, Taken};
 pub use format::GRANULE;
 pub use format::address::{BadAddress, HostAddress};
@@ -87,6 +97,7 @@ pub use format::report::MAX_REPORT;
 pub use format::stripe::{BadStripe, Composition, Leg, Stripe, Whole};
 pub use guests::GuestRequest;
 pub use ids::{BadUuid, CapacitySlot, GuestId, GuestSlot, HostId, JobId, PoolId, PoolOffset, Tag};
+pub use lease::{LeaseState, LeaseTerms, LeaseWatch};
 pub use legs::reap_orphan_legs;
 pub use listing::{CapacityInfo, GuestInfo, HostInfo};
 pub use liveness::Liveness;
@@ -103,4 +114,5 @@ pub use reports::Report;
 pub use sections::{AreaFull, DecodeError, Section, SectionWriter, Sections, decode, decode_any_epoch};
 pub use state::{Area, MACHINE_AREA, StateArea, VCPU_AREA};
 pub use stripe::{AbsentPools, LegRequest, StripeRequest};
+pub use tether::Tether;
 pub use timeline::{Stamp, Timeline};

@@ -1,6 +1,7 @@
 //! What is in a pool, as validated copies for people and programs to read.
 
 use crate::arm::Arm;
+use crate::fencing::Life;
 use crate::forced::Demanded;
 use crate::format::BadRecord;
 use crate::format::address::HostAddress;
@@ -42,8 +43,12 @@ pub struct HostInfo {
     pub address: Option<HostAddress>,
     /// Whether no guests are to come to it.
     pub cordoned: bool,
+    /// Whether its agent takes guests of fenced hosts by itself.
+    pub takes_over: bool,
     /// Whether it lives.
     pub liveness: Liveness,
+    /// Its present life, if it can be read.
+    pub life: Option<Life>,
     /// What is wrong with the entry.
     pub damage: Option<String>,
 }
@@ -149,7 +154,9 @@ impl Pool {
             joined: 0,
             address: None,
             cordoned: false,
+            takes_over: false,
             liveness: self.liveness(slot),
+            life: self.life(slot),
             damage: None,
         };
         match tables.host(slot) {
@@ -168,6 +175,7 @@ impl Pool {
                 info.joined = record.joined;
                 info.address = record.address;
                 info.cordoned = flags.cordoned();
+                info.takes_over = flags.takes_over();
             }
         }
         Some(info)

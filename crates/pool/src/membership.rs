@@ -279,9 +279,13 @@ impl Membership {
         &self.pool
     }
 
-    /// Counts the lease up: "I am alive".
+    /// Counts the lease up: "I am alive". Then [`Membership::is_fenced`] is to be asked, as a [`crate::Tether`] does.
     pub fn beat(&self) {
-        self.pool.tables().host_lease(self.slot).fetch_add(1, Ordering::Release);
+        if self.is_fenced() {
+            return;
+        }
+        self.pool.tables().host_lease(self.slot).fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
     }
 
     /// Whether a peer has declared this host dead. Then it must run nothing more.
@@ -301,14 +305,12 @@ impl Membership {
     /// # Errors
     /// [`Error::HostNotDead`] when the host is alive on this kernel, or has joined anew meanwhile.
     pub fn fence_host(&self, slot: HostSlot, epoch: Epoch) -> Result<Recovered> {
-        if slot == self.slot || self.pool.liveness(slot) == Liveness::Alive {
+        if self.pool.liveness(slot) == Liveness::Alive {
             return Err(Error::HostNotDead { host: slot });
         }
-        let generation = u64::from(epoch.0);
-        let (live, fenced) = (SlotState::Live { generation }, SlotState::Live { generation: generation + 1 });
-        let word = self.pool.tables().host_state_word(slot);
-        exchange(word, live.encode(), fenced.encode()).map_err(|_| Error::HostNotDead { host: slot })?;
-        Ok(Actor::new(&self.pool, slot).recover())
+        self.declare_dead(slot, epoch)?;
+        self.begin_fencing(slot, epoch, None)?;
+        self.finish_fencing(slot, epoch)
     }
 
     /// Finishes or undoes what a host that is dead for sure left half done.
@@ -340,6 +342,14 @@ impl Membership {
     /// As for [`Membership::cordon`].
     pub fn uncordon(&self, host: HostSlot) -> Result<()> {
         self.change_flags(host, HostFlags::without_cordon)
+    }
+
+    /// Says whether this host's agent takes guests of fenced hosts by itself.
+    ///
+    /// # Errors
+    /// As for [`Membership::cordon`].
+    pub fn announce_takeover(&self, takes_over: bool) -> Result<()> {
+        self.change_flags(self.slot, |flags| flags.with_takeover(takes_over))
     }
 
     fn change_flags(&self, host: HostSlot, change: impl Fn(HostFlags) -> HostFlags) -> Result<()> {

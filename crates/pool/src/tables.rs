@@ -1,6 +1,7 @@
 //! The pool's tables in mapped memory: words by name, records as validated copies.
 
 use crate::format::capacity::{self, CapacityRecord};
+use crate::format::fence;
 use crate::format::guest::{self, GuestRecord};
 use crate::format::host::{self, HostRecord};
 use crate::format::journal::{self, Entry};
@@ -8,7 +9,7 @@ use crate::format::layout::{HOST_ENTRY, Layout, Table};
 use crate::format::report::{self, ReportRecord};
 use crate::format::slot_word::{Reference, SlotState};
 use crate::format::{BadRecord, GRANULE};
-use crate::ids::Tag;
+use crate::ids::{HostId, Tag};
 use crate::mapping::Mapping;
 use crate::owner_map::OwnerMap;
 use crate::ownership::HostSlot;
@@ -87,10 +88,29 @@ impl Tables {
         self.host_word(slot, host::FLAGS)
     }
 
+    pub(crate) fn host_terms(&self, slot: HostSlot) -> &AtomicU64 {
+        self.host_word(slot, fence::TERMS)
+    }
+
+    pub(crate) fn host_fence(&self, slot: HostSlot) -> &AtomicU64 {
+        self.host_word(slot, fence::FENCE)
+    }
+
+    pub(crate) fn host_presence(&self, slot: HostSlot) -> &AtomicU64 {
+        self.host_word(slot, fence::PRESENCE)
+    }
+
     pub(crate) fn host(&self, slot: HostSlot) -> Seen<HostRecord> {
         see(self.host_state_word(slot), || {
             HostRecord::decode(&self.mapping.read(self.layout.hosts.at(slot.index()) + host::RECORD))
         })
+    }
+
+    /// Id and incarnation of a host's record, without anything that is allocated.
+    pub(crate) fn host_identity(&self, slot: HostSlot) -> Option<(HostId, u64)> {
+        let record = self.mapping.read(self.layout.hosts.at(slot.index()) + host::RECORD);
+        crate::sync::fence(Ordering::Acquire);
+        host::identity(&record)
     }
 
     pub(crate) fn write_host(&self, slot: HostSlot, record: &HostRecord) {

@@ -63,8 +63,8 @@ pub(crate) fn block() -> Result<()> {
     }
 }
 
-/// Waits for so long, or for a kick, which stays pending.
-pub(crate) fn rest(limit: Duration) {
+/// Waits for so long, or for a kick, which stays pending. Whether it was a kick.
+pub(crate) fn rest(limit: Duration) -> bool {
     let limit = libc::timespec {
         tv_sec: limit.as_secs().try_into().unwrap_or(libc::time_t::MAX),
         tv_nsec: limit.subsec_nanos().into(),
@@ -78,8 +78,54 @@ pub(crate) fn rest(limit: Duration) {
     // SAFETY: the set and the limit are alive; nobody wants to know who sent the signal.
     let signal = unsafe { libc::sigtimedwait(&raw const kicks, std::ptr::null_mut(), &raw const limit) };
     // What was waited for has been taken, and `KVM_RUN` must see it.
-    if signal == SIGRTMIN() {
+    let kicked = signal == SIGRTMIN();
+    if kicked {
         kick_self();
+    }
+    kicked
+}
+
+/// Kicks one thread again and again, by a timer of the kernel.
+///
+/// The kernel goes on counting while the process is stopped, and while the machine sleeps. So a thread that was away for longer
+/// than the interval finds a kick pending when it is back, and does not enter the guest before it has looked around.
+#[derive(Debug)]
+pub(crate) struct Ticker(libc::timer_t);
+
+// SAFETY: a timer's id is a number of its process; any thread may use it.
+unsafe impl Send for Ticker {}
+
+impl Ticker {
+    /// A timer for the calling thread, which does not run yet.
+    pub(crate) fn new() -> Result<Self> {
+        // SAFETY: all bytes zero are a `sigevent`.
+        let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+        event.sigev_notify = libc::SIGEV_THREAD_ID;
+        event.sigev_signo = SIGRTMIN();
+        event.sigev_notify_thread_id = rustix::thread::gettid().as_raw_nonzero().get();
+        let mut timer = std::ptr::null_mut();
+        // SAFETY: both are alive, and the thread is one of this process.
+        let result = unsafe { libc::timer_create(libc::CLOCK_BOOTTIME, &raw mut event, &raw mut timer) };
+        if result == 0 { Ok(Self(timer)) } else { Err(Error::Signal(io::Error::last_os_error())) }
+    }
+
+    /// Lets it run.
+    pub(crate) fn start(&self, interval: Duration) -> Result<()> {
+        let interval = libc::timespec {
+            tv_sec: interval.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+            tv_nsec: interval.subsec_nanos().into(),
+        };
+        let setting = libc::itimerspec { it_interval: interval, it_value: interval };
+        // SAFETY: the timer is ours until it is dropped, and the setting is alive.
+        let result = unsafe { libc::timer_settime(self.0, 0, &raw const setting, std::ptr::null_mut()) };
+        if result == 0 { Ok(()) } else { Err(Error::Signal(io::Error::last_os_error())) }
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        // SAFETY: the timer is ours, and nobody uses it any more.
+        unsafe { libc::timer_delete(self.0) };
     }
 }
 
@@ -98,6 +144,23 @@ mod tests {
 
     /// Longer than any test may take.
     const FOR_EVER: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn a_ticker_kicks_its_thread_until_it_is_dropped() {
+        let thread = thread::spawn(|| {
+            block().expect("kicks are blocked");
+            let ticker = Ticker::new().expect("a timer");
+            ticker.start(Duration::from_millis(1)).expect("it runs");
+            for _ in 0..3 {
+                assert!(rest(FOR_EVER));
+                clear();
+            }
+            drop(ticker);
+            clear();
+            assert!(!rest(Duration::from_millis(20)));
+        });
+        thread.join().expect("it is kicked");
+    }
 
     #[test]
     fn a_kick_ends_a_rest_and_stays_pending() {

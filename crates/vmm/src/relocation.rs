@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::kick;
 use crate::vm::{Role, Vm, lock};
 use nil_mover::{Move, MoveControl, MovePlan, MoveProgress, MoveReport};
+use nil_pool::{Deadman, Tether};
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::Arc;
 
@@ -23,6 +24,10 @@ impl Vm {
         if !matches!(*lock(&self.role), Role::Running) {
             return Err(Error::NotNow { wanted: "have its memory moved", state: "not running here" });
         }
+        // What is copied into the pool must not go on behind the back of a peer that has fenced this host.
+        let source = self.shared.source();
+        let _deadman = Deadman::guard(Tether::new(source.control().pool(), source.host())?)?;
+        drop(source);
         let threads = self.shared.vcpu_threads().collect();
         let moved = Move::new(Arc::clone(self.memory()), plan, threads)?.run(control, progress);
         if self.memory().lost().is_some() {

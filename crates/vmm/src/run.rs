@@ -9,10 +9,14 @@
 //!                          │                  └─ released ────► end
 //!                          └─ torn down ─► end
 //! ```
+//!
+//! Before every entry into the guest the thread looks whether it may: whether the guest is still its own, and its host has not
+//! been fenced. A timer kicks it once in every interval of the host's lease. So after any longer pause a kick is pending, the
+//! next KVM_RUN returns before it has entered the guest, and the thread beats the lease and looks.
 
 use crate::devices::{Devices, PortAction};
 use crate::error::{Error, Result};
-use crate::kick;
+use crate::kick::{self, Ticker};
 use crate::machine::Machine;
 use crate::shared::{Request, Shared};
 use crate::vcpu::Vcpu;
@@ -24,6 +28,7 @@ use nil_mover::{GuestMemory, Unreached, Waited};
 use nil_pool::{Epoch, SectionWriter};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Room for a vCPU's state outside the pool: as much as its area has (docs/pool-format.md).
 const SCRATCH: usize = 32 << 10;
@@ -46,6 +51,8 @@ enum Left {
     Ended(String),
     /// KVM cannot go on.
     Faulted(Error),
+    /// The guest is not to be run here any more.
+    Displaced,
 }
 
 /// Whether a vCPU thread goes on after a handoff.
@@ -60,14 +67,21 @@ impl Runner {
     pub(crate) fn land(mut self, mut seat: Seat, warm_up: &WarmUp, ready: Sender<Result<()>>) {
         let warmed = warm_up.run(&mut self.vcpu, self.index);
         let kickable = self.vcpu.make_kickable();
-        let rehearsed = warmed.and(kickable).and_then(|()| self.rehearse());
+        let mut ticker = None;
+        let rehearsed = warmed.and(kickable).and_then(|()| self.rehearse()).and_then(|()| {
+            ticker = Some(Ticker::new()?);
+            Ok(())
+        });
         self.shared.bind_thread(self.index);
         ready.send(rehearsed.and_then(|()| seat.preload(&mut self.vcpu).map(|_| ()))).ok();
         drop(ready);
         // A thread that could not prepare takes part all the same: a target whose threads are not all prepared never
         // arms, and a guest that is thawed at home needs no preparation, only to be loaded whole.
         match seat.land(&mut self.vcpu, &self.machine) {
-            Landing::Landed { .. } => self.run(),
+            Landing::Landed { .. } => match ticker.map_or_else(Ticker::new, Ok) {
+                Ok(ticker) => self.run(&ticker),
+                Err(error) => self.fault(&error),
+            },
             Landing::TornDown(TornDown::OtherRefused) => {}
             Landing::TornDown(why) => self.shared.tell(VmEvent::TornDown { why: why.to_string() }),
         }
@@ -75,8 +89,8 @@ impl Runner {
 
     /// Rehearses, and then runs the guest that was booted here.
     pub(crate) fn start(mut self) {
-        match self.vcpu.make_kickable().and_then(|()| self.rehearse()) {
-            Ok(()) => self.run(),
+        match self.vcpu.make_kickable().and_then(|()| self.rehearse()).and_then(|()| Ticker::new()) {
+            Ok(ticker) => self.run(&ticker),
             Err(error) => self.shared.tell(VmEvent::Faulted { why: error.to_string() }),
         }
     }
@@ -104,13 +118,24 @@ impl Runner {
         }
     }
 
-    /// Runs the guest until it is released to another host, ends or is stopped.
-    pub(crate) fn run(mut self) {
+    /// Runs the guest until it is released to another host, ends or is stopped. `ticker` kicks this thread.
+    fn run(mut self, ticker: &Ticker) {
         self.shared.register_thread(self.index);
+        if let Err(error) = ticker.start(self.shared.source().tether().terms().interval()) {
+            return self.fault(&error);
+        }
+        if !self.shared.beat() {
+            return self.shared.tell(VmEvent::Displaced);
+        }
         loop {
             match self.run_guest() {
                 Left::Kicked => match self.shared.request() {
-                    Request::None if self.memory.lost().is_none() => self.take_kick(),
+                    Request::None if self.memory.lost().is_none() => {
+                        self.take_kick();
+                        if !self.shared.beat() {
+                            return self.shared.tell(VmEvent::Displaced);
+                        }
+                    }
                     Request::None => return self.fault(&self.memory_fault()),
                     Request::Stop => return,
                     Request::Freeze if self.freeze() == Next::Run => {}
@@ -118,8 +143,24 @@ impl Runner {
                 },
                 Left::Ended(why) => return self.shared.tell(VmEvent::Ended { why }),
                 Left::Faulted(error) => return self.fault(&error),
+                Left::Displaced => return self.shared.tell(VmEvent::Displaced),
             }
         }
+    }
+
+    /// Lets the guest rest for so long, or until something is wanted of it. The ticks of the lease do not end its rest.
+    fn rest(&self, limit: Duration) -> Option<Left> {
+        let end = Instant::now() + limit;
+        while kick::rest(end.saturating_duration_since(Instant::now())) {
+            if self.shared.request() != Request::None || self.memory.lost().is_some() {
+                return None;
+            }
+            self.take_kick();
+            if !self.shared.beat() {
+                return Some(Left::Displaced);
+            }
+        }
+        None
     }
 
     fn fault(&self, error: &Error) {
@@ -156,13 +197,20 @@ impl Runner {
 
     fn run_guest(&mut self) -> Left {
         loop {
+            if !self.shared.may_run() {
+                return Left::Displaced;
+            }
             match self.vcpu.run() {
                 Ok(VcpuExit::IoOut(port, data)) => {
                     let action = lock(&self.devices).port_out(port, data);
                     match action {
                         PortAction::Continue => {}
                         PortAction::Exit(code) => return Left::Ended(format!("it wrote {code} to its exit port")),
-                        PortAction::Rest(limit) => kick::rest(limit),
+                        PortAction::Rest(limit) => {
+                            if let Some(left) = self.rest(limit) {
+                                return left;
+                            }
+                        }
                     }
                 }
                 Ok(VcpuExit::IoIn(port, data)) => lock(&self.devices).port_in(port, data),

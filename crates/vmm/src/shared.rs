@@ -52,6 +52,16 @@ impl Shared {
         Arc::clone(&self.source.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether a vCPU may enter the guest.
+    pub(crate) fn may_run(&self) -> bool {
+        self.source.read().unwrap_or_else(PoisonError::into_inner).may_run()
+    }
+
+    /// Says that this host lives, and then the same.
+    pub(crate) fn beat(&self) -> bool {
+        self.source.read().unwrap_or_else(PoisonError::into_inner).beat()
+    }
+
     /// Puts another source in the place of the present one, which is returned.
     pub(crate) fn replace_source(&self, source: Arc<Source>) -> Arc<Source> {
         std::mem::replace(&mut *self.source.write().unwrap_or_else(PoisonError::into_inner), source)

@@ -70,6 +70,8 @@ pub enum VmEvent {
         /// Why.
         why: String,
     },
+    /// The guest is not this worker's any more, or its host has been fenced. The vCPU that found out has stopped for good.
+    Displaced,
 }
 
 /// What the coordinator of a [`Vm`] has to do before it runs.
@@ -295,6 +297,12 @@ impl Vm {
     #[must_use]
     pub fn owns(&self) -> bool {
         self.shared.source().owns()
+    }
+
+    /// Whether this host has been fenced. Then this process is to end.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        !self.shared.source().tether().holds()
     }
 
     /// Stops the vCPUs for good. The ownership word stays as it is.

@@ -100,8 +100,11 @@ fn moves(errand: &Errand, direction: Direction) -> bool {
     match errand {
         Errand::Move(moved) | Errand::Orphan(moved) => *moved == direction,
         Errand::Settling => direction == Direction::Recouple,
-        Errand::PullBack | Errand::Migration { .. } | Errand::Rehoming { .. } | Errand::Drain | Errand::Rebalance => {
-            false
-        }
+        Errand::PullBack
+        | Errand::Migration { .. }
+        | Errand::Rehoming { .. }
+        | Errand::Drain
+        | Errand::Rebalance
+        | Errand::Takeover => false,
     }
 }

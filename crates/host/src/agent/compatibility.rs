@@ -68,6 +68,19 @@ fn requirements(order: &Migrate, control: &GuestControl, versions: Versions) -> 
     })
 }
 
+/// What a guest needs of the host that is to take it from one that is dead: its memory is in the pool, and stays there.
+pub(super) fn takeover_needs(guest: &GuestName, control: &GuestControl) -> Result<Requirements> {
+    Ok(Requirements {
+        guest: guest.clone(),
+        versions: Versions::OURS,
+        access: access_of(guest, control),
+        machine: GuestNeeds::read(control)?,
+        pools: pools_needed(guest, control, None, 0)?,
+        dram_bytes: 0,
+        page_bytes: rustix::param::page_size() as u64,
+    })
+}
+
 /// The pools without which a host cannot run the guest once it is there, and why; and what they must have room for before
 /// it goes, if `away` bytes of its memory are not in the pool.
 fn pools_needed(

@@ -40,6 +40,7 @@ impl Host {
             std::thread::sleep(ROUND);
             lock(&in_vain).retain(|_, since| since.elapsed() < RESPITE);
             self.adopt_again();
+            self.announce();
             let Some(_order) = self.orders.begin() else { return };
             self.settle_twins();
             self.answer_offers();

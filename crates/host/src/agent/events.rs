@@ -10,8 +10,8 @@ use super::listing::state_of_phase;
 use crate::feed::{Feed, Reader};
 use crate::message::{Phase, WorkerStatus};
 use crate::name::GuestName;
-use crate::report::{Happening, HostEvent, OfferReport, Progress};
-use nil_pool::GuestId;
+use crate::report::{Happening, HostEvent, HostStanding, OfferReport, Progress};
+use nil_pool::{GuestId, PoolId};
 use std::sync::Arc;
 
 /// How many events are kept.
@@ -73,6 +73,11 @@ impl Host {
     /// Capacity is offered to this host, or it has answered.
     pub(super) fn tell_offer(&self, offer: OfferReport) {
         self.events.tell(Happening::Offer { offer });
+    }
+
+    /// Another host is in another state than before.
+    pub(super) fn tell_host(&self, host: String, pool: PoolId, standing: HostStanding, detail: Option<String>) {
+        self.events.tell(Happening::Host { host, pool, standing, detail });
     }
 
     pub(super) fn tell_job_begun(&self, record: &Record) {

@@ -49,6 +49,8 @@ pub(super) enum Errand {
     Drain,
     /// Hosts are evened out.
     Rebalance,
+    /// The guest comes from a host that is dead.
+    Takeover,
 }
 
 /// How far a job is, as far as calling it off goes.
@@ -196,6 +198,7 @@ impl fmt::Display for Errand {
             Self::Drain => f.write_str("the host is being emptied"),
             Self::Rebalance => f.write_str("hosts are being evened out"),
             Self::Rehoming { to } => write!(f, "its home is being moved to pool {}", to.display()),
+            Self::Takeover => f.write_str("it is being taken from a dead host"),
             Self::Settling => f.write_str("it has just come, and its memory is being recoupled"),
         }
     }

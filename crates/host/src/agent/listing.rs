@@ -7,7 +7,7 @@ use super::table::Entry;
 use crate::error::Result;
 use crate::message::{Lane, Phase};
 use crate::name::GuestName;
-use crate::report::{GuestReport, GuestState, HostReport, MemoryReport, PoolReport, describe};
+use crate::report::{GuestReport, GuestState, HostReport, HostStanding, MemoryReport, PoolReport, Takeover, describe};
 use nil_pool::{
     GRANULE, GuestControl, GuestId, GuestInfo, GuestSlot, HostSlot, Membership, Ownership, PoolId, StateArea,
 };
@@ -103,7 +103,10 @@ impl Host {
         let entry = entry.filter(|entry| entry.phase != Phase::Armed);
         let (state, detail) = match entry {
             Some(entry) => (state_of_phase(entry.phase), detail(entry)),
-            None => self.state_of_word(guest, responsible == Some(me)),
+            None => {
+                let (state, detail) = self.state_of_word(guest, responsible == Some(me));
+                (state, detail.or_else(|| self.plight_of(membership, responsible?)))
+            }
         };
         let control = membership.pool().guest(guest.slot, guest.id).ok();
         let view = control.as_ref().and_then(|control| Some((control, self.views.view(control, guest.state?)?)));
@@ -131,6 +134,22 @@ impl Host {
 }
 
 impl Host {
+    /// What is to be said of a host of ours that may be dead.
+    fn plight_of(&self, membership: &Membership, slot: HostSlot) -> Option<String> {
+        let sight = self.vigil.sight(membership.pool().id(), slot)?;
+        let (standing, name) = (HostStanding::of(sight), super::pools::name_of_slot(membership.pool(), slot)?);
+        match standing {
+            HostStanding::Alive | HostStanding::Late => None,
+            HostStanding::Suspect => Some(format!("the lease of host {name} stands still")),
+            HostStanding::Expired | HostStanding::Dead if self.takeover == Takeover::Ask => {
+                Some(format!("host {name} is {standing}; `nil takeover {name}` fences it and takes its guests"))
+            }
+            HostStanding::Expired | HostStanding::Dead | HostStanding::Fenced => {
+                Some(format!("host {name} is {standing}"))
+            }
+        }
+    }
+
     /// What a guest without a worker here is doing: by its word, and by how its worker ended if we have seen that.
     fn state_of_word(&self, guest: &GuestInfo, ours: bool) -> (GuestState, Option<String>) {
         let (state, detail) = state_of_word(guest.ownership, ours);

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! Agent::start   lock → identity → join pools → adopt workers → settle twins → recover what has no worker → listen
-//! Agent::run     threads: lease beat, duties, API, one per order, job and worker; until a signal
+//! Agent::run     threads: lease beat, vigil over other hosts, duties, API, one per order, job and worker; until a signal
 //! Agent::stop    no new orders → orders in progress end → guests stay (or are stopped) → socket removed
 //! ```
 
@@ -50,6 +50,7 @@ mod twins;
 mod unclaimed;
 mod undertaking;
 mod views;
+mod vigil;
 mod workers;
 
 pub(crate) use arming::Source;
@@ -62,11 +63,13 @@ pub(crate) use undertaking::Work;
 
 use crate::api::{self, Sockets};
 use crate::capabilities::{Machine, Processors};
-use crate::config::{Acceptance, Listen, PeerConfig, PoolRef, WorkerConfig};
+use crate::config::{Acceptance, LeaseConfig, Listen, PeerConfig, PoolRef, WorkerConfig};
 use crate::error::{Error, Result};
+use crate::message::FENCED_WORKERS;
 use crate::metrics::Counted;
 use crate::name::{GuestName, HostName};
 use crate::process::Ending;
+use crate::report::Takeover;
 use crate::run_dir::HostDir;
 use crate::wire::{self, Stale};
 use alone::Alone;
@@ -78,7 +81,7 @@ use ledger::Ledger;
 use neighbours::Neighbours;
 use network::{Doors, Network};
 use nil_mover::topology::{Topology, Warning};
-use nil_pool::{GuestId, HostId};
+use nil_pool::{FENCED_STATUS, GuestId, HostId, LeaseTerms, Membership};
 use nil_vmm::CpuModel;
 use offers::Offers;
 use pace::Measured;
@@ -87,12 +90,12 @@ use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use table::Table;
+use vigil::{FenceCommand, Vigil};
 
-/// How often the host's lease is renewed in each pool.
-const BEAT: Duration = Duration::from_millis(100);
 /// How long orders in progress may take once the agent is to stop.
 const PATIENCE_AT_STOP: Duration = Duration::from_secs(10);
 
@@ -117,6 +120,8 @@ pub struct AgentOptions {
     pub cpu_limit: Option<CpuModel>,
     /// How workers are confined.
     pub workers: WorkerConfig,
+    /// How the host beats, and what it does about others that do not.
+    pub lease: LeaseConfig,
 }
 
 /// What becomes of an agent's guests when it stops.
@@ -185,6 +190,12 @@ pub(crate) struct Host {
     /// Guests whose workers live, as far as we can tell, and have not been understood: they are left alone.
     unadopted: Mutex<BTreeSet<GuestName>>,
     workers: WorkerConfig,
+    lease: LeaseTerms,
+    takeover: Takeover,
+    fence_command: Option<FenceCommand>,
+    vigil: Vigil,
+    /// Whether peers may judge this host by its lease: every worker of it keeps to the terms.
+    announced: AtomicBool,
     groups: Groups,
     /// How the workers of guests that are lost now have ended.
     endings: Mutex<BTreeMap<GuestId, Ending>>,
@@ -233,6 +244,11 @@ impl Agent {
             placing: Mutex::default(),
             unadopted: Mutex::default(),
             workers: options.workers.clone(),
+            lease: options.lease.terms,
+            takeover: options.lease.takeover,
+            fence_command: options.lease.fence_command.clone().map(FenceCommand),
+            vigil: Vigil::default(),
+            announced: AtomicBool::new(false),
             groups,
             endings: Mutex::default(),
         });
@@ -240,9 +256,11 @@ impl Agent {
         host.restore_cordon()?;
         host.spawn("lease", Host::beat)?;
         host.adopt_workers()?;
+        host.announce();
         host.settle_twins();
         host.recover_all();
         host.reap_orphan_stripes();
+        host.spawn("vigil", Host::keep_vigil)?;
         host.spawn("duties", Host::attend)?;
         host.listen(doors)?;
         host.spawn("neighbours", Host::ask_neighbours)?;
@@ -311,9 +329,59 @@ impl Host {
 
     fn beat(self: &Arc<Self>) {
         loop {
-            self.pools.beat();
-            std::thread::sleep(BEAT);
+            if let Some(fenced) = self.pools.beat() {
+                self.fall(&fenced);
+            }
+            std::thread::sleep(self.lease.interval());
         }
+    }
+
+    /// Ends, because a peer has declared this host dead: kills whatever might still run a guest of that pool, and leaves
+    /// everything else to the next agent, which joins anew.
+    fn fall(&self, fenced: &Membership) -> ! {
+        let path = fenced.pool().path().display();
+        tracing::error!(
+            "this host was declared dead in pool {path}, because its lease had stood still; its guests there are not its own \
+             any more: killing their workers, and ending. Started again, it joins as a new one"
+        );
+        for (_, entry) in self.table.entries() {
+            if entry.control.pool().id() == fenced.pool().id() {
+                entry.worker.kill();
+            }
+        }
+        std::process::exit(FENCED_STATUS);
+    }
+
+    /// Says in every pool how this host beats, and that peers may judge it by that, once everything that acts in its name
+    /// keeps to it.
+    pub(super) fn announce(&self) {
+        let keeps = |(_, entry): (GuestName, table::Entry)| entry.versions.worker >= FENCED_WORKERS;
+        if self.announced.load(Ordering::Acquire)
+            || !self.unadopted().is_empty()
+            || !self.table.entries().into_iter().all(keeps)
+        {
+            return;
+        }
+        for membership in self.pools.all() {
+            let announced = membership.announce_presence().and_then(|()| {
+                membership.announce_takeover(self.takeover == Takeover::Auto)?;
+                membership.announce_lease(self.lease)
+            });
+            match announced {
+                Ok(terms) if terms != self.lease => tracing::warn!(
+                    "the lease in pool {} expires after {} ms, not {}: workers of an earlier agent rely on that",
+                    membership.pool().path().display(),
+                    terms.expiry_ms(),
+                    self.lease.expiry_ms()
+                ),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!("peers cannot judge this host by its lease: {error}");
+                    return;
+                }
+            }
+        }
+        self.announced.store(true, Ordering::Release);
     }
 
     /// Opens the agent's socket, and answers there and elsewhere. One that lies there was left by an agent that was killed: we hold the lock.

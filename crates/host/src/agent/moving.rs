@@ -213,7 +213,12 @@ fn takes_along(errand: &Errand) -> bool {
     match errand {
         Errand::Move(direction) | Errand::Orphan(direction) => *direction == Direction::Decouple,
         Errand::Migration { .. } => true,
-        Errand::PullBack | Errand::Rehoming { .. } | Errand::Settling | Errand::Drain | Errand::Rebalance => false,
+        Errand::PullBack
+        | Errand::Rehoming { .. }
+        | Errand::Settling
+        | Errand::Drain
+        | Errand::Rebalance
+        | Errand::Takeover => false,
     }
 }
 

@@ -6,7 +6,7 @@ use super::Host;
 use crate::error::{Error, Result};
 use crate::fabric::live_fabric;
 use crate::name::HostName;
-use crate::report::{HostReport, KnownHost, Life, Resources};
+use crate::report::{HostReport, HostStanding, KnownHost, Life, Resources};
 use crate::survey::Survey;
 use nil_fabric::Picture;
 use nil_pool::{HostSlot, Pool};
@@ -80,12 +80,18 @@ impl Host {
                     name,
                     id: host.id,
                     life,
+                    standing: HostStanding::Alive,
                     cordoned: false,
                     address: None,
                     pools: Vec::new(),
                     guests: 0,
                 });
                 entry.life = entry.life.min(life);
+                let sight = self
+                    .vigil
+                    .sight(pool.id(), host.slot)
+                    .filter(|sight| Some(sight.life) == host.life.map(|it| it.epoch));
+                entry.standing = entry.standing.max(sight.map_or(HostStanding::Alive, HostStanding::of));
                 entry.cordoned |= host.cordoned;
                 entry.address = entry.address.take().or(host.address.map(|address| address.to_string()));
                 entry.pools.push(pool.id());

@@ -61,12 +61,14 @@ impl Pools {
         others.map(|pool| pool.path().to_path_buf()).collect()
     }
 
-    /// Renews the host's lease everywhere.
-    pub(super) fn beat(&self) {
-        for membership in self.all() {
+    /// Renews the host's lease everywhere. Returns a membership in which a peer has declared this host dead, if there is one.
+    pub(super) fn beat(&self) -> Option<Arc<Membership>> {
+        let all = self.all();
+        for membership in &all {
             membership.beat();
         }
         *self.renewed() = Instant::now();
+        all.into_iter().find(|membership| membership.is_fenced())
     }
 
     /// How long ago that was.

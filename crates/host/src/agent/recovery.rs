@@ -1,6 +1,7 @@
 //! What becomes of a guest whose worker has died: `nil_migrate` decides, this module acts.
 
 use super::Host;
+use super::vigil::{bring_back, has_checkpoint};
 use crate::error::{Result, story};
 use crate::message::WorkerRequest;
 use crate::name::GuestName;
@@ -86,11 +87,21 @@ impl Host {
                     tracing::info!("guest {name}: {word}; nothing is left to do for it here");
                     return Ok(());
                 }
-                Resolution::SalvageOrBury(dead) => {
-                    rescue::salvage_or_bury(control, &control.map_state()?, me, dead)?;
+                Resolution::SalvageOrBury(dead) if rescue::salvage(control, &control.map_state()?, me, dead)? => {}
+                Resolution::SalvageOrBury(dead) | Resolution::Bury(dead) if has_checkpoint(name, control, dead) => {
+                    rescue::take(control, me, dead)?;
                 }
-                Resolution::Bury(dead) => {
+                Resolution::SalvageOrBury(dead) | Resolution::Bury(dead) => {
                     rescue::bury(control, me, dead)?;
+                }
+                Resolution::BringBack(_) => {
+                    let membership = self.pools.get(control.pool().id())?;
+                    if let Some(restored) = bring_back(&membership, name, control)? {
+                        tracing::warn!(
+                            "guest {name}: its worker died while it ran; it goes on from checkpoint {}",
+                            restored.commit
+                        );
+                    }
                 }
                 Resolution::TakeBack(_) => {
                     tracing::warn!("guest {name}: {word}, and nobody has claimed it; taking it back");
@@ -103,10 +114,8 @@ impl Host {
                     );
                     return Ok(());
                 }
-                Resolution::BringBack(host)
-                | Resolution::Retake(host)
-                | Resolution::TakeOver(host)
-                | Resolution::Stranded { source: host, .. } => {
+                // Frozen for us by a host that is gone: a peer may have fenced it, or nobody can know yet.
+                Resolution::Retake(host) | Resolution::TakeOver(host) | Resolution::Stranded { source: host, .. } => {
                     tracing::error!("guest {name}: {word}; its state is whole, start the agent of {host} again");
                     return Ok(());
                 }
@@ -131,7 +140,7 @@ impl Host {
     }
 
     /// Starts a fresh worker that takes the frozen guest back.
-    fn thaw(self: &Arc<Self>, name: &GuestName, control: &GuestControl, me: HostSlot) -> Result<()> {
+    pub(super) fn thaw(self: &Arc<Self>, name: &GuestName, control: &GuestControl, me: HostSlot) -> Result<()> {
         let reservation = self.table.reserve(name, self.dir.name(), Duration::ZERO)?;
         self.start_worker(&reservation, control, me, None)?;
         self.order(name, &WorkerRequest::Thaw, PATIENCE_WITH_THAW)?;

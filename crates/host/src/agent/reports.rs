@@ -10,10 +10,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 impl Host {
-    /// Keeps the report of a migration in the pool that has the guest, or had it when it set out.
+    /// Keeps the report of a migration, or a takeover, in the pool that has the guest, or had it when it set out.
     pub(super) fn keep_report(&self, record: &Record) {
         let report = record.report();
-        let (JobKind::Migration | JobKind::Route, Some((pool, guest))) = (report.kind, record.subject()) else {
+        let (JobKind::Migration | JobKind::Route | JobKind::Takeover, Some((pool, guest))) =
+            (report.kind, record.subject())
+        else {
             return;
         };
         let kept = self.pools.get(pool).and_then(|membership| {

@@ -119,6 +119,12 @@ impl Host {
         self.tell_job_begun(record);
     }
 
+    /// The same with a guest that has no worker here yet.
+    pub(super) fn begun_with(&self, record: &Arc<Record>, job: &Arc<Job>, subject: (PoolId, GuestId)) {
+        self.ledger.begin(record, Doing::Host(Arc::clone(job)), Some(subject));
+        self.tell_job_begun(record);
+    }
+
     /// Says that a job has begun, and calls it off when its time is up.
     fn begin_doing(
         self: &Arc<Self>,

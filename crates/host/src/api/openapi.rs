@@ -51,6 +51,7 @@ use utoipa::openapi;
         placement::plan_rebalance,
         placement::rebalance,
         placement::cancel_rebalance,
+        placement::take_over,
         peers::arm,
         peers::settle,
     ),

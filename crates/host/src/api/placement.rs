@@ -4,8 +4,8 @@ use super::calls::Api;
 use super::problem::{Answer, Refusal};
 use super::request::{Asked, Document};
 use crate::agent::Work;
-use crate::order::{Drain, Rebalance, moves_at_once};
-use crate::report::{CalledOff, CordonReport, JobReport, PlacementPlan, RebalancePlan};
+use crate::order::{Drain, Rebalance, TakeoverOrder, moves_at_once};
+use crate::report::{CalledOff, CordonReport, JobReport, PlacementPlan, RebalancePlan, TakeoverReport};
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
@@ -32,6 +32,21 @@ pub(super) async fn cordon(State(api): State<Api>) -> Answer<Json<CordonReport>>
 )]
 pub(super) async fn uncordon(State(api): State<Api>) -> Answer<Json<CordonReport>> {
     api.order(|host| host.uncordon()).await.map(Json)
+}
+
+/// `POST /v1/takeovers`: fences a host whose lease has expired, and takes its guests, or one of them.
+#[utoipa::path(
+    post,
+    path = "/v1/takeovers",
+    tag = "placement",
+    request_body = TakeoverOrder,
+    responses((status = 200, description = "What has become of the guests that this host has seen to", body = Vec<TakeoverReport>), Refusal)
+)]
+pub(super) async fn take_over(
+    State(api): State<Api>,
+    Document(order): Document<TakeoverOrder>,
+) -> Answer<Json<Vec<TakeoverReport>>> {
+    api.order(move |host| host.take_over_dead(&order.name)).await.map(Json)
 }
 
 /// How a drain is to be planned.

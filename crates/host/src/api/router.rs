@@ -27,6 +27,7 @@ pub(super) fn router(api: Api) -> Router {
             "/v1/rebalance",
             get(placement::plan_rebalance).post(placement::rebalance).delete(placement::cancel_rebalance),
         )
+        .route("/v1/takeovers", post(placement::take_over))
         .route("/v1/hosts", get(host::hosts))
         .route("/v1/fabric.svg", get(host::fabric))
         .route("/v1/pools", get(host::pools))

@@ -23,7 +23,9 @@ use crate::error::{Error, Result};
 use crate::name::{GuestName, HostName};
 use crate::order::{
     ArmOrder, Drain, JobFilter, Migrate, MoveMemory, PinMemory, Rebalance, Rehome, Route, RunVm, SettleOrder,
+    TakeoverOrder,
 };
+use crate::report::TakeoverReport;
 use crate::report::{
     CalledOff, CordonReport, DrainReport, GuestReport, HostReport, JobReport, JobResult, JobSummary, KnownHost,
     MemoryMoved, MigrationReport, OfferReport, PinReport, PlacementPlan, Progress, RebalancePlan, RebalanceReport,
@@ -282,6 +284,14 @@ impl Client {
     /// A pool cannot be told so.
     pub fn uncordon(&mut self) -> Result<CordonReport> {
         self.caller.ask(Method::DELETE, "/v1/host/cordon", None::<&()>)
+    }
+
+    /// Has this host fence another whose lease has expired, or that of a guest, and take its guests, or that one.
+    ///
+    /// # Errors
+    /// There is none of that name, or it lives.
+    pub fn take_over(&mut self, name: &str) -> Result<Vec<TakeoverReport>> {
+        self.caller.ask(Method::POST, "/v1/takeovers", Some(&TakeoverOrder { name: name.to_owned() }))
     }
 
     /// What would go where if this host were emptied now, so many guests at once.

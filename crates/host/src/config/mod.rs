@@ -17,7 +17,9 @@ pub use pool_ref::PoolRef;
 
 use crate::error::{Error, Result};
 use crate::name::HostName;
+use crate::report::Takeover;
 use crate::tls::{Role, TlsFiles};
+use nil_pool::LeaseTerms;
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -50,6 +52,8 @@ pub struct HostConfig {
     pub peers: Vec<PeerConfig>,
     /// How guests' workers are confined.
     pub worker: WorkerConfig,
+    /// How the host beats, and what it does about others that do not.
+    pub lease: LeaseConfig,
     /// Where the agent's log goes.
     pub log: LogConfig,
 }
@@ -136,6 +140,17 @@ impl FromStr for Acceptance {
             _ => Err(format!("`{text}` is no way to take capacity; there are always and ask")),
         }
     }
+}
+
+/// How the host beats in its pools, and what it does about hosts that do not.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LeaseConfig {
+    /// How often it beats, and when it may be taken for dead.
+    pub terms: LeaseTerms,
+    /// What it does about hosts that may be taken for dead.
+    pub takeover: Takeover,
+    /// A program that takes a host's access to memory away, before anything is taken from the host.
+    pub fence_command: Option<PathBuf>,
 }
 
 /// Whether workers are put into a sandbox.

@@ -1,12 +1,13 @@
 //! The configuration as it is written. Its keys are explained in `example.toml`.
 
 use super::{
-    Acceptance, HostConfig, Listen, LogConfig, LogLevel, LogTarget, PeerAddress, PeerConfig, PlainListen, PoolRef,
-    SandboxMode, TlsListen, WorkerConfig,
+    Acceptance, HostConfig, LeaseConfig, Listen, LogConfig, LogLevel, LogTarget, PeerAddress, PeerConfig, PlainListen,
+    PoolRef, SandboxMode, TlsListen, WorkerConfig,
 };
 use crate::name::HostName;
+use crate::report::Takeover;
 use crate::tls::{Role, TlsFiles};
-use nil_pool::Bytes;
+use nil_pool::{Bytes, LeaseTerms};
 use serde::{Deserialize, Deserializer, de};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ pub(super) struct RawConfig {
     pub(super) cpu_limit: Option<String>,
     pub(super) listen: Option<RawListen>,
     pub(super) worker: Option<RawWorker>,
+    pub(super) lease: Option<RawLease>,
     pub(super) log: Option<RawLog>,
     pub(super) peers: Option<Vec<RawPeer>>,
 }
@@ -64,6 +66,34 @@ pub(super) struct RawWorker {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, try_from = "RawLeaseKeys")]
+pub(super) struct RawLease {
+    terms: LeaseTerms,
+    takeover: Takeover,
+    pub(super) fence_command: Option<PathBuf>,
+}
+
+/// The keys one by one. They are judged together.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLeaseKeys {
+    interval_ms: Option<u16>,
+    expiry_ms: Option<u32>,
+    takeover: Option<Takeover>,
+    fence_command: Option<PathBuf>,
+}
+
+impl TryFrom<RawLeaseKeys> for RawLease {
+    type Error = String;
+
+    fn try_from(keys: RawLeaseKeys) -> Result<Self, String> {
+        let RawLeaseKeys { interval_ms, expiry_ms, takeover, fence_command } = keys;
+        let terms = LeaseTerms::with_defaults(interval_ms, expiry_ms).map_err(|error| error.to_string())?;
+        Ok(Self { terms, takeover: takeover.unwrap_or_default(), fence_command })
+    }
+}
+
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawLog {
     pub(super) to: Option<LogTarget>,
@@ -80,7 +110,7 @@ pub(super) struct RawPeer {
 impl RawConfig {
     /// What it means, where relative paths begin at `folder`.
     pub(super) fn interpret(self, folder: &Path) -> HostConfig {
-        let Self { name, pools, search, accept, move_bandwidth, cpu_limit, listen, worker, log, peers } = self;
+        let Self { name, pools, search, accept, move_bandwidth, cpu_limit, listen, worker, lease, log, peers } = self;
         HostConfig {
             name,
             pools: pools.unwrap_or_default().into_iter().map(|pool| pool.within(folder)).collect(),
@@ -95,6 +125,7 @@ impl RawConfig {
                 .map(|RawPeer { name, address }| PeerConfig { name, address })
                 .collect(),
             worker: worker.map(|worker| worker.interpret(folder)).unwrap_or_default(),
+            lease: lease.map(|lease| lease.interpret(folder)).unwrap_or_default(),
             log: log.map(|RawLog { to, level }| LogConfig { to: to.unwrap_or_default(), level }).unwrap_or_default(),
         }
     }
@@ -108,6 +139,13 @@ impl RawListen {
         };
         let plain = |RawPlain { address, role }| PlainListen { address, role: role.unwrap_or(Role::Viewer) };
         Listen { tls: self.tls.map(tls), plain: self.plain.map(plain) }
+    }
+}
+
+impl RawLease {
+    fn interpret(self, folder: &Path) -> LeaseConfig {
+        let Self { terms, takeover, fence_command } = self;
+        LeaseConfig { terms, takeover, fence_command: fence_command.map(|path| folder.join(path)) }
     }
 }
 

@@ -33,7 +33,7 @@ fn the_example_is_a_configuration() {
 
 #[test]
 fn the_example_has_every_key_that_there_is() {
-    let RawConfig { name, pools, search, accept, move_bandwidth, cpu_limit, listen, worker, log, peers } =
+    let RawConfig { name, pools, search, accept, move_bandwidth, cpu_limit, listen, worker, lease, log, peers } =
         toml::from_str(&whole_example()).expect("a configuration");
     assert!(name.is_some() && pools.is_some() && move_bandwidth.is_some() && cpu_limit.is_some());
     assert!(search.is_some() && accept.is_some());
@@ -42,6 +42,7 @@ fn the_example_has_every_key_that_there_is() {
     assert!(matches!(plain, Some(RawPlain { role: Some(_), .. })));
     let RawWorker { sandbox, paths, memory, threads } = worker.expect("a section");
     assert!(sandbox.is_some() && paths.is_some() && memory.is_some() && threads.is_some());
+    assert!(lease.expect("a section").fence_command.is_some());
     let RawLog { to, level } = log.expect("a section");
     assert!(to.is_some() && level.is_some());
     assert_eq!(peers.expect("a section").len(), 1);
@@ -58,6 +59,8 @@ fn everything_that_is_written_is_understood() {
     let plain = config.listen.plain.expect("a plain socket");
     assert_eq!((plain.address.port(), plain.role), (7071, Role::Viewer));
     assert_eq!(config.worker.memory, Some(512 << 20));
+    assert_eq!((config.lease.terms, config.lease.takeover), Default::default());
+    assert_eq!(config.lease.fence_command.as_deref(), Some(Path::new("/usr/local/sbin/fence")));
     assert_eq!(config.log, LogConfig { to: LogTarget::Auto, level: Some(LogLevel::Info) });
     assert_eq!(config.peers[0].address.name().to_string(), "node-b.lab");
 }
@@ -84,6 +87,9 @@ fn a_value_that_cannot_be_is_told_with_its_line() {
         ("[worker]\nsandbox = \"maybe\"", "unknown variant `maybe`"),
         ("[log]\nlevel = \"loud\"", "expected one of `error`"),
         ("accept = \"never\"", "expected `always` or `ask`"),
+        ("[lease]\nexpiry_ms = 0", "at least 3 intervals"),
+        ("[lease]\ntakeover = \"maybe\"", "unknown variant `maybe`"),
+        ("[lease]\nexpiry = 5", "unknown field `expiry`"),
         ("[listen.tls]\naddress = \"0.0.0.0:1\"", "missing field `cert`"),
         ("[listen.plain]\naddress = \"node\"", "invalid socket address"),
         ("[[peers]]\nname = \"B\"\naddress = \"b\"", "no address of an agent"),

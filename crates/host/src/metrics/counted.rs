@@ -57,6 +57,7 @@ pub(crate) struct Counted {
     moved: Family<OfDirection, Counter>,
     stall: Histograms<OfDirection>,
     worker_deaths: Counter,
+    hosts_fenced: Counter,
     events_missed: Counter,
     requests: Family<OfAnswer, Counter>,
     request_time: Histograms<OfRoute>,
@@ -82,6 +83,7 @@ impl Default for Counted {
             moved: Family::default(),
             stall: Family::new_with_constructor(|| Histogram::new(INSTANTS)),
             worker_deaths: Counter::default(),
+            hosts_fenced: Counter::default(),
             events_missed: Counter::default(),
             requests: Family::default(),
             request_time: Family::new_with_constructor(|| Histogram::new(ANSWERS)),
@@ -111,6 +113,7 @@ impl Counted {
         registry.register("move_longest_stall_seconds", stall, self.stall.clone());
         let deaths = "Workers that have ended and should not have";
         registry.register("worker_deaths", deaths, self.worker_deaths.clone());
+        registry.register("hosts_fenced", "Other hosts that this one has fenced", self.hosts_fenced.clone());
         let missed = "Times that a watcher of events was too slow and has missed some";
         registry.register("events_missed", missed, self.events_missed.clone());
         registry.register("api_requests", "Requests that were answered", self.requests.clone());
@@ -141,7 +144,8 @@ impl Counted {
                 report.recouple.iter().chain(&report.decouple).for_each(|moved| self.moved(moved));
             }
             // What these consist of are jobs of their own.
-            Some(JobResult::Route(_) | JobResult::Drained(_) | JobResult::Rebalanced(_)) | None => {}
+            Some(JobResult::Route(_) | JobResult::Drained(_) | JobResult::Rebalanced(_) | JobResult::Takeover(_))
+            | None => {}
         }
     }
 
@@ -154,6 +158,11 @@ impl Counted {
     /// A worker has ended that should not have.
     pub(crate) fn worker_died(&self) {
         self.worker_deaths.inc();
+    }
+
+    /// This host has fenced another.
+    pub(crate) fn host_fenced(&self) {
+        self.hosts_fenced.inc();
     }
 
     /// A watcher has missed events.

@@ -1,8 +1,8 @@
 //! What happens on a host, for clients to watch.
 
-use super::{GuestState, JobKind, JobSummary, OfferReport, Progress};
+use super::{GuestState, HostStanding, JobKind, JobSummary, OfferReport, Progress};
 use crate::name::GuestName;
-use nil_pool::{GuestId, JobId};
+use nil_pool::{GuestId, JobId, PoolId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -38,6 +38,17 @@ pub enum Happening {
         guest: GuestName,
         /// Its identity.
         id: GuestId,
+    },
+    /// Another host, in a pool of this one, is in another state than before.
+    Host {
+        /// Its name.
+        host: String,
+        /// The pool.
+        pool: PoolId,
+        /// Its state now.
+        standing: HostStanding,
+        /// What can be done, where there is something to do.
+        detail: Option<String>,
     },
     /// A job has begun.
     JobBegun {
@@ -76,6 +87,7 @@ impl Happening {
         match self {
             Self::Guest { .. } => "guest",
             Self::GuestGone { .. } => "guest_gone",
+            Self::Host { .. } => "host",
             Self::JobBegun { .. } => "job_begun",
             Self::JobProgress { .. } => "job_progress",
             Self::JobEnded { .. } => "job_ended",

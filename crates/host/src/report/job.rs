@@ -2,7 +2,7 @@
 
 use super::{
     DrainOutcome, DrainReport, MemoryMoved, MigrationOutcome, MigrationReport, Progress, RebalanceOutcome,
-    RebalanceReport, RehomingOutcome, RehomingReport, RouteOutcome, RouteReport,
+    RebalanceReport, RehomingOutcome, RehomingReport, RouteOutcome, RouteReport, TakeoverOutcome, TakeoverReport,
 };
 use crate::error::Error;
 use crate::name::{GuestName, HostName};
@@ -33,6 +33,8 @@ pub enum JobKind {
     Drain,
     /// Hosts are evened out.
     Rebalance,
+    /// A guest is taken from a host that was fenced.
+    Takeover,
 }
 
 /// How far a job is.
@@ -97,6 +99,8 @@ pub enum JobResult {
     Drained(Box<DrainReport>),
     /// Of the evening out of hosts.
     Rebalanced(Box<RebalanceReport>),
+    /// Of a takeover.
+    Takeover(Box<TakeoverReport>),
 }
 
 /// A job, as its agent describes it.
@@ -184,6 +188,10 @@ impl JobResult {
                 RebalanceOutcome::Incomplete | RebalanceOutcome::TimeUp => JobOutcome::Incomplete,
                 RebalanceOutcome::Cancelled => JobOutcome::Cancelled,
             },
+            Self::Takeover(report) => match report.outcome {
+                TakeoverOutcome::Resumed | TakeoverOutcome::Rescued => JobOutcome::Done,
+                TakeoverOutcome::Lost | TakeoverOutcome::Failed { .. } => JobOutcome::Failed,
+            },
         }
     }
 }
@@ -196,7 +204,7 @@ impl JobOutcome {
 
 impl JobKind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Migration,
         Self::Decouple,
         Self::Recouple,
@@ -205,6 +213,7 @@ impl JobKind {
         Self::Settle,
         Self::Drain,
         Self::Rebalance,
+        Self::Takeover,
     ];
 
     /// The kind in one word.
@@ -219,6 +228,7 @@ impl JobKind {
             Self::Settle => "settle",
             Self::Drain => "drain",
             Self::Rebalance => "rebalance",
+            Self::Takeover => "takeover",
         }
     }
 }

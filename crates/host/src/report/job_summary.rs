@@ -2,6 +2,7 @@
 
 use super::{
     JobKind, JobOutcome, JobPhase, JobReport, JobResult, MigrationOutcome, Progress, RehomingOutcome, RouteOutcome,
+    TakeoverOutcome,
 };
 use crate::name::{GuestName, HostName};
 use nil_mover::{MoveOutcome, MoveReport};
@@ -36,7 +37,7 @@ pub struct JobSummary {
     pub deadline_ms: Option<u64>,
     /// Why it ended as it did, where there is something to say.
     pub why: Option<String>,
-    /// How long the guest stood still, if it was handed over.
+    /// How long the guest stood still, if it was handed over, or taken from a dead host.
     pub blackout_ns: Option<u64>,
     /// Bytes of guests' memory that were copied.
     pub copied_bytes: u64,
@@ -100,15 +101,20 @@ impl JobResult {
             },
             Self::Memory(moved) => moved.moved.as_ref().and_then(|report| of_move(&report.outcome)),
             Self::Settled(report) => of_move(&report.outcome),
+            Self::Takeover(report) => match &report.outcome {
+                TakeoverOutcome::Resumed | TakeoverOutcome::Rescued => None,
+                outcome @ (TakeoverOutcome::Lost | TakeoverOutcome::Failed { .. }) => Some(outcome.to_string()),
+            },
             Self::Drained(_) | Self::Rebalanced(_) => None,
         }
     }
 
-    /// How long the guest stood still, if it was handed over.
+    /// How long the guest stood still, if it was handed over, or taken from a dead host.
     fn blackout_ns(&self) -> Option<u64> {
         match self {
             Self::Migration(report) => report.handoff.as_ref().map(|handoff| handoff.blackout_ns),
             Self::Route(report) => Some(report.blackout_ns),
+            Self::Takeover(report) => report.resumed_us.map(|us| us * 1000),
             Self::Rehoming(_) | Self::Memory(_) | Self::Settled(_) | Self::Drained(_) | Self::Rebalanced(_) => None,
         }
     }
@@ -123,7 +129,7 @@ impl JobResult {
             Self::Settled(report) => report.copied_bytes,
             // What these consist of are jobs of their own.
             Self::Route(report) => sum(&[report.recouple.as_ref()]),
-            Self::Drained(_) | Self::Rebalanced(_) => 0,
+            Self::Drained(_) | Self::Rebalanced(_) | Self::Takeover(_) => 0,
         }
     }
 }

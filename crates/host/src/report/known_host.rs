@@ -4,6 +4,7 @@ use super::Resources;
 use crate::name::HostName;
 use nil_pool::{HostId, Liveness, PoolId};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use utoipa::ToSchema;
 
 /// A host in one of the pools that this host has joined; this one is among them.
@@ -17,6 +18,8 @@ pub struct KnownHost {
     pub here: bool,
     /// Whether its agent lives, as far as is known here.
     pub life: Life,
+    /// What its lease says of it, in the pool where that is worst.
+    pub standing: HostStanding,
     /// Whether no guests are to come to it.
     pub cordoned: bool,
     /// Where its agent answers other machines.
@@ -40,6 +43,38 @@ pub enum Life {
     Elsewhere,
     /// Its process is gone.
     Gone,
+}
+
+/// What is seen of a host by its lease.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HostStanding {
+    /// It beats.
+    #[default]
+    Alive,
+    /// It has missed a beat.
+    Late,
+    /// It has not beaten for half of the time after which it may be fenced.
+    Suspect,
+    /// It has not beaten for so long that it may be fenced.
+    Expired,
+    /// Nothing of it is left on this machine, for sure.
+    Dead,
+    /// It has been fenced: what is left of it runs nothing more and writes nothing more.
+    Fenced,
+}
+
+impl fmt::Display for HostStanding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Alive => "alive",
+            Self::Late => "late",
+            Self::Suspect => "suspect",
+            Self::Expired => "expired",
+            Self::Dead => "dead",
+            Self::Fenced => "fenced",
+        })
+    }
 }
 
 impl From<Liveness> for Life {

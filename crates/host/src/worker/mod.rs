@@ -7,6 +7,7 @@
 //! The handoff's critical path runs in the VMM's own threads. Nothing here is on it.
 
 mod demand;
+mod lease;
 mod leaving;
 mod memory;
 mod moves;
@@ -133,6 +134,7 @@ fn agent_connection() -> Result<Connection> {
 /// Opens what the worker needs and begins to listen.
 fn start(options: &WorkerOptions, images: BuiltinImages) -> Result<Arc<Orders>> {
     let pool = Pool::open(&options.pool, Access::ReadWrite)?.on_behalf_of(options.host_slot)?;
+    pool.show_presence(options.host_slot)?;
     add_companions(&pool, &options.companions);
     let socket = options.host.worker_socket(&options.guest);
     // What lies there was left by a dead worker: the agent starts one per guest at most.
@@ -156,6 +158,8 @@ fn start(options: &WorkerOptions, images: BuiltinImages) -> Result<Arc<Orders>> 
         sandbox,
     });
     let orders = Arc::new(Orders::new(control, options.host_slot, board, Arc::clone(&listener), images));
+    let keeping = Arc::clone(&orders);
+    spawn("lease", move || keeping.keep_lease())?;
     let serving = Arc::clone(&orders);
     spawn("listener", move || accept(&listener, &serving))?;
     Ok(orders)

@@ -154,6 +154,8 @@ impl Orders {
                     self.take_pins_over();
                     let _ = self.board.enter(&[Phase::Starting, Phase::Armed], Phase::Running, None);
                 }
+                Some(VmEvent::Displaced) if vm.is_fenced() => self.stop_fenced(),
+                Some(VmEvent::Displaced) => self.check_ownership(vm),
                 Some(VmEvent::TornDown { why }) => self.end(Phase::TornDown, Some(why)),
                 Some(VmEvent::Ended { why } | VmEvent::Faulted { why }) => {
                     let from = [Phase::Starting, Phase::Armed, Phase::Running, Phase::Leaving];

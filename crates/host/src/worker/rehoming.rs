@@ -24,6 +24,8 @@ impl Orders {
             }
         };
         let twin = pool.guest(order.slot, former.id())?;
+        // From here on it acts in its host's name there, too.
+        pool.show_presence(me)?;
         self.moves.close_for("the guest's home is moving to another pool")?;
         let begun = Instant::now();
         let rehomed = vm.rehome(&twin, me);

@@ -134,6 +134,7 @@ fn start(dir: &Path, listen: Listen) -> Result<nil_host::Agent, String> {
         search: Vec::new(),
         accept: nil_host::Acceptance::default(),
         move_bandwidth: None,
+        lease: nil_host::LeaseConfig::default(),
         workers: nil_host::WorkerConfig::default(),
         listen,
         peers: Vec::new(),

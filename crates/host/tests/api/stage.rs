@@ -37,6 +37,7 @@ impl Stage {
             search: Vec::new(),
             accept: nil_host::Acceptance::default(),
             move_bandwidth: None,
+            lease: nil_host::LeaseConfig::default(),
             workers: nil_host::WorkerConfig::default(),
             listen,
             peers: Vec::new(),

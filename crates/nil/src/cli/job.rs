@@ -2,6 +2,7 @@
 
 use super::duration::of_micros;
 use super::progress::Shown;
+use super::takeover::Told;
 use super::{Output, Table};
 use anyhow::Result;
 use clap::Subcommand;
@@ -206,6 +207,7 @@ impl fmt::Display for Details {
                 writeln!(f, "  {} guests have moved", report.moved.len())?;
                 report.left.iter().try_for_each(|stay| writeln!(f, "  guest {} stays: {}", stay.guest, stay.why))
             }
+            Some(JobResult::Takeover(report)) => write!(f, "  {}", Told(report)),
             Some(JobResult::Settled(_)) | None => Ok(()),
         }
     }

@@ -34,6 +34,7 @@ mod route;
 mod striping;
 mod table;
 mod tag;
+mod takeover;
 mod top;
 mod topo;
 mod vm;
@@ -103,6 +104,8 @@ enum Command {
     Uncordon(cordon::UncordonArgs),
     /// Empty a host: its guests go to others.
     Drain(drain::Args),
+    /// Fence a host that is dead, and take its guests.
+    Takeover(takeover::Args),
     /// Have hosts used more evenly.
     Rebalance(rebalance::Args),
     /// Move a running guest's memory from its host's DRAM into the pool.
@@ -153,6 +156,7 @@ fn run(command: Command, output: Output) -> anyhow::Result<ExitCode> {
         Command::Cordon(args) => cordon::cordon(&args, output),
         Command::Uncordon(args) => cordon::uncordon(&args, output),
         Command::Drain(args) => drain::run(&args, output),
+        Command::Takeover(args) => takeover::run(&args, output),
         Command::Rebalance(args) => rebalance::run(&args, output),
         Command::Decouple(args) => decouple::run(&args, output),
         Command::Recouple(args) => recouple::run(&args, output),

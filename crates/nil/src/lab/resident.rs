@@ -109,13 +109,7 @@ impl Resident {
 
     /// Looks for the record that counts: of several, the one of the latest epoch.
     fn find_home(&self, fleet: &Fleet) -> anyhow::Result<()> {
-        let epoch = |word: Ownership| match word {
-            Ownership::Vacant => None,
-            Ownership::Owned { epoch, .. }
-            | Ownership::Offered { epoch, .. }
-            | Ownership::Frozen { epoch, .. }
-            | Ownership::Lost { epoch, .. } => Some(epoch.0),
-        };
+        let epoch = |word: Ownership| word.epoch().map(|epoch| epoch.0);
         let records = fleet.pools().iter().enumerate().filter_map(|(number, pool)| {
             let info = pool.find_guest(&self.id.to_string())?;
             Some((epoch(info.ownership?)?, number, info.slot))

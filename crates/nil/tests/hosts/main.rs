@@ -26,5 +26,6 @@ mod seeing;
 mod silences;
 mod standstills;
 mod stripes;
+mod takeovers;
 mod topo;
 mod witness;

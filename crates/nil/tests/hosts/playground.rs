@@ -189,8 +189,13 @@ impl Agent {
     }
 
     /// Ends it by a signal and waits until it has ended.
-    pub(crate) fn end(mut self, signal: Signal) -> ExitStatus {
+    pub(crate) fn end(self, signal: Signal) -> ExitStatus {
         kill(self.pid(), signal);
+        self.wait()
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) fn wait(mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait().expect("the agent's status") {

@@ -4,8 +4,9 @@
 //!   0  claim    u64   which process holds the slot: kernel 20 bits, start 22 bits, pid 22 bits; 0 = none
 //!   8  state    u64   slot word; its generation is the host's incarnation
 //!  16  lease    u64   counted up by the host
-//!  24  flags    u64   which host it is about, 32 bits (CRC-32C of its UUID); bit 0: cordoned
-//!  32  zero
+//!  24  flags    u64   which host it is about, 32 bits (CRC-32C of its UUID); bit 0: cordoned, bit 1: takes over
+//!  32  words about one life of the host: [`super::fence`]
+//!  56  zero
 //!  64  record, 192 bytes:
 //!        0 id 16 · 16 name 64 · 80 kernel 16 · 96 incarnation u64 · 104 started u64 · 112 joined u64
 //!      120 pid u32 · 124 kind u32 (1 agent, 2 tool) · 128 address 56 · 184 zero 4 · 188 crc u32
@@ -74,6 +75,7 @@ pub struct HostFlags(u64);
 
 impl HostFlags {
     const CORDONED: u64 = 1;
+    const TAKES_OVER: u64 = 2;
     const BITS: u64 = u32::MAX as u64;
 
     /// What a word says about a host: nothing, if it is about another one.
@@ -93,6 +95,18 @@ impl HostFlags {
     #[must_use]
     pub fn cordoned(self) -> bool {
         self.0 & Self::CORDONED != 0
+    }
+
+    /// Whether its agent takes guests of fenced hosts by itself.
+    #[must_use]
+    pub fn takes_over(self) -> bool {
+        self.0 & Self::TAKES_OVER != 0
+    }
+
+    /// The same, and its agent takes guests by itself, or does not.
+    #[must_use]
+    pub fn with_takeover(self, takes_over: bool) -> Self {
+        if takes_over { Self(self.0 | Self::TAKES_OVER) } else { Self(self.0 & !Self::TAKES_OVER) }
     }
 
     /// The same, cordoned; bits that are not known stay.
@@ -131,6 +145,14 @@ const _: () = {
     assert!(std::mem::offset_of!(Raw, address) == 128);
     assert!(std::mem::offset_of!(Raw, crc) == 188);
 };
+
+/// Id and incarnation in a private copy of a record, if it is valid.
+#[must_use]
+pub fn identity(bytes: &[u8; RECORD_BYTES]) -> Option<(HostId, u64)> {
+    check_seal(bytes).ok()?;
+    let raw: Raw = zerocopy::transmute!(*bytes);
+    Some((HostId::from_bytes(raw.id), raw.incarnation.get()))
+}
 
 impl HostRecord {
     /// Encodes with its checksum.

@@ -7,6 +7,7 @@ pub mod address;
 pub mod answers;
 pub mod capacity;
 pub mod demand;
+pub mod fence;
 pub mod guest;
 pub mod header;
 pub mod host;

@@ -6,10 +6,10 @@ use crate::cli::cpu;
 use crate::cli::output::{LogTo, log_to};
 use anyhow::{Context, Result, bail};
 use nil_host::{
-    Acceptance, Agent, AgentOptions, Farewell, GuestName, GuestsAtStop, HostConfig, HostName, Listen, LogConfig,
-    NotStopped, PeerConfig, PoolRef, RunDir, SandboxMode, WorkerConfig,
+    Acceptance, Agent, AgentOptions, Farewell, GuestName, GuestsAtStop, HostConfig, HostName, LeaseConfig, Listen,
+    LogConfig, NotStopped, PeerConfig, PoolRef, RunDir, SandboxMode, Takeover, WorkerConfig,
 };
-use nil_pool::Bytes;
+use nil_pool::{Bytes, LeaseTerms};
 use nil_vmm::CpuModel;
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -48,6 +48,20 @@ pub(crate) struct Args {
     /// How the processes that run guests are confined: on (as far as this machine can), required (wholly, or not started) or off.
     #[arg(long, value_name = "MODE")]
     sandbox: Option<SandboxMode>,
+    /// Say in every pool that this host lives, once in so many milliseconds.
+    #[arg(long, value_name = "MS")]
+    lease_interval: Option<u16>,
+    /// Let other hosts take this one for dead when it has not said so for this many milliseconds: at least three intervals.
+    #[arg(long, value_name = "MS")]
+    lease_expiry: Option<u32>,
+    /// What to do about other hosts that may be taken for dead: auto (fence them and take their guests), ask (say so, and wait
+    /// for `nil takeover`) or never.
+    #[arg(long, value_name = "MODE")]
+    takeover: Option<Takeover>,
+    /// Run this program, and wait for it to succeed, before anything is taken from a host: it takes the host's access to
+    /// memory away. It finds NIL_FENCE_HOST and the like in its environment.
+    #[arg(long, value_name = "PROGRAM")]
+    fence_command: Option<PathBuf>,
 }
 
 /// The command line and the configuration together.
@@ -59,6 +73,7 @@ struct Settings {
     move_bandwidth: Option<u64>,
     cpu_limit: Option<CpuModel>,
     workers: WorkerConfig,
+    lease: LeaseConfig,
     listen: Listen,
     peers: Vec<PeerConfig>,
     log: LogConfig,
@@ -77,6 +92,7 @@ impl Settings {
             peers: self.peers,
             cpu_limit: self.cpu_limit,
             workers: self.workers,
+            lease: self.lease,
         }
     }
 
@@ -87,11 +103,24 @@ impl Settings {
         if pools.is_empty() {
             bail!("the configuration has no `pools`; add one, or give --pool");
         }
+        let terms = match (args.lease_interval, args.lease_expiry) {
+            (None, None) => config.lease.terms,
+            (interval, None) => LeaseTerms::with_defaults(interval, None)?,
+            (None, expiry) => LeaseTerms::with_defaults(Some(config.lease.terms.interval_ms()), expiry)
+                .or_else(|_| LeaseTerms::with_defaults(None, expiry))?,
+            (interval, expiry) => LeaseTerms::with_defaults(interval, expiry)?,
+        };
+        let lease = LeaseConfig {
+            terms,
+            takeover: args.takeover.unwrap_or(config.lease.takeover),
+            fence_command: args.fence_command.or(config.lease.fence_command),
+        };
         Ok(Self {
             name,
             pools,
             search: config.search,
             accept: args.accept.or(config.accept).unwrap_or_default(),
+            lease,
             move_bandwidth: args.move_bandwidth.map(Bytes::get).or(config.move_bandwidth),
             workers: WorkerConfig { sandbox: args.sandbox.unwrap_or(config.worker.sandbox), ..config.worker },
             cpu_limit: args.cpu_limit.or(config.cpu_limit).as_deref().map(cpu::limit).transpose()?,
