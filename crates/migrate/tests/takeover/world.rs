@@ -10,10 +10,11 @@ use nil_pool::{Epoch, HostSlot, Ownership};
 
 /// The owner, and two peers. A host watches those before it.
 pub(crate) const HOSTS: usize = 3;
-/// Ticks of an observer's clock after which a lease has expired. A clock counts a tick once or twice.
-const EXPIRY: u8 = 3;
-/// Ticks after which a thread is kicked: its interval, by a clock that is as slow as clocks may be.
+/// Ticks after which a thread is kicked: the interval of its lease.
 const INTERVAL: u8 = 2;
+/// Ticks of an observer's clock after which a lease has expired: three intervals, as few as terms may have. A clock counts a tick
+/// once, or twice if it is fast.
+const EXPIRY: u8 = 3 * INTERVAL;
 /// Steps in which a checkpoint is brought back.
 const CHUNKS: u8 = 2;
 
