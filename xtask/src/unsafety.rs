@@ -49,6 +49,8 @@ const HOLDERS: &[(&str, &[&str])] = &[
             "control.rs",
             "deadman.rs",
             "mapping.rs",
+            "medium/atomic.rs",
+            "persist.rs",
             "presence.rs",
             "protection/mod.rs",
             "sections.rs",

@@ -7,7 +7,8 @@ use crate::GRANULE;
 use crate::bytes::Bytes;
 use crate::error::{Error, Result};
 use crate::mapping::Access;
-use rustix::fs::{self, FallocateFlags, FileType, OFlags, SeekFrom};
+use crate::persist;
+use rustix::fs::{self, AtFlags, FallocateFlags, FileType, OFlags, SeekFrom, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
@@ -105,6 +106,9 @@ impl Backing {
 
     fn measure(file: File, path: &Path, metadata: &std::fs::Metadata) -> Result<Self> {
         let path = path.to_owned();
+        if persist::is_forced() || outlives_this_host(&file, metadata) {
+            persist::begin();
+        }
         if FileType::from_raw_mode(metadata.mode()) == FileType::CharacterDevice {
             let rdev = metadata.rdev();
             let (size, align) = dax_geometry(Path::new(SYSFS_CHAR), fs::major(rdev), fs::minor(rdev))
@@ -168,6 +172,10 @@ impl Backing {
     /// Gives the memory of a range back, after which it reads as zeros. `false` when this backing cannot do that.
     pub(crate) fn punch(&self, offset: u64, bytes: u64) -> bool {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        #[cfg(all(test, not(loom)))]
+        if let Some(punched) = crate::medium::punch(self, offset, bytes) {
+            return punched;
+        }
         self.kind != BackingKind::Device && fs::fallocate(&self.file, flags, offset, bytes).is_ok()
     }
 
@@ -225,6 +233,17 @@ impl Backing {
     pub(crate) fn failed(&self, what: &'static str, errno: Errno) -> Error {
         Error::System { what, path: self.path.clone(), source: errno.into() }
     }
+}
+
+/// Whether the bytes of a file are memory that is there when this host is not: a device, or a file that is mapped from one
+/// without a page cache.
+fn outlives_this_host(file: &File, metadata: &std::fs::Metadata) -> bool {
+    if FileType::from_raw_mode(metadata.mode()) == FileType::CharacterDevice {
+        return true;
+    }
+    let attributes = fs::statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::empty()).map(|statx| statx.stx_attributes);
+    // Kernels before 5.8 do not say. Then better too much than too little.
+    attributes.map_or(true, |attributes| attributes.contains(StatxAttributes::DAX))
 }
 
 /// Says what a path is that cannot hold a pool, before anything is opened that could block or have an effect.

@@ -26,6 +26,7 @@ use crate::listing::CapacityInfo;
 use crate::mapping::{Access, Mapping, exchange, put};
 use crate::membership::Membership;
 use crate::owner_map::NoRoom;
+use crate::persist::Point;
 use crate::recovery::Actor;
 use crate::slots::Contest;
 use crate::stripe::{AbsentPools, LegAtHand};
@@ -189,6 +190,7 @@ impl Membership {
         put(tables.capacity_maker(made.slot.into()), maker.map_or(0, Reference::encode), Ordering::Release);
         put(tables.capacity_answers(made.slot.into()), 0, Ordering::Release);
         put(tables.capacity_demand(made.slot.into()), 0, Ordering::Release);
+        tables.persist_capacity(made.slot.into());
         if !tables.tags().insert(spec.tag, made) {
             actor.dismantle_recorded(made, &record);
             return Err(Error::TagIndexFull { tag: spec.tag });
@@ -350,8 +352,13 @@ impl Membership {
 }
 
 fn zero(mapping: &Mapping) {
+    #[cfg(all(test, not(loom)))]
+    if crate::medium::zero(mapping.start(), mapping.length()) {
+        return mapping.persist(Point::Zeros, 0, mapping.length());
+    }
     // SAFETY: the mapping covers granules that this host has just claimed in the owner map; nobody else uses them.
     unsafe { std::ptr::write_bytes(mapping.start(), 0, mapping.length()) }
+    mapping.persist(Point::Zeros, 0, mapping.length());
 }
 
 fn no_room(granules: u32, none: NoRoom) -> Error {

@@ -17,22 +17,22 @@ use std::time::Duration;
 /// More writes than any operation makes.
 const ENOUGH: usize = 20_000;
 
-struct Place {
+pub(crate) struct Place {
     _directory: tempfile::TempDir,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
-fn place() -> Place {
+pub(crate) fn place() -> Place {
     let directory = tempfile::tempdir_in("/dev/shm").expect("a directory on tmpfs");
     let path = directory.path().join("pool");
     Place { _directory: directory, path }
 }
 
-fn identity(name: &str) -> HostIdentity {
+pub(crate) fn identity(name: &str) -> HostIdentity {
     HostIdentity { id: HostId::random(), name: name.to_owned(), kind: HostKind::Agent, address: None }
 }
 
-fn shared(tag: Tag, granules: u64) -> CapacityRequest {
+pub(crate) fn shared(tag: Tag, granules: u64) -> CapacityRequest {
     let label = "crash".to_owned();
     CapacityRequest {
         tag: Some(tag),
@@ -44,21 +44,21 @@ fn shared(tag: Tag, granules: u64) -> CapacityRequest {
     }
 }
 
-fn guest(name: &str, home: MemoryHome) -> GuestRequest {
+pub(crate) fn guest(name: &str, home: MemoryHome) -> GuestRequest {
     let name = name.to_owned();
     GuestRequest { name, kind: GuestKind::Vm, memory_bytes: 2 * GRANULE, home, vcpus: 1, features: 0 }
 }
 
 /// A pool with a host, a capacity of its own, and guests that it owns; what the operations work on.
-struct Scene {
-    pool: Pool,
-    host: Membership,
-    tag: Tag,
+pub(crate) struct Scene {
+    pub(crate) pool: Pool,
+    pub(crate) host: Membership,
+    pub(crate) tag: Tag,
 }
 
 impl Scene {
     /// Guest "old" is in the pool; "bare" in DRAM; "kept" in DRAM, with its memory capacity; "half" on its way.
-    fn build(place: &Place) -> Self {
+    pub(crate) fn build(place: &Place) -> Self {
         let _ = std::fs::remove_file(&place.path);
         let options = CreateOptions { size: Some(32 * GRANULE), ..CreateOptions::default() };
         let pool = Pool::create(&place.path, &options).expect("a new pool");
@@ -81,25 +81,25 @@ impl Scene {
         owned.publish(self.host.slot()).expect("published");
     }
 
-    fn guest(&self, name: &str) -> GuestControl {
+    pub(crate) fn guest(&self, name: &str) -> GuestControl {
         let info = self.pool.find_guest(name).expect("the guest");
         self.pool.guest(info.slot, info.id).expect("the guest")
     }
 
-    fn map(&self, name: &str) -> PlacementMap {
+    pub(crate) fn map(&self, name: &str) -> PlacementMap {
         self.guest(name).map_state().expect("its state").placement()
     }
 
-    fn destroy(&self) {
+    pub(crate) fn destroy(&self) {
         self.host.destroy_guest(&self.guest("old")).expect("destroyed");
     }
 
-    fn destroy_half(&self) {
+    pub(crate) fn destroy_half(&self) {
         self.host.destroy_guest(&self.guest("half")).expect("destroyed");
     }
 
     /// Takes the memory of a guest away that is lost.
-    fn take(&self) {
+    pub(crate) fn take(&self) {
         let guest = self.guest("old");
         if let Ok(word @ Ownership::Owned { host, epoch }) = guest.ownership().load() {
             assert!(guest.ownership().transition(word, Ownership::Lost { host, epoch }));
@@ -109,20 +109,20 @@ impl Scene {
         assert_eq!(taken.guest.as_deref(), Some("old"));
     }
 
-    fn place(&self) {
+    pub(crate) fn place(&self) {
         self.host.place_memory(&self.guest("bare")).expect("placed");
     }
 
-    fn unplace(&self) {
+    pub(crate) fn unplace(&self) {
         self.host.unplace_memory(&self.guest("kept")).expect("released");
     }
 }
 
 /// What a pool holds, without what differs from run to run. The usage counts slots that are half made, too.
-fn contents(pool: &Pool) -> (Usage, Vec<u64>, Vec<String>) {
+pub(crate) fn contents(pool: &Pool) -> (Usage, Vec<u64>, Vec<String>) {
     let mut capacities: Vec<u64> = pool.capacities().iter().map(|capacity| capacity.bytes).collect();
     capacities.sort_unstable();
-    let mut guests: Vec<String> = pool.guests().into_iter().map(|guest| guest.name).collect();
+    let mut guests: Vec<String> = pool.bare_guests().map(|guest| guest.name).collect();
     guests.sort();
     (pool.usage(), capacities, guests)
 }

@@ -15,6 +15,7 @@ use crate::ids::PoolId;
 use crate::liveness::Liveness;
 use crate::mapping::{Access, Mapping, put};
 use crate::owner_map::RESERVED;
+use crate::persist::Point;
 use crate::pool::{Pool, read_headers};
 use crate::sync::{Ordering, fence};
 use std::path::Path;
@@ -135,11 +136,13 @@ fn write_tables(backing: &Backing, header: &Header) -> Result<()> {
     let mapping = Mapping::map(backing, 0, length, Access::ReadWrite)?;
     for at in [HEADER_A, HEADER_B] {
         put(mapping.word(at), 0, Ordering::Relaxed);
+        mapping.persist(Point::Header, at, size_of::<u64>());
     }
     fence(Ordering::SeqCst);
     empty(backing, &mapping, header.size);
     let owners = mapping.words(layout.owners.offset, layout.first_data_granule());
     owners.iter().for_each(|word| put(word, RESERVED, Ordering::Relaxed));
+    mapping.persist(Point::Tables, 0, mapping.length());
     let bytes = header.encode();
     for at in [HEADER_B, HEADER_A] {
         write_header(&mapping, at, &bytes);
@@ -157,12 +160,13 @@ fn empty(backing: &Backing, mapping: &Mapping, size: u64) {
     }
 }
 
-/// Writes one header copy, its magic last.
+/// Writes one header copy, its magic last. It is in the pool's memory when this returns.
 pub(crate) fn write_header(mapping: &Mapping, at: u64, bytes: &[u8; HEADER_BYTES]) {
     put(mapping.word(at), 0, Ordering::Relaxed);
     fence(Ordering::Release);
     mapping.write(at + 8, &bytes[8..]);
     put(mapping.word(at), u64::from_le_bytes(MAGIC), Ordering::Release);
+    mapping.persist(Point::Header, at, bytes.len());
 }
 
 /// Nanoseconds since 1970 by this host's clock; 0 when it stands before that.

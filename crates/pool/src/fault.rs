@@ -11,10 +11,13 @@ pub(crate) use armed::step;
 
 #[cfg(all(test, not(loom)))]
 pub(crate) mod armed {
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
     use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+    type Interruption = (usize, Box<dyn FnOnce()>);
+
     thread_local! {
+        static INTERRUPTION: RefCell<Option<Interruption>> = const { RefCell::new(None) };
         static LEFT: Cell<Option<usize>> = const { Cell::new(None) };
         static TAKEN: Cell<usize> = const { Cell::new(0) };
     }
@@ -24,6 +27,9 @@ pub(crate) mod armed {
     /// One write is about to happen.
     pub(crate) fn step() {
         TAKEN.set(TAKEN.get() + 1);
+        if let Some(interrupt) = due() {
+            interrupt();
+        }
         match LEFT.get() {
             None => {}
             Some(0) => {
@@ -32,6 +38,34 @@ pub(crate) mod armed {
             }
             Some(left) => LEFT.set(Some(left - 1)),
         }
+    }
+
+    /// So many writes this thread has come to.
+    pub(crate) fn taken() -> usize {
+        TAKEN.get()
+    }
+
+    /// What is to be done before this write.
+    fn due() -> Option<Box<dyn FnOnce()>> {
+        INTERRUPTION.with_borrow_mut(|interruption| match interruption.take()? {
+            (0, interrupt) => Some(interrupt),
+            (left, interrupt) => {
+                *interruption = Some((left - 1, interrupt));
+                None
+            }
+        })
+    }
+
+    /// Runs `work`, and `interrupt` in between, when it is about to make its write number `writes`. The result, and whether
+    /// it came that far.
+    pub(crate) fn interrupted<T>(
+        writes: usize,
+        interrupt: impl FnOnce() + 'static,
+        work: impl FnOnce() -> T,
+    ) -> (T, bool) {
+        INTERRUPTION.set(Some((writes, Box::new(interrupt))));
+        let result = work();
+        (result, INTERRUPTION.take().is_none())
     }
 
     /// Runs `work` until it is about to make its write number `writes`; `None` when it was stopped there.

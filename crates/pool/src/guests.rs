@@ -12,7 +12,7 @@ use crate::control::GuestControl;
 use crate::create::now;
 use crate::error::{Error, Result};
 use crate::format::GRANULE;
-use crate::format::guest::{GuestKind, GuestRecord, MAX_VCPUS, Region};
+use crate::format::guest::{GuestKind, GuestRecord, MAX_VCPUS, RACING_BYTES, Region};
 use crate::format::journal::Intent;
 use crate::format::placement::Place;
 use crate::format::slot_word::{Reference, SlotState};
@@ -204,7 +204,7 @@ impl Membership {
     /// The racing page becomes all zeros (vacant, idle), the immutable page the record.
     fn write_guest(&self, guest: Reference, record: &GuestRecord) {
         let tables = self.pool().tables();
-        for word in tables.mapping().words(tables.guest_at(guest.slot.into()), 48) {
+        for word in tables.mapping().words(tables.guest_at(guest.slot.into()), RACING_BYTES / 8) {
             put(word, 0, Ordering::Relaxed);
         }
         tables.write_guest(guest.slot.into(), record);

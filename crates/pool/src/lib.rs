@@ -39,12 +39,15 @@ mod legs;
 mod listing;
 mod liveness;
 mod mapping;
+#[cfg(all(test, not(loom)))]
+mod medium;
 mod membership;
 mod memory;
 mod offers;
 #[doc(hidden)]
 pub mod owner_map;
 mod ownership;
+mod persist;
 mod pins;
 #[doc(hidden)]
 pub mod placement;

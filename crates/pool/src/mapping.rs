@@ -6,6 +6,7 @@
 use crate::backing::Backing;
 use crate::error::{Error, Result};
 use crate::fault;
+use crate::persist::{Point, persist};
 use crate::sync::{AtomicU64, Ordering};
 use rustix::io::Errno;
 use rustix::mm::{self, MapFlags, ProtFlags};
@@ -46,6 +47,8 @@ unsafe impl Sync for Mapping {}
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        #[cfg(all(test, not(loom)))]
+        crate::medium::unmapped(self.start, self.length);
         // SAFETY: the range was mapped by `map` or `reserve`, and every reference into it borrows `self`.
         let unmapped = unsafe { mm::munmap(self.start.cast(), self.length) };
         debug_assert!(unmapped.is_ok(), "a range that was mapped can be unmapped");
@@ -59,6 +62,8 @@ impl Mapping {
         let start =
             unsafe { mm::mmap(ptr::null_mut(), length, access.protection(), MapFlags::SHARED, backing.file(), offset) };
         let start = start.map_err(|errno| no_mmap(backing, errno))?;
+        #[cfg(all(test, not(loom)))]
+        crate::medium::mapped(backing, offset, start.cast(), length);
         Ok(Self { start: start.cast(), length })
     }
 
@@ -148,7 +153,7 @@ impl Mapping {
         bytes
     }
 
-    /// Copies bytes in. Ordering with what publishes them is the caller's business.
+    /// Copies bytes in. Ordering with what publishes them, and writing them back, is the caller's business.
     pub(crate) fn write(&self, offset: u64, bytes: &[u8]) {
         assert!(bytes.len().is_multiple_of(8), "records are whole words");
         for (bytes, word) in bytes.chunks_exact(8).zip(self.words(offset, bytes.len() / 8)) {
@@ -156,6 +161,11 @@ impl Mapping {
             value.copy_from_slice(bytes);
             put(word, u64::from_le_bytes(value), Ordering::Relaxed);
         }
+    }
+
+    /// Returns once these bytes are in the pool's memory.
+    pub(crate) fn persist(&self, point: Point, offset: u64, bytes: usize) {
+        persist(point, self.at(offset, bytes, 1), bytes);
     }
 }
 
@@ -175,7 +185,36 @@ pub(crate) unsafe fn map_over(
         let flags = MapFlags::SHARED | MapFlags::FIXED;
         mm::mmap(address.cast(), bytes, access.protection(), flags, backing.file(), offset)
     };
-    mapped.map(|_| ()).map_err(|errno| no_mmap(backing, errno))
+    mapped.map_err(|errno| no_mmap(backing, errno))?;
+    #[cfg(all(test, not(loom)))]
+    crate::medium::mapped(backing, offset, address, bytes);
+    Ok(())
+}
+
+/// Copies bytes into mapped memory.
+///
+/// # Safety
+/// The bytes at `to` are mapped and writable, and nobody else in this process writes them meanwhile.
+pub(crate) unsafe fn copy_in(to: *mut u8, bytes: &[u8]) {
+    #[cfg(all(test, not(loom)))]
+    if crate::medium::copy_in(to, bytes) {
+        return;
+    }
+    // SAFETY: the caller's contract; what is borrowed is not what is written.
+    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
+}
+
+/// Copies bytes out of mapped memory. They may be torn if somebody is writing them, so validate the copy.
+///
+/// # Safety
+/// The bytes at `from` are mapped and readable.
+pub(crate) unsafe fn copy_out(from: *const u8, bytes: &mut [u8]) {
+    #[cfg(all(test, not(loom)))]
+    if crate::medium::copy_out(from, bytes) {
+        return;
+    }
+    // SAFETY: the caller's contract; the copy is the caller's alone.
+    unsafe { ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) }
 }
 
 /// Asks for huge pages. It may be refused (there are none for this file), which costs only speed.
@@ -191,14 +230,23 @@ fn no_mmap(backing: &Backing, errno: Errno) -> Error {
     Error::NoMmap { path: backing.path().to_owned(), source: errno.into() }
 }
 
-/// Stores a word of the pool.
+/// Stores a word of the pool. Writing it back is the caller's business.
 pub(crate) fn put(word: &AtomicU64, value: u64, ordering: Ordering) {
     fault::step();
     word.store(value, ordering);
 }
 
-/// Compare-and-swap of a word of the pool (acquire, release); the word's value if it was another one.
+/// Stores a word of the pool, and returns once it is in the pool's memory.
+pub(crate) fn settle(word: &AtomicU64, value: u64) {
+    put(word, value, Ordering::Release);
+    persist(Point::Word, ptr::from_ref(word).cast(), size_of::<u64>());
+}
+
+/// Compare-and-swap of a word of the pool (acquire, release); the word's value if it was another one. A change is in the
+/// pool's memory when this returns.
 pub(crate) fn exchange(word: &AtomicU64, from: u64, to: u64) -> std::result::Result<(), u64> {
     fault::step();
-    word.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).map(|_| ())
+    word.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)?;
+    persist(Point::Word, ptr::from_ref(word).cast(), size_of::<u64>());
+    Ok(())
 }

@@ -17,7 +17,7 @@ use crate::format::slot_word::{Reference, SlotState};
 use crate::format::text::encode_name;
 use crate::ids::HostId;
 use crate::liveness::{Liveness, claim_liveness};
-use crate::mapping::{exchange, put};
+use crate::mapping::{exchange, settle};
 use crate::ownership::{Epoch, HostSlot, Ownership};
 use crate::pool::Pool;
 use crate::recovery::{Actor, Recovered};
@@ -164,7 +164,7 @@ impl Pool {
     /// The slot is claimed: settle what its last holder left, write the entry, win the name, go live.
     fn enter(&self, slot: HostSlot, identity: &HostIdentity) -> Result<Membership> {
         let release = |error| {
-            put(self.tables().host_claim(slot), 0, Ordering::Release);
+            settle(self.tables().host_claim(slot), 0);
             error
         };
         let actor = Actor::new(self, slot);
@@ -389,8 +389,20 @@ impl Membership {
         let (live, free) = (SlotState::Live { generation }, SlotState::Free { generation });
         let tables = self.pool.tables();
         exchange(tables.host_state_word(self.slot), live.encode(), free.encode()).map_err(|_| Error::Fenced)?;
-        put(tables.host_claim(self.slot), 0, Ordering::Release);
+        settle(tables.host_claim(self.slot), 0);
         Ok(())
+    }
+
+    /// Number of the newest entry of the journal.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn journal_sequence(&self) -> u64 {
+        self.journal().sequence
+    }
+
+    /// Forgets later entries, for a test that has taken the pool back to that time.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn rewind_journal(&self, sequence: u64) {
+        self.journal().sequence = sequence;
     }
 
     pub(crate) fn journal(&self) -> MutexGuard<'_, Journal> {

@@ -10,8 +10,11 @@
 //! This module knows the encoding and the atomic access; which transition is allowed when, and by whom, is the
 //! protocol's business (`nil_migrate::protocol`).
 
+use crate::fault;
+use crate::persist::{Point, persist};
 use crate::sync::{AtomicU64, Ordering};
 use std::fmt;
+use std::ptr;
 
 /// Index of a host in the pool's host table (0 ..= 4094).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -248,10 +251,16 @@ impl OwnershipWord {
     }
 
     /// Moves the word from `from` to `to` if it still is `from`; all that was written before becomes visible with it
-    /// (release). Returns whether it did; if not, the word was something else and is unchanged.
+    /// (release). Returns whether it did, once the word is in the pool's memory; if not, the word was something else and is
+    /// unchanged.
     #[inline]
     pub fn transition(&self, from: Ownership, to: Ownership) -> bool {
-        self.0.compare_exchange(from.encode(), to.encode(), Ordering::AcqRel, Ordering::Acquire).is_ok()
+        fault::step();
+        let moved = self.0.compare_exchange(from.encode(), to.encode(), Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if moved {
+            persist(Point::Ownership, ptr::from_ref(&self.0).cast(), size_of::<u64>());
+        }
+        moved
     }
 }
 

@@ -11,6 +11,7 @@ use crate::format::pin::{ENTRY_BYTES, LAST_USE, PINS, PinId, PinRecord, PinWord,
 use crate::format::{BadRecord, GRANULE};
 use crate::mapping::exchange;
 use crate::ownership::HostSlot;
+use crate::persist::Point;
 use crate::sync::{AtomicU64, Ordering, fence};
 use std::sync::Arc;
 
@@ -124,6 +125,7 @@ impl PinTable {
             // Whoever sees a byte of the new record sees that the word is no longer what it was.
             fence(Ordering::Release);
             self.mapping.mapping().write(self.entry_at(entry) + RECORD, &encoded);
+            self.mapping.mapping().persist(Point::Pin, self.entry_at(entry) + RECORD, encoded.len());
             // A repair takes the entry back only from a worker that is dead.
             if exchange(word, taking.encode(), held.encode()).is_ok() {
                 return Ok(PinId { entry, uses: record.uses });

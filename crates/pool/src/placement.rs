@@ -15,6 +15,7 @@ use crate::capacity_mapping::CapacityMapping;
 use crate::fault;
 use crate::format::placement::{BadPlacement, Place, Placed};
 use crate::mapping::{Mapping, put};
+use crate::persist::{Point, persist};
 use crate::sync::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -147,6 +148,7 @@ impl PlacementMap {
     pub fn recount(&self) -> u64 {
         let away = self.summary().away();
         put(self.words().away, away, Ordering::Release);
+        persist_word(self.words().away);
         away
     }
 }
@@ -171,14 +173,20 @@ impl PlacementWords<'_> {
         if leaves {
             fault::step();
             self.away.fetch_add(1, Ordering::AcqRel);
+            persist_word(self.away);
         }
         put(word, placed.encode(), Ordering::Release);
+        persist_word(word);
         if arrives {
             fault::step();
             // A count that was too low already wraps to an impossible one: it refuses handoffs, and `check` finds it.
             self.away.fetch_sub(1, Ordering::AcqRel);
         }
     }
+}
+
+fn persist_word(word: &AtomicU64) {
+    persist(Point::Placement, std::ptr::from_ref(word).cast(), size_of::<u64>());
 }
 
 impl PlacementSummary {

@@ -14,7 +14,9 @@
 //! written is recognised. Neither side allocates: the writer writes straight into shared memory, the reader decodes a
 //! private copy ([`crate::Area::read_into`]).
 
+use crate::mapping::copy_in;
 use crate::ownership::Epoch;
+use crate::persist::{Point, persist};
 use crate::sync::{Ordering, fence};
 use std::marker::PhantomData;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -150,7 +152,9 @@ impl<'a> SectionWriter<'a> {
         Ok(())
     }
 
-    /// Writes the header: from now on the area can be read. Publishing it (with a release) is the caller's business.
+    /// Writes the header: from now on the area can be read. The sections are in the pool's memory before it, because each of
+    /// them would pass for one of an earlier epoch that lay there, and the header when this returns. Publishing it (with a
+    /// release) is the caller's business.
     ///
     /// # Panics
     /// Never: no area is as long as 4 GiB.
@@ -165,16 +169,18 @@ impl<'a> SectionWriter<'a> {
         };
         raw.crc = raw.sum().into();
         let bytes = raw.as_bytes();
+        persist(Point::Sections, self.start, self.position);
         self.copy_in(MAGIC.len(), &bytes[MAGIC.len()..]);
         fence(Ordering::Release);
         self.copy_in(0, &MAGIC);
+        persist(Point::Area, self.start, AREA_HEADER);
     }
 
     fn copy_in(&self, offset: usize, bytes: &[u8]) {
         debug_assert!(offset + bytes.len() <= self.capacity);
         // SAFETY: every caller stays below `capacity` (the header fits, see `new`; `put` checks against what is left),
         // and `new`'s contract makes those bytes writable and ours alone.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.add(offset), bytes.len()) }
+        unsafe { copy_in(self.start.add(offset), bytes) }
     }
 }
 

@@ -18,7 +18,9 @@ use crate::format::placement::Place;
 use crate::format::slot_word::Reference;
 use crate::format::{GRANULE, seal};
 use crate::ids::{GuestId, Tag};
+use crate::mapping::copy_out;
 use crate::ownership::Epoch;
+use crate::persist::Point;
 use crate::pins::{self, PinTable};
 use crate::placement::{PlacementMap, map_bytes};
 use crate::pool::Pool;
@@ -118,6 +120,9 @@ impl StateArea {
         let mapping = pool.map_reference(capacity, tag)?;
         PlacementMap::format(mapping.mapping(), shape.map_at(), shape.granules, place);
         mapping.mapping().write(0, &shape.header());
+        let map = usize::try_from(map_bytes(shape.granules)).unwrap_or(usize::MAX);
+        mapping.mapping().persist(Point::StateArea, shape.map_at(), map);
+        mapping.mapping().persist(Point::StateArea, 0, HEADER_BYTES);
         Ok(())
     }
 
@@ -306,6 +311,6 @@ impl Area {
         debug_assert!(buf.len() <= self.length);
         // SAFETY: both callers ask for at most `length` bytes, which are mapped for as long as `self` lives. Another
         // process may be writing them: then the copy is torn, and its checksums say so.
-        unsafe { std::ptr::copy_nonoverlapping(self.start.cast_const(), buf.as_mut_ptr(), buf.len()) }
+        unsafe { copy_out(self.start, buf) }
     }
 }

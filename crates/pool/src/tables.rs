@@ -5,7 +5,7 @@ use crate::format::fence;
 use crate::format::guest::{self, GuestRecord};
 use crate::format::host::{self, HostRecord};
 use crate::format::journal::{self, Entry};
-use crate::format::layout::{HOST_ENTRY, Layout, Table};
+use crate::format::layout::{CAPACITY_RECORD, HOST_ENTRY, Layout, Table};
 use crate::format::report::{self, ReportRecord};
 use crate::format::slot_word::{Reference, SlotState};
 use crate::format::{BadRecord, GRANULE};
@@ -13,6 +13,7 @@ use crate::ids::{HostId, Tag};
 use crate::mapping::Mapping;
 use crate::owner_map::OwnerMap;
 use crate::ownership::HostSlot;
+use crate::persist::Point;
 use crate::slots::Slots;
 use crate::sync::{AtomicU64, Ordering};
 use crate::tag_index::TagIndex;
@@ -114,7 +115,9 @@ impl Tables {
     }
 
     pub(crate) fn write_host(&self, slot: HostSlot, record: &HostRecord) {
-        self.mapping.write(self.layout.hosts.at(slot.index()) + host::RECORD, &record.encode());
+        let (at, bytes) = (self.layout.hosts.at(slot.index()) + host::RECORD, record.encode());
+        self.mapping.write(at, &bytes);
+        self.mapping.persist(Point::Host, at, bytes.len());
     }
 
     /// Both entries of a host's journal.
@@ -125,8 +128,10 @@ impl Tables {
 
     pub(crate) fn write_journal(&self, slot: HostSlot, entry: &Entry) {
         let bank = (entry.sequence & 1) * journal::ENTRY_BYTES as u64;
-        self.mapping.write(self.layout.journals.at(slot.index()) + bank, &entry.encode());
+        let at = self.layout.journals.at(slot.index()) + bank;
+        self.mapping.write(at, &entry.encode());
         crate::sync::fence(Ordering::Release);
+        self.mapping.persist(Point::Journal, at, journal::ENTRY_BYTES);
     }
 
     // Reports.
@@ -146,7 +151,9 @@ impl Tables {
 
     pub(crate) fn write_report(&self, entry: usize, record: &ReportRecord) {
         if let Some(ring) = self.layout.reports {
-            self.mapping.write(ring.at(entry) + report::RECORD, &record.encode());
+            let (at, bytes) = (ring.at(entry) + report::RECORD, record.encode());
+            self.mapping.write(at, &bytes);
+            self.mapping.persist(Point::Report, at, bytes.len());
         }
     }
 
@@ -186,8 +193,14 @@ impl Tables {
         Ok(record)
     }
 
+    /// The words beside the record are the caller's to write; then [`Tables::persist_capacity`].
     pub(crate) fn write_capacity(&self, slot: usize, record: &CapacityRecord) {
         self.mapping.write(self.capacity_at(slot), &record.encode());
+    }
+
+    /// Returns once a capacity's record and the words beside it are in the pool's memory.
+    pub(crate) fn persist_capacity(&self, slot: usize) {
+        self.mapping.persist(Point::Capacity, self.capacity_at(slot), CAPACITY_RECORD as usize);
     }
 
     pub(crate) fn capacity_user(&self, slot: usize) -> &AtomicU64 {
@@ -267,7 +280,10 @@ impl Tables {
     }
 
     pub(crate) fn write_guest(&self, slot: usize, record: &GuestRecord) {
-        self.mapping.write(self.guest_at(slot) + guest::RECORD, &record.encode());
+        let (at, bytes) = (self.guest_at(slot) + guest::RECORD, record.encode());
+        self.mapping.write(at, &bytes);
+        self.mapping.persist(Point::Guest, self.guest_at(slot), guest::RACING_BYTES);
+        self.mapping.persist(Point::Guest, at, bytes.len());
     }
 
     pub(crate) fn guest_ownership(&self, slot: usize) -> &AtomicU64 {

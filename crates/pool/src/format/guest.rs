@@ -33,6 +33,8 @@ pub const BELL_SOURCE: u64 = 128;
 pub const BELL_TARGET: u64 = 192;
 /// Offset of the timeline.
 pub const TIMELINE: u64 = 256;
+/// Bytes of the racing page that are in use.
+pub const RACING_BYTES: usize = 384;
 /// Offset of the immutable page.
 pub const RECORD: u64 = 4096;
 /// Bytes of the immutable page.

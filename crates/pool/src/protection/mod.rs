@@ -34,6 +34,7 @@ use crate::format::protection::{
 use crate::format::{BadRecord, checksum};
 use crate::ids::GuestId;
 use crate::mapping::{exchange, put};
+use crate::persist::{Point, persist};
 use crate::pool::Pool;
 use crate::state::{Area, MACHINE_AREA, Shape, VCPU_AREA};
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -108,6 +109,8 @@ impl Protection {
     fn format(mapping: &CapacityMapping, shape: ProtectionShape, settings: ProtectionSettings) {
         put(mapping.mapping().word(SETTINGS), settings.encode(), Ordering::Relaxed);
         mapping.mapping().write(0, &shape.encode());
+        mapping.mapping().persist(Point::Protection, 0, HEADER_BYTES);
+        mapping.mapping().persist(Point::Protection, SETTINGS, size_of::<u64>());
     }
 
     /// Checks that a mapped capacity is the protection of a guest of this shape.
@@ -212,6 +215,7 @@ impl Protection {
         // SAFETY: the log's page lies in the mapping (`log_page` checks), the guest's page is readable (`GuestPages`), and the
         // two are different memory. The guest may write its page meanwhile: then it is dirty again, and copied again.
         unsafe { std::ptr::copy_nonoverlapping(from.cast_const(), to, LOG_PAGE) }
+        persist(Point::Protection, to, LOG_PAGE);
     }
 
     /// The checksum of what lies in a place of a redo log.
@@ -255,6 +259,10 @@ impl Protection {
         let at = ProtectionShape::commit_at(Commit::half(commit.number));
         self.mapping.mapping().write(at, &commit.encode());
         fence(Ordering::Release);
+        let entries = usize::try_from(commit.pages.min(self.shape.log_pages)).unwrap_or(0);
+        let index = self.shape.index_at(Commit::half(commit.number));
+        self.mapping.mapping().persist(Point::Protection, index, entries * ENTRY_BYTES);
+        self.mapping.mapping().persist(Point::Protection, at, COMMIT_BYTES);
         self.stand(before, Standing::Active(commit.number))
     }
 
@@ -326,6 +334,7 @@ pub fn copy_to_image(image: &CapacityMapping, memory: &impl GuestPages, page: u6
     fault::step();
     // SAFETY: both pages are mapped (`GuestPages`), and different memory; only the guest may write one of them meanwhile.
     unsafe { std::ptr::copy_nonoverlapping(from.cast_const(), to, LOG_PAGE) }
+    persist(Point::Image, to, LOG_PAGE);
 }
 
 /// Writes a page of the image, in two halves to the crash tests.
@@ -336,6 +345,7 @@ fn write_image(image: &CapacityMapping, page: u64, contents: &[u8; LOG_PAGE]) {
         // SAFETY: the page lies in the mapping (`page` checks), and nobody else writes it: its guest runs in DRAM, or not at all.
         unsafe { std::ptr::copy_nonoverlapping(contents.as_ptr().add(half), to.add(half), LOG_PAGE / 2) }
     }
+    persist(Point::Image, to, LOG_PAGE);
 }
 
 /// Whether a page of the image holds this already.
