@@ -143,6 +143,18 @@ impl CapacityMapping {
         self.mapping.start()
     }
 
+    /// Copies bytes out. They may be torn if somebody is writing them.
+    ///
+    /// # Panics
+    /// When the range does not lie in the mapping, or does not begin and end at multiples of 4 KiB.
+    pub fn read_at(&self, offset: usize, out: &mut [u8]) {
+        const STEP: usize = 4096;
+        assert!(offset.is_multiple_of(STEP) && out.len().is_multiple_of(STEP), "{offset:#x}+{:#x}", out.len());
+        for (at, page) in (offset as u64..).step_by(STEP).zip(out.chunks_exact_mut(STEP)) {
+            page.copy_from_slice(&self.mapping.read::<STEP>(at));
+        }
+    }
+
     /// Bytes mapped.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "no capacity is empty")]

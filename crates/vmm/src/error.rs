@@ -160,6 +160,12 @@ pub enum Error {
     /// A thread could not be started.
     #[error("cannot start a vCPU thread: {0}")]
     Thread(#[source] io::Error),
+    /// A core file could not be written.
+    #[error("cannot write the core file: {source}")]
+    Core {
+        /// The reason.
+        source: io::Error,
+    },
     /// Warming the target up failed.
     #[error("prewarming stopped with an unexpected exit of the spare vCPU: {0}")]
     Prewarm(String),

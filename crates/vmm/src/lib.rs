@@ -22,6 +22,7 @@
 mod assemble;
 pub mod boot;
 mod config;
+mod core_dump;
 mod cpu;
 mod devices;
 mod error;
@@ -41,6 +42,7 @@ mod vcpu;
 mod vm;
 mod warm;
 
+pub use core_dump::{CoreReport, write_core};
 pub use cpu::{BadModel, CpuModel, Feature, Features, ModelName, UnknownFeature, XsaveState};
 pub use devices::Console;
 pub use error::{Error, Result};

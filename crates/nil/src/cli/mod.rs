@@ -12,6 +12,7 @@ mod cordon;
 mod cpu;
 mod decouple;
 mod drain;
+mod dump;
 mod duration;
 mod host;
 mod inspect;
@@ -87,7 +88,7 @@ enum Command {
     #[command(subcommand)]
     Cpu(cpu::Command),
     /// Start and stop virtual machines.
-    #[command(subcommand)]
+    #[command(subcommand, alias = "guest")]
     Vm(vm::Command),
     /// List guests and hosts.
     Ps(ps::Args),

@@ -1,6 +1,6 @@
 //! `nil vm`: start a virtual machine, look at its console, stop it.
 
-use super::{Output, cpu};
+use super::{Output, cpu, dump};
 use crate::images;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
@@ -37,6 +37,9 @@ pub(crate) enum Command {
         /// The guest: its name or its id.
         guest: String,
     },
+    /// Write what is left of a guest that nobody runs, its memory and its last state, to a file for a debugger.
+    #[command(after_help = "Example:\n  nil vm dump guest --core guest.core\n  gdb -c guest.core")]
+    Dump(dump::Args),
     /// Stop a guest and free its memory.
     #[command(after_help = "Example:\n  nil vm stop guest")]
     Stop {
@@ -95,6 +98,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<ExitCode> {
     match command {
         Command::Run(args) => start(&args, &run_dir, output)?,
         Command::Console { guest } => follow_console(&run_dir, &guest, output)?,
+        Command::Dump(args) => dump::run(&args, &run_dir, output)?,
         Command::Stop { guest } => stop(&run_dir, &guest, output)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -87,7 +87,15 @@ fn what_a_killed_host_ran_is_lost_and_said_to_be_so() {
         (&"A".into(), &"B".into(), &"lost".into())
     );
     assert_eq!(report["sure"], true, "everything of it was gone: {report}");
-    assert!(guest.map_memory().is_ok(), "its memory is kept");
+    // Its memory is kept, and its state as it was when it last came to the pool: when it was booted.
+    let core = playground.path("g.core");
+    let dumped = playground.json(&["guest", "dump", "g", "--core", &core]);
+    assert_eq!(
+        (&dumped["memory_bytes"], &dumped["vcpus"], &dumped["state_epoch"]),
+        (&(64 << 20).into(), &1.into(), &0.into())
+    );
+    let written = fs::read(&core).expect("the core file");
+    assert!(written.starts_with(b"\x7FELF") && written.len() > 64 << 20);
 }
 
 #[test]
