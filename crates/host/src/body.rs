@@ -2,9 +2,9 @@
 //! there, and what is not known is refused.
 
 use crate::name::{GuestName, HostName};
-use crate::order::{GuestRange, Migrate, MoveMemory, PinMemory, Rehome, Route, Settling, Striping};
+use crate::order::{GuestRange, Migrate, MoveMemory, PinMemory, ProtectGuest, Rehome, Route, Settling, Striping};
 use nil_mover::{Budget, Direction, MovePlan};
-use nil_pool::PoolId;
+use nil_pool::{OutputRule, PoolId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -61,6 +61,40 @@ pub(crate) struct MoveBody {
     /// How long the whole of it may take before it is called off, in microseconds; none is no limit.
     #[serde(default)]
     time_limit_us: Option<u64>,
+}
+
+/// `PUT /v1/guests/{name}/protection`
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProtectionBody {
+    /// How long from one commit to the next, in microseconds: 1 ms to 1 hour.
+    #[serde(default = "interval_us")]
+    interval_us: u64,
+    /// What becomes of its output before the commit that follows it.
+    #[serde(default)]
+    output: OutputRule,
+    /// Bytes of each of the two redo logs; none is an eighth of the memory, and 64 MiB at least. It counts only where the
+    /// guest is not protected yet.
+    #[serde(default)]
+    log_bytes: Option<u64>,
+}
+
+fn interval_us() -> u64 {
+    25_000
+}
+
+impl ProtectionBody {
+    pub(crate) fn order(self, guest: GuestName) -> ProtectGuest {
+        let Self { interval_us, output, log_bytes } = self;
+        ProtectGuest { guest, interval_us, output, log_bytes }
+    }
+}
+
+impl From<&ProtectGuest> for ProtectionBody {
+    fn from(order: &ProtectGuest) -> Self {
+        let ProtectGuest { interval_us, output, log_bytes, .. } = *order;
+        Self { interval_us, output, log_bytes }
+    }
 }
 
 /// `POST /v1/guests/{name}/rehomings`
@@ -148,31 +182,77 @@ fn stall_timeout_us() -> u64 {
     MovePlan::STALL_TIMEOUT_US
 }
 
-/// Bodies are orders without the guest, which stands in the path.
-macro_rules! bodies {
-    ($($body:ident of $order:ident { $($field:ident),* })*) => {$(
-        impl $body {
-            pub(crate) fn order(self, guest: GuestName) -> $order {
-                let Self { $($field),* } = self;
-                $order { guest, $($field),* }
-            }
-        }
-
-        impl From<&$order> for $body {
-            fn from(order: &$order) -> Self {
-                let $order { guest: _, $($field),* } = order.clone();
-                Self { $($field),* }
-            }
-        }
-    )*};
+impl MigrationBody {
+    pub(crate) fn order(self, guest: GuestName) -> Migrate {
+        let Self { to, deadline_us, settling, budget, stall_timeout_us, striping, time_limit_us } = self;
+        Migrate { guest, to, deadline_us, settling, budget, stall_timeout_us, striping, time_limit_us }
+    }
 }
 
-bodies! {
-    MigrationBody of Migrate { to, deadline_us, settling, budget, stall_timeout_us, striping, time_limit_us }
-    MoveBody of MoveMemory { direction, range, budget, node, stall_timeout_us, reason, striping, time_limit_us }
-    RehomingBody of Rehome { pool, budget, stall_timeout_us, time_limit_us }
-    RouteBody of Route { to, deadline_us, settling, budget, stall_timeout_us, avoid, time_limit_us }
-    PinBody of PinMemory { range, owner, reason }
+impl From<&Migrate> for MigrationBody {
+    fn from(order: &Migrate) -> Self {
+        let Migrate { guest: _, to, deadline_us, settling, budget, stall_timeout_us, striping, time_limit_us } =
+            order.clone();
+        Self { to, deadline_us, settling, budget, stall_timeout_us, striping, time_limit_us }
+    }
+}
+
+impl MoveBody {
+    pub(crate) fn order(self, guest: GuestName) -> MoveMemory {
+        let Self { direction, range, budget, node, stall_timeout_us, reason, striping, time_limit_us } = self;
+        MoveMemory { guest, direction, range, budget, node, stall_timeout_us, reason, striping, time_limit_us }
+    }
+}
+
+impl From<&MoveMemory> for MoveBody {
+    fn from(order: &MoveMemory) -> Self {
+        let MoveMemory { guest: _, direction, range, budget, node, stall_timeout_us, reason, striping, time_limit_us } =
+            order.clone();
+        Self { direction, range, budget, node, stall_timeout_us, reason, striping, time_limit_us }
+    }
+}
+
+impl RehomingBody {
+    pub(crate) fn order(self, guest: GuestName) -> Rehome {
+        let Self { pool, budget, stall_timeout_us, time_limit_us } = self;
+        Rehome { guest, pool, budget, stall_timeout_us, time_limit_us }
+    }
+}
+
+impl From<&Rehome> for RehomingBody {
+    fn from(order: &Rehome) -> Self {
+        let Rehome { guest: _, pool, budget, stall_timeout_us, time_limit_us } = order.clone();
+        Self { pool, budget, stall_timeout_us, time_limit_us }
+    }
+}
+
+impl RouteBody {
+    pub(crate) fn order(self, guest: GuestName) -> Route {
+        let Self { to, deadline_us, settling, budget, stall_timeout_us, avoid, time_limit_us } = self;
+        Route { guest, to, deadline_us, settling, budget, stall_timeout_us, avoid, time_limit_us }
+    }
+}
+
+impl From<&Route> for RouteBody {
+    fn from(order: &Route) -> Self {
+        let Route { guest: _, to, deadline_us, settling, budget, stall_timeout_us, avoid, time_limit_us } =
+            order.clone();
+        Self { to, deadline_us, settling, budget, stall_timeout_us, avoid, time_limit_us }
+    }
+}
+
+impl PinBody {
+    pub(crate) fn order(self, guest: GuestName) -> PinMemory {
+        let Self { range, owner, reason } = self;
+        PinMemory { guest, range, owner, reason }
+    }
+}
+
+impl From<&PinMemory> for PinBody {
+    fn from(order: &PinMemory) -> Self {
+        let PinMemory { guest: _, range, owner, reason } = order.clone();
+        Self { range, owner, reason }
+    }
 }
 
 #[cfg(test)]

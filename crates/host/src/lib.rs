@@ -51,17 +51,17 @@ pub use error::{Error, Result};
 pub use fabric::live_fabric;
 pub use name::{BadName, GuestName, HostName};
 pub use order::{
-    Drain, GuestRange, ImageSource, JobFilter, MemoryIn, Migrate, MoveMemory, PinMemory, Rebalance, Rehome, Route,
-    RunVm, Settling, StripeShare, Striping,
+    Drain, GuestRange, ImageSource, JobFilter, MemoryIn, Migrate, MoveMemory, PinMemory, ProtectGuest, Rebalance,
+    Rehome, Route, RunVm, Settling, StripeShare, Striping,
 };
 pub use problem::Problem;
 pub use report::{
     CordonReport, Departure, DrainOutcome, DrainReport, GuestReport, GuestState, Happening, HostEvent, HostReport,
     HostStanding, JobKind, JobOutcome, JobPhase, JobReport, JobResult, JobSummary, KnownHost, LegReport, LegResult,
     Life, MemoryMoved, MemoryReport, MigrationOutcome, MigrationReport, OfferReport, PinReport, PlacementPlan,
-    PlannedMove, PoolReport, Progress, RebalanceOutcome, RebalancePlan, RebalanceReport, RehomingOutcome,
-    RehomingReport, Resources, RouteOutcome, RouteReport, SandboxLayer, SandboxReport, Stay, Takeover, TakeoverOutcome,
-    TakeoverReport, Unevenness, Whereabouts,
+    PlannedMove, PoolReport, Progress, ProtectionReport, ProtectionState, RebalanceOutcome, RebalancePlan,
+    RebalanceReport, RehomingOutcome, RehomingReport, Resources, RouteOutcome, RouteReport, SandboxLayer,
+    SandboxReport, Stay, Takeover, TakeoverOutcome, TakeoverReport, Unevenness, Whereabouts,
 };
 pub use run_dir::{HostDir, RunDir};
 pub use survey::Survey;

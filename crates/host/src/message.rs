@@ -14,7 +14,7 @@
 use crate::name::GuestName;
 use crate::order::ImageSource;
 use crate::process::ProcessId;
-use crate::report::SandboxReport;
+use crate::report::{ProtectionReport, SandboxReport};
 use crate::versions::Versions;
 use nil_migrate::HandoffReport;
 use nil_mover::{MovePlan, MoveProgress, MoveRange, MoveReport};
@@ -29,7 +29,7 @@ use std::path::PathBuf;
 /// |---|---|
 /// | 1 | everything before |
 /// | 2 | [`WorkerRequest::TakePools`], the sandbox |
-/// | 3 | it keeps its host's lease, shows its presence, and stops when its host is fenced |
+/// | 3 | it keeps its host's lease, shows its presence, and stops when its host is fenced; [`WorkerRequest::Protect`], [`WorkerRequest::Unprotect`] |
 pub(crate) const WORKER_PROTOCOL: u32 = 3;
 /// The first version whose workers stop when their host is fenced.
 pub(crate) const FENCED_WORKERS: u32 = 3;
@@ -88,6 +88,10 @@ pub(crate) enum WorkerRequest {
     /// Take these pools, too, which the agent has opened: it sends them when it has got [`WorkerReply::SendFiles`], one
     /// file for each path. Since version 2.
     TakePools { paths: Vec<PathBuf> },
+    /// Protect the guest, which has a place for its commits in the pool, as is said there. Since version 3.
+    Protect,
+    /// Protect it no more. Since version 3.
+    Unprotect,
     /// Make that record of the guest, in another pool, its home.
     Rehome(HomeOrder),
     /// Hand the guest to the host in that slot.
@@ -153,6 +157,9 @@ pub(crate) struct WorkerStatus {
     /// What confines the worker.
     #[serde(default)]
     pub(crate) sandbox: SandboxReport,
+    /// How the guest is protected.
+    #[serde(default)]
+    pub(crate) protection: Option<ProtectionReport>,
 }
 
 /// A worker's life: `Empty → Starting → Armed? → Running ⇄ Leaving → Released`, with ways out at every step. Memory moves

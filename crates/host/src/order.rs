@@ -2,7 +2,7 @@
 
 use crate::name::{GuestName, HostName};
 use nil_mover::{Budget, Direction, MovePlan, MoveRange};
-use nil_pool::{GuestId, GuestSlot, JobId, LegRequest, PoolId, StripeRequest};
+use nil_pool::{GuestId, GuestSlot, JobId, LegRequest, OutputRule, PoolId, StripeRequest};
 use nil_vmm::CpuModel;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -200,6 +200,19 @@ pub struct MoveMemory {
     pub striping: Option<Striping>,
     /// How long the whole of it may take before it is called off, in microseconds; `None` is no limit.
     pub time_limit_us: Option<u64>,
+}
+
+/// A guest to be protected: commits are made of it, to which another host can bring it back.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProtectGuest {
+    /// Which.
+    pub guest: GuestName,
+    /// How long from one commit to the next, in microseconds.
+    pub interval_us: u64,
+    /// What becomes of its output before the commit that follows it.
+    pub output: OutputRule,
+    /// Bytes of each of the two redo logs, a multiple of the pool's granule; `None` is an eighth of the memory, and 64 MiB at least.
+    pub log_bytes: Option<u64>,
 }
 
 /// Memory of a guest that must not move from where it is.

@@ -23,6 +23,7 @@ pub use placement::{
     CordonReport, Departure, DrainOutcome, DrainReport, PlacementPlan, PlannedMove, RebalanceOutcome, RebalancePlan,
     RebalanceReport, Stay, Unevenness,
 };
+pub use protection::{ProtectionReport, ProtectionState};
 pub use rehoming::{RehomingOutcome, RehomingReport};
 pub use resources::Resources;
 pub use route::{LegReport, LegResult, RouteOutcome, RouteReport};
@@ -35,6 +36,7 @@ mod known_host;
 mod memory;
 mod offer;
 mod placement;
+mod protection;
 mod rehoming;
 mod resources;
 mod route;
@@ -145,6 +147,9 @@ pub struct GuestReport {
     /// What confines that process; `None` when it is not known.
     #[serde(default)]
     pub sandbox: Option<SandboxReport>,
+    /// How it is protected; `None` when it is not.
+    #[serde(default)]
+    pub protection: Option<ProtectionReport>,
 }
 
 /// What confines the worker that runs a guest.

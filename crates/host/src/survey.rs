@@ -227,6 +227,7 @@ mod tests {
             move_limit: None,
             memory_address: None,
             sandbox: None,
+            protection: None,
         }
     }
 

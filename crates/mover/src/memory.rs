@@ -21,8 +21,12 @@ use crate::error::{Error, Hole, Result};
 use crate::lost::{LostMemory, Waited, Watch};
 use crate::sides::{Side, Sides, Supply};
 use crate::turn::{Turn, Turns};
-use nil_pool::{CapacityMapping, Epoch, GuestControl, HostSlot, Ownership, PinTable, Place, PlacementMap, StateArea};
+use nil_pool::{
+    CapacityMapping, Epoch, GuestControl, GuestPages, HostSlot, LOG_PAGE, Ownership, PinTable, Place, PlacementMap,
+    StateArea,
+};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 /// A guest's memory, mapped; unmapped on drop.
@@ -37,6 +41,22 @@ pub struct GuestMemory {
     /// Never locked while waiting for a turn.
     sides: Mutex<Sides>,
     supply: Turns<Supply>,
+    /// A bit for each page that this process has written for the guest, until somebody takes it.
+    host_writes: Box<[AtomicU64]>,
+    /// Whether a bit is set.
+    has_host_writes: AtomicBool,
+}
+
+// SAFETY: `range` maps all of its addresses as long as it lives, which is as long as `self`.
+unsafe impl GuestPages for GuestMemory {
+    fn pages(&self) -> u64 {
+        (self.len() / LOG_PAGE) as u64
+    }
+
+    fn page(&self, index: u64) -> *mut u8 {
+        assert!(index < self.pages(), "page {index} of {}", self.pages());
+        self.range.at(usize::try_from(index).unwrap_or(usize::MAX) * LOG_PAGE)
+    }
 }
 
 /// The guest's record, and what its state area says of the memory. They lie in one pool, and move to another when the
@@ -70,7 +90,7 @@ pub enum Unreached {
     Lost(LostMemory),
 }
 
-/// A guest's memory of which nothing moves, all of it in the pool, as long as this lives.
+/// A guest's memory of which nothing moves, all of it in the pool or none, as long as this lives.
 #[derive(Debug)]
 pub struct Closed<'a> {
     _turn: Turn<'a, Supply>,
@@ -145,6 +165,8 @@ impl GuestMemory {
             stretches,
             node,
             supply: Turns::new(Supply::default()),
+            has_host_writes: AtomicBool::new(false),
+            host_writes: (0..(mapped / LOG_PAGE).div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
         })
     }
 
@@ -234,6 +256,25 @@ impl GuestMemory {
             0 if self.sides().is_pooled() => Ok(Closed { _turn: turn }),
             away => Err(self.hole(away, turn.moves)),
         }
+    }
+
+    /// Keeps everything where it is, if all of it is in this host's DRAM. Waits for what moves.
+    ///
+    /// # Errors
+    /// [`Hole`] with a part that is not.
+    pub fn keep_local(&self) -> std::result::Result<Closed<'_>, Hole> {
+        let turn = self.supply.take();
+        let placement = self.placement();
+        let elsewhere =
+            |granule: &usize| !placement.get(*granule).is_ok_and(|at| matches!(at.place, Place::Local { .. }));
+        let first = (0..placement.granules()).find(elsewhere);
+        if first.is_none() && self.sides().left(Side::Dram) == 0 {
+            return Ok(Closed { _turn: turn });
+        }
+        let granule = first.unwrap_or(0);
+        let place = placement.get(granule).ok().map(|placed| placed.place);
+        let why = "a part of its memory is not in this host's DRAM; recouple the guest first".to_owned();
+        Err(Hole { guest_address: self.guest_address(granule * granule_bytes()), place, why })
     }
 
     fn hole(&self, away: u64, moves: usize) -> Hole {
@@ -329,7 +370,35 @@ impl GuestMemory {
     pub fn store(&self, guest_address: u64, bytes: &[u8]) -> std::result::Result<(), Unreached> {
         let offset = self.offset_of(guest_address, bytes.len()).ok_or(Unreached::NoMemory)?;
         // SAFETY: as in `load`.
-        self.insist(offset, || unsafe { copy::copy(self.range.at(offset), bytes.as_ptr(), bytes.len()) })
+        let stored = self.insist(offset, || unsafe { copy::copy(self.range.at(offset), bytes.as_ptr(), bytes.len()) });
+        self.note_host_write(offset, bytes.len());
+        stored
+    }
+
+    /// Remembers that this process has written for the guest, which KVM does not notice. Whoever copies the page because of
+    /// that finds all of it.
+    fn note_host_write(&self, offset: usize, bytes: usize) {
+        for page in offset / LOG_PAGE..=(offset + bytes.saturating_sub(1)) / LOG_PAGE {
+            if let Some(word) = self.host_writes.get(page / 64) {
+                word.fetch_or(1 << (page % 64), Ordering::AcqRel);
+            }
+        }
+        self.has_host_writes.store(true, Ordering::Release);
+    }
+
+    /// Tells the pages that this process has written for the guest since it was asked last.
+    pub fn take_host_writes(&self, mut written: impl FnMut(u64)) {
+        // There are hardly ever any.
+        if !self.has_host_writes.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        for (index, word) in (0..).zip(&self.host_writes) {
+            let mut left = if word.load(Ordering::Relaxed) == 0 { 0 } else { word.swap(0, Ordering::AcqRel) };
+            while left != 0 {
+                written(index * 64 + u64::from(left.trailing_zeros()));
+                left &= left - 1;
+            }
+        }
     }
 
     /// Where bytes lie that are contiguous in the guest's address space.

@@ -111,7 +111,7 @@ pub use ownership::{BadOwnership, Epoch, HostSlot, Ownership, OwnershipWord};
 pub use pins::{Pin, PinRequest, PinTable};
 pub use placement::{PlacementMap, PlacementSummary};
 pub use pool::{Pool, Usage};
-pub use protection::{Draft, GuestPages, LogFull, Protection, Restored, copy_to_image};
+pub use protection::{Draft, GuestPages, ImageCopy, LogFull, Protection, Restored};
 pub use recovery::Recovered;
 pub use reports::Report;
 pub use sections::{AreaFull, DecodeError, Section, SectionWriter, Sections, decode, decode_any_epoch};

@@ -28,6 +28,9 @@ pub enum Error {
         /// The capability.
         name: &'static str,
     },
+    /// A vCPU could not be saved for a commit.
+    #[error("a part of the guest could not be saved for a commit: {0}")]
+    SaveFailed(String),
     /// A KVM ioctl failed.
     #[error("{ioctl} failed: {source}")]
     Kvm {

@@ -12,6 +12,7 @@
 //!    ├─ run                   the life of a vCPU thread
 //!    ├─ kick                  out of the guest
 //!    ├─ relocation            its memory moves, between DRAM and pool
+//!    ├─ protect               commits, to which another host can bring it back
 //!    ├─ rehoming              its record and state area move, between pools
 //!    └─ handing_over          it leaves for another host
 //! ```
@@ -33,6 +34,7 @@ mod machine;
 mod memory;
 mod offer;
 mod placement;
+mod protect;
 mod rehoming;
 mod relocation;
 mod run;
@@ -50,6 +52,7 @@ pub use handing_over::{Deadlines, HandoffOutcome};
 pub use kvm::{KvmHost, Paging};
 pub use nil_migrate::{HandoffReport, Phases, Reason, WaitStyle};
 pub use offer::{Device, DeviceKind, GuestNeeds, KvmOffer, model_of};
+pub use protect::{Cycle, ProtectionControl, ProtectionEvent};
 pub use rehoming::Rehomed;
 pub use state::VERSION as STATE_VERSION;
 pub use vm::{BootRequest, Vm, VmEvent, check_host, confine_vcpu_threads};

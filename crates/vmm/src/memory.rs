@@ -67,6 +67,21 @@ impl GuestRam {
         Ok(())
     }
 
+    /// Its slots: number and bytes, in the order of the guest's memory.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
+        self.slots.iter().map(|slot| (slot.slot, slot.memory_size))
+    }
+
+    /// Changes what KVM does with the slots.
+    pub(crate) fn set_flags(&self, vm: &VmFd, flags: u32) -> Result<()> {
+        for slot in &self.slots {
+            let changed = kvm_userspace_memory_region { flags, ..*slot };
+            // SAFETY: as in `plug_into`; where the memory lies does not change.
+            unsafe { vm.set_user_memory_region(changed) }.map_err(Error::kvm("KVM_SET_USER_MEMORY_REGION"))?;
+        }
+        Ok(())
+    }
+
     /// Has KVM forget every translation of the guest's memory (needed where it shadows page tables that the guest has
     /// changed on another host: deleting and re-adding a slot drops all shadow pages).
     pub(crate) fn replug(&self, vm: &VmFd) -> Result<()> {

@@ -121,6 +121,11 @@ impl Runner {
     /// Runs the guest until it is released to another host, ends or is stopped. `ticker` kicks this thread.
     fn run(mut self, ticker: &Ticker) {
         self.shared.register_thread(self.index);
+        self.run_until_over(ticker);
+        self.shared.standstill.leave();
+    }
+
+    fn run_until_over(&mut self, ticker: &Ticker) {
         if let Err(error) = ticker.start(self.shared.source().tether().terms().interval()) {
             return self.fault(&error);
         }
@@ -138,6 +143,7 @@ impl Runner {
                     }
                     Request::None => return self.fault(&self.memory_fault()),
                     Request::Stop => return,
+                    Request::StandStill => self.stand_still(),
                     Request::Freeze if self.freeze() == Next::Run => {}
                     Request::Freeze => return,
                 },
@@ -193,6 +199,14 @@ impl Runner {
             Outcome::TakenBack { .. } => Next::Run,
             Outcome::Released { .. } | Outcome::Displaced => Next::End,
         }
+    }
+
+    /// Stands still for a commit. A vCPU that cannot be saved runs on: there is no commit then.
+    fn stand_still(&mut self) {
+        if let Err(error) = self.shared.standstill.join(self.index, &mut self.vcpu, &self.memory) {
+            self.shared.note_failure(&error);
+        }
+        self.take_kick();
     }
 
     fn run_guest(&mut self) -> Left {

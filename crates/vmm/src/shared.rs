@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::placement;
+use crate::protect::Standstill;
 use crate::vm::VmEvent;
 use nil_migrate::Source;
 use rustix::process::Pid;
@@ -17,6 +18,8 @@ pub(crate) enum Request {
     None,
     /// To freeze for the handoff that is on.
     Freeze,
+    /// To stand still for a commit, and go on.
+    StandStill,
     /// To end.
     Stop,
 }
@@ -31,6 +34,7 @@ pub(crate) struct Shared {
     failure: Mutex<Option<String>>,
     /// Kernel ids of the vCPU threads; 0 until one runs.
     thread_ids: Vec<AtomicI32>,
+    pub(crate) standstill: Standstill,
     /// The threads that are bound to a CPU until the guest has landed, and where they could run before.
     bound: Mutex<Vec<(Pid, CpuSet)>>,
 }
@@ -43,6 +47,7 @@ impl Shared {
             events,
             failure: Mutex::default(),
             thread_ids: (0..vcpus).map(|_| AtomicI32::new(0)).collect(),
+            standstill: Standstill::default(),
             bound: Mutex::default(),
         }
     }
@@ -71,6 +76,7 @@ impl Shared {
         match self.request.load(Ordering::Acquire) {
             0 => Request::None,
             1 => Request::Freeze,
+            3 => Request::StandStill,
             _ => Request::Stop,
         }
     }
@@ -81,6 +87,7 @@ impl Shared {
             Request::None => 0,
             Request::Freeze => 1,
             Request::Stop => 2,
+            Request::StandStill => 3,
         };
         self.request.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| (now != 2).then_some(code)).ok();
     }

@@ -13,6 +13,7 @@ use crate::devices::Console;
 use crate::error::{Error, Result};
 use crate::kick;
 use crate::kvm::{KvmHost, Paging};
+use crate::machine::Machine;
 use crate::memory::GuestRam;
 use crate::run::Runner;
 use crate::shared::{Request, Shared};
@@ -94,8 +95,9 @@ pub struct Vm {
     events: Mutex<Receiver<VmEvent>>,
     console: Console,
     pub(crate) tsc_hz: u64,
+    machine: OnceLock<Arc<Mutex<Machine>>>,
     /// Kept until the threads have ended, in this order.
-    _vm: Arc<VmFd>,
+    vm: Arc<VmFd>,
     ram: Arc<GuestRam>,
 }
 
@@ -187,6 +189,12 @@ impl Vm {
     ) -> Result<Self> {
         let host = KvmHost::open()?;
         config.check_runs_on(&host)?;
+        // Whoever was to bring the guest back to its last commit has done so. Once it has run, that commit is nothing.
+        if matches!(control.ownership().load(), Ok(Ownership::Frozen { .. }))
+            && let Some(protection) = control.protection()?
+        {
+            protection.retire()?;
+        }
         let ram = GuestRam::of_comer(control, state, config.machine.memory_bytes)?;
         let mut assembled = Assembled::new(&host, ram, config)?;
         assembled.carry(&config.msr_indices)?;
@@ -219,7 +227,8 @@ impl Vm {
             events: Mutex::new(events),
             console: parts.console.clone(),
             tsc_hz: parts.tsc_hz,
-            _vm: Arc::clone(&parts.vm),
+            machine: OnceLock::new(),
+            vm: Arc::clone(&parts.vm),
             ram: Arc::clone(&parts.ram),
         }
     }
@@ -227,6 +236,7 @@ impl Vm {
     fn runners(&self, parts: Assembled) -> Vec<Runner> {
         let devices = parts.machine.share_devices();
         let machine = Arc::new(Mutex::new(parts.machine));
+        let _ = self.machine.set(Arc::clone(&machine));
         let runner = |(index, vcpu)| {
             let (machine, devices, shared) = (Arc::clone(&machine), Arc::clone(&devices), Arc::clone(&self.shared));
             Runner { index, vcpu, machine, devices, shared, memory: Arc::clone(self.memory()) }
@@ -279,6 +289,19 @@ impl Vm {
         self.memory().set_owner(self.shared.source().host(), epoch);
         self.shared.unbind_threads();
         Some(VmEvent::Landed { epoch })
+    }
+
+    pub(crate) fn fd(&self) -> &Arc<VmFd> {
+        &self.vm
+    }
+
+    pub(crate) fn ram(&self) -> &Arc<GuestRam> {
+        &self.ram
+    }
+
+    /// The machine around the vCPUs.
+    pub(crate) fn machine(&self) -> Result<Arc<Mutex<Machine>>> {
+        self.machine.get().cloned().ok_or(Error::NotNow { wanted: "be saved", state: "not built yet" })
     }
 
     /// The guest's memory: where it lies, and what is pinned.

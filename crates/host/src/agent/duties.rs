@@ -71,6 +71,9 @@ impl Host {
         if !control.is_placed() {
             return Ok(());
         }
+        if control.is_protected() {
+            return if has_nothing_pooled(&state) { Ok(()) } else { self.bring_protected_home(name) };
+        }
         if has_nothing_pooled(&state) {
             // Whoever occupies it now gives the capacity back; and if nobody does, nobody else would.
             self.tidy_idle(name, control);
@@ -85,6 +88,20 @@ impl Host {
             if let Err(error) = host.give_back(&name, &control) {
                 tracing::warn!("guest {name}: its room in the pool cannot be given back: {}", error.story());
                 lock(&in_vain).insert(tag, Instant::now());
+            }
+        })
+    }
+
+    /// On a thread of its own.
+    fn bring_protected_home(self: &Arc<Self>, name: &GuestName) -> Result<()> {
+        if self.table.find(name).is_none_or(|entry| entry.job(Lane::Main).is_some()) {
+            return Ok(());
+        }
+        let name = name.clone();
+        self.spawn("bring home", move |host| {
+            let Some(_order) = host.orders.begin() else { return };
+            if let Err(error) = host.bring_home(&name) {
+                tracing::warn!("guest {name}: it cannot be protected, its memory stays in the pool: {}", error.story());
             }
         })
     }

@@ -7,9 +7,12 @@ use super::table::Entry;
 use crate::error::Result;
 use crate::message::{Lane, Phase};
 use crate::name::GuestName;
-use crate::report::{GuestReport, GuestState, HostReport, HostStanding, MemoryReport, PoolReport, Takeover, describe};
+use crate::report::{
+    GuestReport, GuestState, HostReport, HostStanding, MemoryReport, PoolReport, ProtectionReport, ProtectionState,
+    Takeover, describe,
+};
 use nil_pool::{
-    GRANULE, GuestControl, GuestId, GuestInfo, GuestSlot, HostSlot, Membership, Ownership, PoolId, StateArea,
+    GRANULE, GuestControl, GuestId, GuestInfo, GuestSlot, HostSlot, Membership, Ownership, PoolId, Standing, StateArea,
 };
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -127,6 +130,10 @@ impl Host {
             memory: view.as_ref().and_then(|(control, view)| memory_of(control, &view.area).ok()),
             memory_address: entry.and_then(|entry| entry.memory_address),
             sandbox: entry.map(|entry| entry.sandbox.clone()),
+            protection: match entry {
+                Some(entry) => entry.protection.clone(),
+                None => view.as_ref().and_then(|(control, _)| protection_of(control)),
+            },
             move_limit: entry.and_then(|entry| entry.move_limit),
             moving: entry.and_then(|entry| entry.moving.clone()),
         }
@@ -178,6 +185,17 @@ fn memory_of(control: &GuestControl, state: &StateArea) -> Result<MemoryReport> 
     let (holds, pins) = state.pins().list().into_iter().partition::<Vec<_>, _>(|pin| pin.owner == HOLDER);
     let report = MemoryReport::new(bytes(summary.pooled), bytes(summary.mixed), total, control.is_placed());
     Ok(MemoryReport { pins: pins.len(), holds: holds.len(), ..report })
+}
+
+/// How a guest of another host is protected, as the pool has it.
+fn protection_of(control: &GuestControl) -> Option<ProtectionReport> {
+    let protection = control.protection().ok()??;
+    let standing = protection.standing().ok()?;
+    let state = match standing {
+        Standing::Active(_) | Standing::Sealed(_) => ProtectionState::Active,
+        Standing::Idle(_) => ProtectionState::Suspended,
+    };
+    Some(ProtectionReport::new(state, protection.settings().ok()?, standing.number()))
 }
 
 /// What is being done with a guest, and what its worker says, in a sentence.

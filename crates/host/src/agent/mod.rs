@@ -35,6 +35,7 @@ mod orphans;
 mod pace;
 mod pinning;
 mod pools;
+mod protecting;
 mod rebalancing;
 mod recovery;
 mod rehoming;

@@ -14,6 +14,7 @@ use super::former::Former;
 use super::jobs::{End, Errand};
 use super::ledger::Record;
 use super::pinning::layout;
+use super::protecting::require_unprotected;
 use super::relocating::{Hearer, Relocated, Relocation};
 use super::table::{Entry, Occupation};
 use crate::error::{Error, Result};
@@ -49,6 +50,10 @@ impl Host {
         record: &Arc<Record>,
     ) -> Result<MemoryMoved> {
         let MoveMemory { guest, direction, .. } = order;
+        if *direction == Direction::Decouple {
+            let control = self.movable(guest)?.control;
+            require_unprotected(guest, &control, "its memory stays in its host's DRAM, and its image in the pool")?;
+        }
         let occupation = match self.table.occupy(guest, Lane::Main, Errand::Move(*direction)) {
             Ok(occupation) => occupation,
             // What was held goes along with what is on its way already.

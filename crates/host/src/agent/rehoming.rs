@@ -18,6 +18,7 @@ use super::jobs::{End, Errand, Job, Stage};
 use super::ledger::Record;
 use super::moving::check_costs;
 use super::pools::slot_number;
+use super::protecting::require_unprotected;
 use super::relocating::{Hearer, Relocated, Relocation};
 use super::table::Occupation;
 use crate::capabilities::free_dram;
@@ -72,6 +73,7 @@ impl Host {
         check_costs(*budget, *stall_timeout_us)?;
         let to = self.pools.get(*pool)?;
         let entry = self.movable(guest)?;
+        require_unprotected(guest, &entry.control, "its home cannot move to another pool")?;
         let path = to.pool().path().to_path_buf();
         if entry.control.pool().id() == *pool {
             return Err(Error::refused(format!("guest {guest} has its home in pool {} already", path.display())));
@@ -201,9 +203,7 @@ impl Removal<'_> {
     fn clear(&mut self, twin: &GuestControl) {
         let guest = &self.order.guest;
         let former = self.occupation.rehouse(twin);
-        // The worker has left that record at the word that it has now; should anybody go on from there, it stays.
-        let word = former.ownership().load().unwrap_or(Ownership::Vacant);
-        match self.from.destroy_guest_while(&former, word) {
+        match self.from.destroy_guest(&former) {
             Ok(()) | Err(nil_pool::Error::GuestGone { .. }) => {
                 tracing::info!("guest {guest}: its home is pool {} now", self.report.to.display());
             }

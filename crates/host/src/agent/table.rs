@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::message::{Lane, Phase, WorkerStatus};
 use crate::name::{GuestName, HostName};
 use crate::process::{Process, ProcessId};
-use crate::report::SandboxReport;
+use crate::report::{ProtectionReport, SandboxReport};
 use crate::versions::Versions;
 use nil_mover::MoveProgress;
 use nil_pool::{GuestControl, GuestId, GuestSlot, PoolId};
@@ -34,6 +34,8 @@ pub(super) struct Entry {
     pub(super) versions: Versions,
     /// What confines the worker, as it tells.
     pub(super) sandbox: SandboxReport,
+    /// How the guest is protected, as the worker tells.
+    pub(super) protection: Option<ProtectionReport>,
     /// What is being done with it; of each lane one thing at a time.
     jobs: Jobs,
 }
@@ -56,10 +58,23 @@ impl Jobs {
 impl Entry {
     /// The entry of a guest whose worker says that of itself.
     pub(super) fn new(control: GuestControl, worker: Arc<Process>, status: WorkerStatus) -> Self {
-        let WorkerStatus { guest: id, phase, detail, moving, move_limit, memory_address, versions, sandbox, .. } =
-            status;
+        let WorkerStatus { guest: id, phase, detail, moving, move_limit, memory_address, .. } = status;
+        let WorkerStatus { versions, sandbox, protection, .. } = status;
         let jobs = Jobs::default();
-        Self { id, control, worker, phase, detail, moving, move_limit, memory_address, versions, sandbox, jobs }
+        Self {
+            id,
+            control,
+            worker,
+            phase,
+            detail,
+            moving,
+            move_limit,
+            memory_address,
+            versions,
+            sandbox,
+            protection,
+            jobs,
+        }
     }
 
     /// Whether its record is the one in that slot of that pool.
@@ -171,6 +186,7 @@ impl Table {
         let before = std::mem::replace(&mut entry.phase, status.phase);
         entry.detail.clone_from(&status.detail);
         entry.memory_address = status.memory_address;
+        entry.protection.clone_from(&status.protection);
         entry.moving.clone_from(&status.moving);
         entry.move_limit = status.move_limit;
         if matches!(status.phase, Phase::Released | Phase::TornDown) {

@@ -402,6 +402,7 @@ mod tests {
             move_limit: None,
             memory_address: None,
             sandbox: crate::report::SandboxReport::default(),
+            protection: None,
         }
     }
 

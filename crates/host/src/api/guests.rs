@@ -5,7 +5,7 @@ use super::limits::FEW_GUESTS;
 use super::problem::{Answer, Refusal};
 use super::request::{At, Document};
 use crate::agent::{Host, Unclaimed};
-use crate::body::PinBody;
+use crate::body::{PinBody, ProtectionBody};
 use crate::error::{Error, Result};
 use crate::name::GuestName;
 use crate::order::RunVm;
@@ -84,6 +84,37 @@ pub(super) async fn run(State(api): State<Api>, Document(order): Document<RunVm>
 )]
 pub(super) async fn stop(State(api): State<Api>, At(guest): At<GuestName>) -> Answer<StatusCode> {
     api.order(move |host| host.stop_guest(&guest)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `PUT /v1/guests/{name}/protection`: has a guest protected, or protected otherwise.
+#[utoipa::path(
+    put,
+    path = "/v1/guests/{name}/protection",
+    tag = "guests",
+    params(("name" = GuestName, Path, description = "The guest, which must be on this host")),
+    request_body = ProtectionBody,
+    responses((status = 200, description = "It will be protected as soon as its memory is in DRAM and has been copied", body = GuestReport), Refusal)
+)]
+pub(super) async fn protect(
+    State(api): State<Api>,
+    At(guest): At<GuestName>,
+    Document(body): Document<ProtectionBody>,
+) -> Answer<Json<GuestReport>> {
+    let order = body.order(guest);
+    api.order(move |host| host.protect(&order)).await.map(Json)
+}
+
+/// `DELETE /v1/guests/{name}/protection`
+#[utoipa::path(
+    delete,
+    path = "/v1/guests/{name}/protection",
+    tag = "guests",
+    params(("name" = GuestName, Path, description = "The guest, which must be on this host")),
+    responses((status = 204, description = "The guest is not protected any more"), Refusal)
+)]
+pub(super) async fn unprotect(State(api): State<Api>, At(guest): At<GuestName>) -> Answer<StatusCode> {
+    api.order(move |host| host.unprotect(&guest)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -25,6 +25,8 @@ use utoipa::openapi;
         guests::find,
         guests::run,
         guests::stop,
+        guests::protect,
+        guests::unprotect,
         guests::pins,
         guests::pin,
         guests::release_pin,

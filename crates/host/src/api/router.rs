@@ -35,6 +35,7 @@ pub(super) fn router(api: Api) -> Router {
         .route("/v1/guests/{name}", get(guests::find).delete(guests::stop))
         .route("/v1/guests/{name}/pins", get(guests::pins).post(guests::pin))
         .route("/v1/guests/{name}/pins/{pin}", delete(guests::release_pin))
+        .route("/v1/guests/{name}/protection", put(guests::protect).delete(guests::unprotect))
         .route("/v1/guests/{name}/migrations", post(moves::migrate).delete(moves::cancel_migration))
         .route("/v1/guests/{name}/migrations/check", post(moves::check_migration))
         .route("/v1/guests/{name}/rehomings", post(moves::rehome).delete(moves::cancel_rehoming))

@@ -17,13 +17,13 @@ pub use call::Endpoint;
 pub(crate) use call::{HangUp, Lines};
 pub use console::ConsoleStream;
 
-use crate::body::{AnswerBody, MigrationBody, MoveBody, OfferAnswer, PinBody, RehomingBody, RouteBody};
+use crate::body::{AnswerBody, MigrationBody, MoveBody, OfferAnswer, PinBody, ProtectionBody, RehomingBody, RouteBody};
 use crate::compatibility::Verdict;
 use crate::error::{Error, Result};
 use crate::name::{GuestName, HostName};
 use crate::order::{
-    ArmOrder, Drain, JobFilter, Migrate, MoveMemory, PinMemory, Rebalance, Rehome, Route, RunVm, SettleOrder,
-    TakeoverOrder,
+    ArmOrder, Drain, JobFilter, Migrate, MoveMemory, PinMemory, ProtectGuest, Rebalance, Rehome, Route, RunVm,
+    SettleOrder, TakeoverOrder,
 };
 use crate::report::TakeoverReport;
 use crate::report::{
@@ -234,6 +234,23 @@ impl Client {
     pub fn cancel_move(&mut self, guest: &GuestName, direction: Direction) -> Result<String> {
         let verb = direction.verb();
         self.call_off(Method::DELETE, &format!("/v1/guests/{guest}/moves?direction={verb}"))
+    }
+
+    /// Has a guest of this host protected, or protected otherwise.
+    ///
+    /// # Errors
+    /// There is no room in the pool, or the guest cannot be protected; the sentence says why.
+    pub fn protect(&mut self, order: &ProtectGuest) -> Result<GuestReport> {
+        let path = format!("/v1/guests/{}/protection", order.guest);
+        self.caller.ask(Method::PUT, &path, Some(&ProtectionBody::from(order)))
+    }
+
+    /// Has a guest of this host protected no more.
+    ///
+    /// # Errors
+    /// It is not protected.
+    pub fn unprotect(&mut self, guest: &GuestName) -> Result<()> {
+        self.caller.ask_for_nothing(Method::DELETE, &format!("/v1/guests/{guest}/protection"))
     }
 
     /// Declares memory of a guest of this host pinned.

@@ -18,6 +18,8 @@ impl Orders {
         };
         let vm = self.vm()?;
         let _handing_over = self.handing_over.lock().unwrap_or_else(PoisonError::into_inner);
+        // A commit says nothing of a guest that runs elsewhere.
+        let _unprotected = self.protecting.suspend();
         if let Some(hole) = hole(&vm) {
             return Ok(WorkerReply::Hole(hole));
         }

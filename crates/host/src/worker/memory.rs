@@ -23,6 +23,8 @@ impl Orders {
     ) -> Result<MoveReport> {
         let vm = self.vm()?;
         self.check(&[Phase::Running])?;
+        // What moves comes into the image, or goes out of it.
+        let _unprotected = self.protecting.suspend();
         let moving = self.moves.begin(lane, bandwidth)?;
         let limit = moving.control.bandwidth();
         self.board().show_move(lane, Some(Shown { progress: beginning(&plan, vm.memory().len()), limit }));

@@ -12,6 +12,7 @@ mod leaving;
 mod memory;
 mod moves;
 mod orders;
+mod protecting;
 mod rehoming;
 mod sandbox;
 mod status;
@@ -156,6 +157,7 @@ fn start(options: &WorkerOptions, images: BuiltinImages) -> Result<Arc<Orders>> 
         memory_address: None,
         versions: Versions::OURS,
         sandbox,
+        protection: None,
     });
     let orders = Arc::new(Orders::new(control, options.host_slot, board, Arc::clone(&listener), images));
     let keeping = Arc::clone(&orders);
@@ -255,6 +257,11 @@ fn serve(mut connection: Connection, orders: &Arc<Orders>) {
             }
             WorkerRequest::TakePools { paths } => {
                 done(take_companions(&connection, orders.post().control.pool(), &paths))
+            }
+            WorkerRequest::Protect => done(orders.protect()),
+            WorkerRequest::Unprotect => {
+                orders.unprotect();
+                WorkerReply::Done
             }
             WorkerRequest::Rehome(home) => orders.rehome(&home).unwrap_or_else(refusal),
             WorkerRequest::CancelHandoff => done(orders.cancel_handoff()),

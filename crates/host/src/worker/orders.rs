@@ -2,6 +2,7 @@
 
 use super::BuiltinImages;
 use super::moves::Moves;
+use super::protecting::Protecting;
 use super::status::StatusBoard;
 use crate::error::{Error, Result};
 use crate::message::{Phase, WorkerReply};
@@ -45,6 +46,7 @@ pub(super) struct Orders {
     /// Whether a handoff is on that can be called off. Held while it begins, ends, and is called off, and not in between.
     pub(super) cancellable: Mutex<bool>,
     pub(super) moves: Moves,
+    pub(super) protecting: Protecting,
     ended: AtomicBool,
     /// Held for reading while an order is carried out and answered.
     answers: RwLock<()>,
@@ -67,6 +69,7 @@ impl Orders {
             handing_over: Mutex::default(),
             cancellable: Mutex::default(),
             moves: Moves::default(),
+            protecting: Protecting::default(),
             ended: AtomicBool::new(false),
             answers: RwLock::default(),
         }
@@ -143,7 +146,7 @@ impl Orders {
         super::spawn("events", move || orders.follow(&vm))
     }
 
-    fn follow(&self, vm: &Vm) {
+    fn follow(self: &Arc<Self>, vm: &Vm) {
         while !self.board.phase().is_final() {
             match vm.next_event(LOOK_FOR_LOSS) {
                 None => {
@@ -153,6 +156,7 @@ impl Orders {
                 Some(VmEvent::Landed { .. }) => {
                     self.take_pins_over();
                     let _ = self.board.enter(&[Phase::Starting, Phase::Armed], Phase::Running, None);
+                    self.protect_comer();
                 }
                 Some(VmEvent::Displaced) if vm.is_fenced() => self.stop_fenced(),
                 Some(VmEvent::Displaced) => self.check_ownership(vm),
@@ -162,6 +166,15 @@ impl Orders {
                     let _ = self.board.enter(&from, Phase::Halted, Some(why));
                 }
             }
+        }
+    }
+
+    /// A guest that was protected where it has come from is protected here, too, once all of its memory is in DRAM.
+    fn protect_comer(self: &Arc<Self>) {
+        if self.post().control.is_protected()
+            && let Err(error) = self.protect()
+        {
+            tracing::warn!("the guest is not protected here: {}", error.story());
         }
     }
 
@@ -182,6 +195,7 @@ impl Orders {
         // Told at once while a handoff is on; one that begins in this moment is waited for.
         self.check(&stoppable)?;
         let _no_handoff = self.no_handoff(&stoppable)?;
+        self.protecting.end();
         self.moves.close();
         if let Ok(vm) = self.vm() {
             vm.halt();

@@ -15,6 +15,9 @@ impl Orders {
         let vm = self.vm()?;
         let _no_handoff = self.no_handoff(&[Phase::Running])?;
         let former = self.post().control;
+        if former.is_protected() {
+            return Err(Error::refused("the guest is protected, and its commits lie in the pool that it would leave"));
+        }
         let pool = match former.pool().companion(order.pool) {
             Some(pool) => pool,
             None => {

@@ -1,6 +1,7 @@
 //! The status that a worker shows to whoever watches it.
 
 use crate::message::{Lane, Phase, WorkerReply, WorkerStatus};
+use crate::report::ProtectionReport;
 use crate::wire::{Connection, Sent};
 use nil_mover::MoveProgress;
 use nil_pool::GuestControl;
@@ -117,6 +118,16 @@ impl StatusBoard {
         self.0.changed.notify_all();
     }
 
+    /// Shows how the guest is protected; `None`, that it is not.
+    pub(super) fn show_protection(&self, protection: Option<ProtectionReport>) {
+        let mut inner = self.lock();
+        if inner.status.protection != protection {
+            inner.status.protection = protection;
+            inner.tell();
+            self.0.changed.notify_all();
+        }
+    }
+
     /// Shows where the guest's memory lies in this process.
     pub(super) fn show_memory(&self, address: u64) {
         let mut inner = self.lock();
@@ -183,6 +194,7 @@ mod tests {
             memory_address: None,
             versions: Versions::OURS,
             sandbox: SandboxReport::default(),
+            protection: None,
         })
     }
 

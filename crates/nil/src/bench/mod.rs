@@ -8,6 +8,7 @@ mod kills;
 mod moving;
 mod peers;
 mod pool;
+mod protect;
 mod rack;
 mod report;
 
@@ -30,6 +31,12 @@ pub(crate) enum Command {
   nil bench move --round-trips 100 --memory 1G --page 2m
   nil bench move --memory 1G --peer qemu --json")]
     Move(moving::Args),
+    /// What it costs a guest that commits are made of it, to which another host can bring it back.
+    #[command(after_help = "Examples:
+  nil bench protect
+  nil bench protect --memory 1G --dirty 10000@100ms --json
+  nil bench protect --dirty 1221@25ms,122@25ms --work stores --time 20s")]
+    Protect(protect::Args),
     /// Whether a guest survives kills of its hosts, at random instants of its migrations, whenever it can.
     Kills(kills::Args),
     /// Whether a rack of hosts ever loses a guest, runs one twice, or leaves anything behind, however it is treated.
@@ -52,6 +59,7 @@ pub(crate) fn run(command: &Command, output: Output) -> anyhow::Result<ExitCode>
     match command {
         Command::Handoff(args) => handoff::run(args, output),
         Command::Move(args) => moving::run(args, output),
+        Command::Protect(args) => protect::run(args, output),
         Command::Kills(args) => kills::run(args, output),
         Command::Rack(args) => rack::run(args, output),
         Command::Agent(args) => agent::run(args, output),

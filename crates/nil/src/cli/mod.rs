@@ -13,7 +13,7 @@ mod cpu;
 mod decouple;
 mod drain;
 mod dump;
-mod duration;
+pub(crate) mod duration;
 mod host;
 mod inspect;
 mod job;
@@ -26,6 +26,7 @@ mod pin;
 mod placement;
 mod pool;
 mod progress;
+mod protect;
 mod ps;
 mod range;
 mod rebalance;
@@ -115,6 +116,10 @@ enum Command {
     Recouple(recouple::Args),
     /// Move a running guest's home from one pool of its host to another.
     Rehome(rehome::Args),
+    /// Make commits of a running guest, to which another host can bring it back.
+    Protect(protect::Args),
+    /// Make no more commits of a guest.
+    Unprotect(protect::UnprotectArgs),
     /// Declare memory of a guest that must not move.
     #[command(subcommand)]
     Pin(pin::Command),
@@ -162,6 +167,8 @@ fn run(command: Command, output: Output) -> anyhow::Result<ExitCode> {
         Command::Decouple(args) => decouple::run(&args, output),
         Command::Recouple(args) => recouple::run(&args, output),
         Command::Rehome(args) => rehome::run(&args, output),
+        Command::Protect(args) => protect::run(&args, output),
+        Command::Unprotect(args) => protect::unprotect(&args, output),
         Command::Pin(command) => pin::run(command, output),
         Command::Completions(args) => completions::run(&args, output),
         Command::Man(args) => man::run(&args, output),

@@ -50,6 +50,11 @@ impl fmt::Display for Listing {
         if matches!(self.choice, Choice::These(_)) {
             return Ok(());
         }
+        for guest in guests {
+            if let Some(protection) = &guest.protection {
+                writeln!(f, "{}: protection {protection}", guest.name)?;
+            }
+        }
         if !self.choice.columns().contains(&Column::Detail) {
             for guest in guests {
                 if let Some(detail) = &guest.detail {

@@ -1,6 +1,7 @@
 //! `nil vm`: start a virtual machine, look at its console, stop it.
 
-use super::{Output, cpu, dump};
+use super::protect::{self, OutputArg};
+use super::{Output, cpu, dump, duration};
 use crate::images;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
@@ -28,7 +29,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub(crate) enum Command {
     /// Start a virtual machine that can move between the hosts of a pool.
     #[command(
-        after_help = "Example:\n  nil vm run builtin:demo --pool /dev/shm/pool --memory 1G --vcpus 2 --name guest"
+        after_help = "Example:\n  nil vm run builtin:demo --pool /dev/shm/pool --memory 1G --vcpus 2 --name guest\n  nil vm run builtin:demo --pool /dev/shm/pool --memory 1G --name safe --protect 25ms --output hold"
     )]
     Run(RunArgs),
     /// Show what a guest writes to its serial port, wherever it moves. Ctrl-C detaches, the guest runs on.
@@ -55,9 +56,9 @@ pub(crate) struct RunArgs {
     /// How much memory it gets, a multiple of 2M.
     #[arg(long, default_value = "1G", value_name = "SIZE")]
     memory: Bytes,
-    /// Where its memory lies at first: in its host's DRAM, or in the pool.
-    #[arg(long, value_enum, default_value_t = MemoryArg::Pool, value_name = "WHERE")]
-    memory_in: MemoryArg,
+    /// Where its memory lies at first: in its host's DRAM, or in the pool, where it is if nothing is said.
+    #[arg(long, value_enum, value_name = "WHERE")]
+    memory_in: Option<MemoryArg>,
     /// How many vCPUs it gets.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     vcpus: u32,
@@ -80,6 +81,12 @@ pub(crate) struct RunArgs {
     /// What to tell the guest: its command line.
     #[arg(long, default_value = "", value_name = "TEXT", allow_hyphen_values = true)]
     append: String,
+    /// Make commits of it, one every so often, to which another host can bring it back; it runs in its host's DRAM then.
+    #[arg(long, value_parser = duration::parse_some, value_name = "INTERVAL")]
+    protect: Option<Duration>,
+    /// What becomes of its output before the commit that follows it, if it is protected.
+    #[arg(long, value_enum, default_value_t = OutputArg::Pass, value_name = "RULE", requires = "protect")]
+    output: OutputArg,
     /// Stay, and show what the guest writes to its serial port.
     #[arg(long)]
     console: bool,
@@ -109,14 +116,18 @@ fn start(args: &RunArgs, run_dir: &RunDir, output: Output) -> Result<()> {
     let pool = Pool::open(&args.pool, Access::ReadOnly)?.id();
     let survey = Survey::take(run_dir)?;
     let host = choose_host(&survey, args, pool)?;
+    let memory_in = match (args.memory_in, args.protect) {
+        (Some(MemoryArg::Pool), Some(_)) => {
+            bail!("a guest that is protected runs in its host's DRAM; leave --memory-in out, or --protect")
+        }
+        (Some(MemoryArg::Dram), _) | (None, Some(_)) => MemoryIn::Dram,
+        (Some(MemoryArg::Pool) | None, None) => MemoryIn::Pool,
+    };
     let order = RunVm {
         name: args.name.clone(),
         pool,
         memory_bytes: args.memory.get(),
-        memory_in: match args.memory_in {
-            MemoryArg::Dram => MemoryIn::Dram,
-            MemoryArg::Pool => MemoryIn::Pool,
-        },
+        memory_in,
         vcpus: args.vcpus,
         image,
         command_line: args.append.clone(),
@@ -124,7 +135,15 @@ fn start(args: &RunArgs, run_dir: &RunDir, output: Output) -> Result<()> {
         cpu: cpu::model(&args.cpu, &survey.members(pool).collect::<Vec<_>>())?,
     };
     warn_of_what_cannot_be_hidden(survey.host(host.as_str())?, order.cpu.as_ref(), output);
-    let guest = Client::connect(&run_dir.host(&host))?.run_vm(&order)?;
+    let mut client = Client::connect(&run_dir.host(&host))?;
+    let guest = client.run_vm(&order)?;
+    let guest = match args.protect {
+        None => guest,
+        Some(interval) => {
+            let order = protect::order(args.name.clone(), interval, args.output, None);
+            client.protect(&order).with_context(|| format!("guest {} runs, and is not protected", args.name))?
+        }
+    };
     output.print(&Started(guest))?;
     if args.console { follow_console(run_dir, args.name.as_str(), output) } else { Ok(()) }
 }

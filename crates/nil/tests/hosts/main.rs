@@ -18,6 +18,7 @@ mod move_crashes;
 mod moves;
 mod networks;
 mod playground;
+mod protections;
 mod refusals;
 mod rehomings;
 mod routes;

@@ -4,6 +4,7 @@
 //!        0  header, 64 bytes
 //!       64  standing word      state << 56 | number of the last commit     Idle ─▶ Active ─▶ Active …
 //!      128  settings word      output << 56 | interval in µs                 ▲        │ ╲
+//!      192  applied word       the last commit that is in the image, all of it
 //!      256  commit records     two, 64 bytes each                            └────────┘  ▶ Sealed
 //!   64 KiB  state slots        two: machine area 64 KiB, then 32 KiB for each vCPU
 //!        …  indexes            two: one entry of 16 bytes for each page of a log
@@ -26,6 +27,8 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligne
 pub const STANDING: u64 = 64;
 /// Offset of the settings word.
 pub const SETTINGS: u64 = 128;
+/// Offset of the applied word: the number of the last commit that is in the image, all of it.
+pub const APPLIED: u64 = 192;
 /// Bytes of the header.
 pub const HEADER_BYTES: usize = 64;
 /// Bytes of a commit record.

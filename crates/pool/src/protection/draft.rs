@@ -80,6 +80,19 @@ impl Draft {
     /// # Panics
     /// When the guest has no such page.
     pub fn add(&mut self, memory: &impl GuestPages, page: u64) -> Result<(), LogFull> {
+        let place = self.place(page)?;
+        self.protection.log(self.half(), place, memory, page);
+        Ok(())
+    }
+
+    /// Where in the redo log a page of the commit is to be copied ([`Protection::log`]), if others do that.
+    ///
+    /// # Errors
+    /// [`LogFull`]; then the page is not in it.
+    ///
+    /// # Panics
+    /// When the guest has no such page.
+    pub fn place(&mut self, page: u64) -> Result<u64, LogFull> {
         let place_of = &mut self.place_of[usize::try_from(page).unwrap_or(usize::MAX)];
         if *place_of == NOWHERE {
             let pages = self.protection.log_pages();
@@ -88,8 +101,7 @@ impl Draft {
             *place_of = place;
             self.entries.push(LogEntry { page, crc: 0 });
         }
-        self.protection.log(Commit::half(self.number), u64::from(*place_of), memory, page);
-        Ok(())
+        Ok(u64::from(*place_of))
     }
 
     /// Makes it the guest's last commit. Its areas are written.
@@ -109,10 +121,21 @@ impl Draft {
         Ok(commit)
     }
 
-    /// Brings the commit, which has been published, into the image, and begins the next.
-    pub fn apply(&mut self, image: &CapacityMapping) {
-        self.protection.apply(self.half(), &self.entries, image);
+    /// Brings the commit, which has been published, into the image, and begins the next. `still_ours` is asked every few
+    /// pages: whether the guest is still its owner's to write for.
+    ///
+    /// # Errors
+    /// [`Error::TakenAgain`] when it is not; the rest is for who has taken it.
+    pub fn apply(&mut self, image: &CapacityMapping, still_ours: impl Fn() -> bool) -> Result<()> {
+        self.protection.apply(self.half(), &self.entries, image, still_ours)?;
+        self.protection.note_applied(self.number);
         self.begin(self.number + 1);
+        Ok(())
+    }
+
+    /// The pages that it has.
+    pub fn logged(&self) -> impl Iterator<Item = u64> + '_ {
+        self.entries.iter().map(|entry| entry.page)
     }
 
     /// Forgets the pages that it has, and begins as the commit with this number.

@@ -28,8 +28,8 @@ use crate::control::GuestControl;
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::format::protection::{
-    COMMIT_BYTES, Commit, ENTRY_BYTES, HEADER_BYTES, LOG_PAGE, LogEntry, ProtectionSettings, ProtectionShape, SETTINGS,
-    STANDING, Standing, decode_index, protection_tag,
+    APPLIED, COMMIT_BYTES, Commit, ENTRY_BYTES, HEADER_BYTES, LOG_PAGE, LogEntry, ProtectionSettings, ProtectionShape,
+    SETTINGS, STANDING, Standing, decode_index, protection_tag,
 };
 use crate::format::{BadRecord, checksum};
 use crate::ids::GuestId;
@@ -38,7 +38,11 @@ use crate::persist::{Point, persist};
 use crate::pool::Pool;
 use crate::state::{Area, MACHINE_AREA, Shape, VCPU_AREA};
 use crate::sync::{AtomicU64, Ordering, fence};
+use std::ops::Range;
 use std::sync::Arc;
+
+/// Pages that are brought into the image between two looks whether the guest is still its owner's.
+const LOOK_AFTER: u64 = 64;
 
 /// A guest's protection, mapped. Clones are cheap and show the same bytes.
 #[derive(Clone, Debug)]
@@ -208,7 +212,7 @@ impl Protection {
     ///
     /// # Panics
     /// When there is no such place or page.
-    fn log(&self, half: usize, place: u64, memory: &impl GuestPages, page: u64) {
+    pub fn log(&self, half: usize, place: u64, memory: &impl GuestPages, page: u64) {
         let from = memory.page(page);
         let to = self.log_page(half, place);
         fault::step();
@@ -267,16 +271,26 @@ impl Protection {
     }
 
     /// From now on there is no commit to go back to, and the image may be written: the guest's memory is about to move, or all
-    /// of it to be copied anew. By the guest's owner, or by who is about to become that. The number of the last commit.
+    /// of it to be copied anew. By the guest's owner. The number of the last commit.
+    ///
+    /// # Errors
+    /// [`Error::ProtectionOver`] when somebody has taken the guest.
+    pub fn suspend(&self) -> Result<u64> {
+        match self.standing()? {
+            Standing::Idle(number) => Ok(number),
+            active @ Standing::Active(number) => self.stand(active, Standing::Idle(number)).map(|()| number),
+            sealed @ Standing::Sealed(_) => Err(self.over(sealed)),
+        }
+    }
+
+    /// The same, by who has brought the guest back, or found it frozen, and is about to run it: from then on the commit is
+    /// nothing, whoever made it.
     ///
     /// # Errors
     /// [`Error::ProtectionOver`] when somebody else changes the word.
-    pub fn suspend(&self) -> Result<u64> {
+    pub fn retire(&self) -> Result<()> {
         let standing = self.standing()?;
-        if !matches!(standing, Standing::Idle(_)) {
-            self.stand(standing, Standing::Idle(standing.number()))?;
-        }
-        Ok(standing.number())
+        self.stand(standing, Standing::Idle(standing.number()))
     }
 
     fn stand(&self, from: Standing, to: Standing) -> Result<()> {
@@ -319,22 +333,72 @@ impl Protection {
     ///
     /// # Panics
     /// When an entry is not one of the log or of the image.
-    fn apply(&self, half: usize, entries: &[LogEntry], image: &CapacityMapping) {
+    fn apply(
+        &self,
+        half: usize,
+        entries: &[LogEntry],
+        image: &CapacityMapping,
+        still_ours: impl Fn() -> bool,
+    ) -> Result<()> {
         let mut copy = [0; LOG_PAGE];
         for (place, entry) in (0..).zip(entries) {
+            if place % LOOK_AFTER == 0 && !still_ours() {
+                return Err(Error::TakenAgain { guest: self.shape.guest });
+            }
             self.read_log(half, place, &mut copy);
             write_image(image, entry.page, &copy);
         }
+        Ok(())
+    }
+
+    /// Whether all of that commit is in the image.
+    fn is_applied(&self, number: u64) -> bool {
+        self.mapping.mapping().word(APPLIED).load(Ordering::Acquire) == number
+    }
+
+    /// Says that it is.
+    fn note_applied(&self, number: u64) {
+        put(self.mapping.mapping().word(APPLIED), number, Ordering::Release);
+        self.mapping.mapping().persist(Point::Protection, APPLIED, size_of::<u64>());
+    }
+
+    /// Brings in every page of it, so that nobody faults on one while a guest stands still.
+    ///
+    /// # Errors
+    /// What the kernel says, most likely that memory is short.
+    pub fn populate(&self) -> std::io::Result<()> {
+        self.mapping.populate()
     }
 }
 
-/// Copies a page of the guest into its image, when no commit relies on the image.
-pub fn copy_to_image(image: &CapacityMapping, memory: &impl GuestPages, page: u64) {
-    let (from, to) = (memory.page(page), image.page(page));
-    fault::step();
-    // SAFETY: both pages are mapped (`GuestPages`), and different memory; only the guest may write one of them meanwhile.
-    unsafe { std::ptr::copy_nonoverlapping(from.cast_const(), to, LOG_PAGE) }
-    persist(Point::Image, to, LOG_PAGE);
+/// All of a guest's memory on its way into the image, while no commit relies on the image. Pages of zeros stay holes where the
+/// image holds nothing yet.
+#[derive(Debug)]
+pub struct ImageCopy {
+    /// Pages of the image that hold something, in ascending order.
+    filled: Vec<Range<u64>>,
+}
+
+impl ImageCopy {
+    /// Looks at what the image holds.
+    #[must_use]
+    pub fn begin(image: &CapacityMapping) -> Self {
+        let page = LOG_PAGE as u64;
+        let pages = |bytes: Range<usize>| bytes.start as u64 / page..(bytes.end as u64).div_ceil(page);
+        Self { filled: image.data_ranges().into_iter().map(pages).collect() }
+    }
+
+    /// Copies what a page of the guest holds now.
+    pub fn copy(&self, image: &CapacityMapping, memory: &impl GuestPages, page: u64) {
+        let next = self.filled.partition_point(|filled| filled.end <= page);
+        let is_filled = self.filled.get(next).is_some_and(|filled| filled.contains(&page));
+        let mut copy = [0; LOG_PAGE];
+        // SAFETY: the page is readable (`GuestPages`); the guest may write it meanwhile: then it is copied again.
+        unsafe { std::ptr::copy_nonoverlapping(memory.page(page).cast_const(), copy.as_mut_ptr(), LOG_PAGE) }
+        if is_filled || copy != [0; LOG_PAGE] {
+            write_image(image, page, &copy);
+        }
+    }
 }
 
 /// Writes a page of the image, in two halves to the crash tests.

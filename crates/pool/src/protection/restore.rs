@@ -3,7 +3,7 @@
 //! ```text
 //!  1  record, index, state         validated; a guest without a whole commit is refused, and nothing has been written
 //!  2  Active(n) → Sealed(n)        the former owner commits nothing more
-//!  3  log n & 1 → image            each page checked, and written if the image has not got it already
+//!  3  log n & 1 → image            unless the applied word says n: each page checked, and written if the image has not got it
 //!  4  slot n & 1 → state slot      where the guest's next landing looks, as of its owner's epoch
 //!  5  placement                    every granule Pooled, then `away` counted
 //! ```
@@ -21,6 +21,7 @@ use crate::format::protection::{Commit, LOG_PAGE, LogEntry, Standing};
 use crate::format::{BadRecord, checksum};
 use crate::ownership::{Epoch, HostSlot};
 use crate::state::{Area, StateArea, copy_area, is_whole};
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 /// What a guest was brought back to.
@@ -30,7 +31,7 @@ pub struct Restored {
     pub commit: u64,
     /// When the guest stood still for it, in nanoseconds since 1970 by its former owner's clock.
     pub taken: u64,
-    /// Pages of that commit's redo log.
+    /// Pages of that commit's redo log that were looked at: none, if its owner had brought all of it into the image.
     pub pages: u64,
     /// Pages of the image that had to be written.
     pub written: u64,
@@ -40,8 +41,12 @@ pub struct Restored {
     pub elapsed: Duration,
 }
 
-/// Pages between two looks whether the guest is still the taker's: 2 MiB.
+/// Pages between two looks whether the guest is still the taker's, for each thread: 2 MiB.
 const LOOK_AFTER: usize = 512;
+/// Fewer pages than these are brought back by one thread.
+const ALONE: usize = 2048;
+/// Most threads.
+const MOST: usize = 4;
 
 impl GuestControl {
     /// The commit to which the guest can be brought back if its owner `former` is gone, if there is one: its record and its
@@ -90,18 +95,19 @@ impl GuestControl {
         let mut restored = Restored {
             commit: commit.number,
             taken: commit.taken,
-            pages: commit.pages,
+            pages: 0,
             written: 0,
             bytes: 0,
             elapsed: Duration::ZERO,
         };
-        let mut place = 0;
-        for chunk in index.chunks(LOOK_AFTER) {
+        let places: Vec<(u64, LogEntry)> =
+            if protection.is_applied(number) { Vec::new() } else { (0..).zip(index).collect() };
+        restored.pages = places.len() as u64;
+        let threads =
+            if places.len() < ALONE { 1 } else { available_parallelism().map_or(1, |cpus| cpus.get().min(MOST)) };
+        for block in places.chunks(LOOK_AFTER * threads) {
             ours()?;
-            for entry in chunk {
-                restored.written += u64::from(protection.redo(&commit, place, *entry, &image)?);
-                place += 1;
-            }
+            restored.written += protection.redo_all(&commit, block, &image, threads)?;
         }
         ours()?;
         copy_state(&protection, &commit, &state, epoch);
@@ -113,6 +119,33 @@ impl GuestControl {
 }
 
 impl Protection {
+    /// Brings pages into the image, by so many threads; how many had to be written.
+    fn redo_all(
+        &self,
+        commit: &Commit,
+        places: &[(u64, LogEntry)],
+        image: &CapacityMapping,
+        threads: usize,
+    ) -> Result<u64> {
+        let redo = |places: &[(u64, LogEntry)]| {
+            places.iter().try_fold(0, |written, &(place, entry)| {
+                Ok(written + u64::from(self.redo(commit, place, entry, image)?))
+            })
+        };
+        if threads == 1 {
+            return redo(places);
+        }
+        std::thread::scope(|scope| {
+            let parts = places.chunks(places.len().div_ceil(threads));
+            let parts: Vec<_> = parts.map(|part| scope.spawn(|| redo(part))).collect();
+            let join = |written: u64, part: std::thread::ScopedJoinHandle<'_, Result<u64>>| match part.join() {
+                Ok(more) => Ok(written + more?),
+                Err(panic) => std::panic::resume_unwind(panic),
+            };
+            parts.into_iter().try_fold(0, join)
+        })
+    }
+
     /// Brings a page into the image; whether it had to be written.
     fn redo(&self, commit: &Commit, place: u64, entry: LogEntry, image: &CapacityMapping) -> Result<bool> {
         let mut copy = [0; LOG_PAGE];

@@ -112,7 +112,7 @@ impl Scene {
         }
         self.save(draft.half(), number);
         draft.publish(self.host.slot(), OWNED, number).expect("published");
-        draft.apply(&self.image);
+        draft.apply(&self.image, || true).expect("it is ours");
     }
 
     fn commit_up_to(&self, number: u64) {
@@ -221,7 +221,11 @@ fn a_former_owner_that_wakes_up_commits_nothing_more() {
     scene.restore(EPOCH).expect("it can be brought back");
     let late = draft.publish(scene.host.slot(), OWNED, 3);
     assert!(matches!(late, Err(Error::ProtectionOver { found: Standing::Sealed(2), .. })), "{late:?}");
+    let late = scene.protection.suspend();
+    assert!(matches!(late, Err(Error::ProtectionOver { found: Standing::Sealed(2), .. })), "{late:?}");
     scene.assert_is(2, "after a late commit");
+    scene.protection.retire().expect("it is about to run elsewhere");
+    assert!(scene.restore(EPOCH).is_err(), "once it runs, there is no way back");
 }
 
 #[test]
@@ -278,6 +282,7 @@ fn whatever_is_damaged_of_a_commit_is_noticed() {
         ("the index of commit 2", |scene| scene.protection.enter(0, 1, LogEntry { page: 3, crc: 0 })),
         ("the state of commit 2", |scene| drop(scene.protection.vcpu(0, 1).writer(Commit::mark(2)))),
         ("page 0x258 of commit 2", |scene| {
+            scene.protection.note_applied(1);
             scene.memory.fill(600, 99);
             scene.protection.log(0, 1, &scene.memory, 600);
         }),
@@ -298,9 +303,9 @@ fn protection_goes_on_after_a_suspension_and_counts_on() {
     assert_eq!(scene.protection.suspend().expect("suspended"), 3);
     assert_eq!(scene.protection.standing().expect("a word"), Standing::Idle(3));
     // All of it is copied anew.
-    for page in scene.run_to(4) {
-        copy_to_image(&scene.image, &scene.memory, page);
-    }
+    scene.run_to(4);
+    let copy = ImageCopy::begin(&scene.image);
+    (0..scene.memory.pages()).for_each(|page| copy.copy(&scene.image, &scene.memory, page));
     scene.commit_up_to(5);
     assert_eq!(scene.restore(EPOCH).expect("it can be brought back").commit, 5);
     scene.assert_is(5, "after a suspension");

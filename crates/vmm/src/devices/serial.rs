@@ -5,7 +5,7 @@ use crate::state::{self, Kind};
 use nil_pool::{SectionWriter, Sections};
 use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vm_superio::serial::{NoEvents, SerialState};
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
@@ -21,22 +21,52 @@ pub struct Console(Arc<Mutex<Output>>);
 struct Output {
     kept: VecDeque<u8>,
     written: u64,
+    /// So many bytes are shown; all of them, if nothing is held.
+    shown: Option<u64>,
 }
 
 impl Console {
+    /// From now on what is written is shown only once it is released.
+    pub(crate) fn hold(&self) {
+        let mut output = self.output();
+        output.shown = Some(output.written);
+    }
+
+    /// How many bytes have been written.
+    pub(crate) fn said(&self) -> u64 {
+        self.output().written
+    }
+
+    /// Releases the first so many bytes ever written, if output is held.
+    pub(crate) fn show_up_to(&self, said: u64) {
+        let mut output = self.output();
+        output.shown = output.shown.map(|shown| shown.max(said));
+    }
+
+    /// Releases everything, and holds nothing any more.
+    pub(crate) fn show_all(&self) {
+        self.output().shown = None;
+    }
+
+    fn output(&self) -> MutexGuard<'_, Output> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What the guest wrote from byte number `from` on (as far as it is still kept), and the number to go on from.
     #[must_use]
     pub fn read_from(&self, from: u64) -> (Vec<u8>, u64) {
-        let output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let output = self.output();
         let oldest = output.written - output.kept.len() as u64;
-        let skip = usize::try_from(from.saturating_sub(oldest)).unwrap_or(usize::MAX);
-        (output.kept.iter().skip(skip).copied().collect(), output.written)
+        let end = output.shown.unwrap_or(output.written).max(oldest);
+        let begin = from.clamp(oldest, end);
+        let place = |at: u64| usize::try_from(at - oldest).unwrap_or(usize::MAX);
+        (output.kept.iter().take(place(end)).skip(place(begin)).copied().collect(), end)
     }
 }
 
 impl Write for Console {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut output = self.output();
         output.kept.extend(bytes);
         output.written += bytes.len() as u64;
         let surplus = output.kept.len().saturating_sub(KEPT);

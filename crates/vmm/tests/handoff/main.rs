@@ -1,6 +1,7 @@
 //! A guest of a few instructions goes back and forth between two hosts of one process.
 
 mod models;
+mod protection;
 mod rack;
 mod relocation;
 

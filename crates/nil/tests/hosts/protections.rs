@@ -1,0 +1,147 @@
+//! Guests that are protected: their host dies, they migrate, they are protected no more.
+
+use crate::crashes::control;
+use crate::kvm::has_kvm;
+use crate::playground::{Playground, await_that, kill};
+use nil_guest_abi::layout::CONTROL_OFFSET;
+use nil_guest_abi::{Command, CommandWord, ControlBlock, VcpuBlock};
+use nil_pool::{Ownership, Standing};
+use rustix::process::Signal;
+use serde_json::Value;
+use std::fs::{File, OpenOptions};
+use std::mem::offset_of;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+fn run_protected(playground: &Playground, host: &str) -> Value {
+    let pool = playground.pool();
+    let vm = ["vm", "run", "builtin:pages", "--memory", "64M", "--name", "g", "--pool", &pool, "--host", host];
+    playground.json(&[&vm[..], &["--protect", "5ms", "--output", "hold"]].concat())
+}
+
+/// Waits until the guest can be brought back, and has been committed so often.
+fn await_active(playground: &Playground, host: &str, commits: u64) {
+    await_that("a protection that is in force", || {
+        let Some(guest) = playground.guest("g") else { return false };
+        let protection = &guest["protection"];
+        guest["host"] == host && protection["state"] == "active" && protection["commit"].as_u64() >= Some(commits)
+    });
+}
+
+/// A guest's control block, through the process that runs it.
+struct Block {
+    memory: File,
+    at: u64,
+}
+
+impl Block {
+    fn of(guest: &Value) -> Self {
+        let pid = guest["worker_pid"].as_i64().expect("a worker");
+        let memory = OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/mem")).expect("its memory");
+        Self { memory, at: guest["memory_address"].as_u64().expect("an address") + CONTROL_OFFSET as u64 }
+    }
+
+    fn word(&self, offset: usize) -> u64 {
+        let mut bytes = [0; 8];
+        self.memory.read_exact_at(&mut bytes, self.at + offset as u64).expect("a word of the block");
+        u64::from_le_bytes(bytes)
+    }
+
+    fn vcpu(&self, offset: usize) -> u64 {
+        self.word(offset_of!(ControlBlock, vcpu) + offset)
+    }
+
+    fn turns(&self) -> u64 {
+        self.vcpu(offset_of!(VcpuBlock, counter))
+    }
+
+    fn errors(&self) -> u64 {
+        self.vcpu(offset_of!(VcpuBlock, errors))
+    }
+
+    /// Has the guest verify every page and every register, and go on.
+    fn verify(&self) {
+        let command = offset_of!(ControlBlock, command);
+        let last = CommandWord::decode(self.word(command)).expect("a command");
+        let word = last.then(Command::VerifyAll).encode();
+        self.memory.write_all_at(&word.to_le_bytes(), self.at + command as u64).expect("written");
+        await_that("the guest's verification", || self.vcpu(offset_of!(VcpuBlock, acknowledged)) == word);
+        assert_eq!(self.errors(), 0, "the guest has found errors");
+        let turns = self.turns();
+        await_that("the guest's going on", || self.turns() > turns);
+    }
+}
+
+#[test]
+fn a_guest_whose_worker_and_agent_are_killed_goes_on_from_its_last_commit_and_finds_nothing_wrong() {
+    if !has_kvm() {
+        return;
+    }
+    for delay in [0, 3, 11, 40] {
+        let playground = Playground::new();
+        let (a, _b) = (playground.agent("A"), playground.agent("B"));
+        run_protected(&playground, "A");
+        await_active(&playground, "A", 3);
+        let (control, worker) = (control(&playground), playground.workers_of("A")[0]);
+        let before = Block::of(&playground.guest("g").expect("the guest")).turns();
+        std::thread::sleep(Duration::from_millis(delay));
+        kill(worker, Signal::KILL);
+        a.end(Signal::KILL);
+        await_that("the end of the worker", || playground.workers().is_empty());
+        // What whoever takes the guest does.
+        let owned = control.ownership().load().expect("a word");
+        let Ownership::Owned { host: former, epoch } = owned else { panic!("{owned}") };
+        let target = control.pool().find_host("B").expect("the host").slot;
+        let epoch = epoch.next().expect("a later epoch");
+        let restored = control.restore(former, epoch, || true).expect("it can be brought back");
+        assert!(restored.commit >= 3);
+        let frozen = Ownership::Frozen { source: former, target, epoch };
+        assert!(control.ownership().transition(owned, frozen));
+        let _a = playground.agent("A");
+        let guest = playground.await_state("g", "running");
+        let block = Block::of(&guest);
+        assert!(block.turns() > before, "it had been committed after that");
+        block.verify();
+        // Its protection goes on, once its memory is in the DRAM of its host.
+        let last = restored.commit;
+        await_active(&playground, "A", last + 3);
+        Block::of(&playground.guest("g").expect("the guest")).verify();
+        assert!(playground.nil(&["pool", "check", &playground.pool()]).status.success());
+        playground.json(&["vm", "stop", "g"]);
+        assert_eq!(control.pool().usage().capacities, 0);
+    }
+}
+
+#[test]
+fn a_protected_guest_migrates_and_is_protected_there_and_nothing_else_moves_its_memory() {
+    if !has_kvm() {
+        return;
+    }
+    let playground = Playground::new();
+    let (_a, _b) = (playground.agent("A"), playground.agent("B"));
+    let free = playground.free_bytes();
+    run_protected(&playground, "A");
+    await_active(&playground, "A", 2);
+    playground.nil(&["decouple", "g"]).refuses(1, &["is protected", "nil unprotect g"]);
+    for to in ["B", "A"] {
+        let control = control(&playground);
+        assert_eq!(playground.json(&["migrate", "g", "--to", to])["outcome"], "moved");
+        let protection = control.protection().expect("sound").expect("it goes along");
+        let before = protection.standing().expect("a word").number();
+        await_active(&playground, to, before + 2);
+        assert!(matches!(protection.standing(), Ok(Standing::Active(_))));
+        Block::of(&playground.guest("g").expect("the guest")).verify();
+    }
+    playground.json(&["protect", "g", "--interval", "7ms"]);
+    await_that("the other interval", || {
+        playground.guest("g").is_some_and(|guest| guest["protection"]["interval_us"] == 7_000)
+    });
+    playground.json(&["unprotect", "g"]);
+    playground.nil(&["unprotect", "g"]).refuses(1, &["is not protected"]);
+    let guest = playground.guest("g").expect("the guest");
+    assert_eq!(guest["protection"], Value::Null);
+    await_that("room that is given back", || playground.open_pool().usage().capacities == 1);
+    Block::of(&guest).verify();
+    playground.json(&["vm", "stop", "g"]);
+    assert_eq!(playground.free_bytes(), free);
+}
