@@ -113,7 +113,7 @@ fn a_guest_whose_agent_was_killed_before_it_started_leaves_nothing() {
 /// A guest that was moved from A to B once, with nobody left alive who runs it; its word is then as `word` makes it from
 /// A's slot and B's slot. The guest does nothing but jump in place, so that the registers with which it left A fit the
 /// memory that it has after having run on B.
-fn abandoned(playground: &Playground, word: impl Fn(HostSlot, HostSlot) -> Ownership) -> GuestControl {
+pub(crate) fn abandoned(playground: &Playground, word: impl Fn(HostSlot, HostSlot) -> Ownership) -> GuestControl {
     let (a, b) = (playground.agent("A"), playground.agent("B"));
     let image = playground.path("jump-in-place");
     std::fs::write(&image, [0xEB, 0xFE]).expect("an image");

@@ -1,11 +1,11 @@
 //! Hosts die, or stand still for too long, and others fence them and take what they had.
 
-use crate::crashes::control;
+use crate::crashes::{abandoned, control};
 use crate::kvm::has_kvm;
 use crate::playground::{Agent, Playground, await_that, kill};
 use nil_guest_abi::layout::CONTROL_OFFSET;
 use nil_guest_abi::{ControlBlock, VcpuBlock};
-use nil_pool::{Fence, GuestControl, Ownership};
+use nil_pool::{Epoch, Fence, GuestControl, Ownership};
 use rustix::process::Signal;
 use std::fs::{self, File};
 use std::mem::offset_of;
@@ -264,4 +264,18 @@ fn a_peer_goes_on_where_a_fencer_was_killed() {
     let life = pool.find_host("A").and_then(|host| host.life).expect("its life");
     let c = pool.find_host("C").expect("the host").slot;
     assert_eq!((life.fence, life.fencer), (Fence::Fenced, Some(c)));
+}
+
+#[test]
+fn a_guest_that_is_frozen_between_two_dead_hosts_goes_on_at_a_third() {
+    if !has_kvm() {
+        return;
+    }
+    let playground = Playground::new();
+    let guest = abandoned(&playground, |source, target| Ownership::Frozen { source, target, epoch: Epoch(1) });
+    let _c = quick(&playground, "C", "auto", &[]);
+    let taken = playground.await_state("g", "running");
+    assert_eq!((&taken["host"], &taken["epoch"]), (&"C".into(), &2.into()));
+    assert!(matches!(word(&guest), Ownership::Owned { epoch: Epoch(2), .. }));
+    await_that("the report", || reports(&playground).iter().any(|report| report["outcome"]["kind"] == "rescued"));
 }
