@@ -11,6 +11,7 @@ mod pool;
 mod protect;
 mod rack;
 mod report;
+mod takeover;
 
 use crate::cli::Output;
 use std::process::ExitCode;
@@ -41,6 +42,8 @@ pub(crate) enum Command {
     Kills(kills::Args),
     /// Whether a rack of hosts ever loses a guest, runs one twice, or leaves anything behind, however it is treated.
     Rack(rack::Args),
+    /// How long it takes from the death of a host until its guest goes on at another.
+    Takeover(takeover::Args),
     /// What an agent costs while its guests rest, and what such a guest costs.
     Agent(agent::Args),
     /// How quickly an agent answers while guests come and go, and whether bad callers harm it, or the others.
@@ -62,6 +65,7 @@ pub(crate) fn run(command: &Command, output: Output) -> anyhow::Result<ExitCode>
         Command::Protect(args) => protect::run(args, output),
         Command::Kills(args) => kills::run(args, output),
         Command::Rack(args) => rack::run(args, output),
+        Command::Takeover(args) => takeover::run(args, output),
         Command::Agent(args) => agent::run(args, output),
         Command::Api(args) => api::run(args, output),
         Command::Capacity(args) => capacity::run(args, output),
