@@ -23,90 +23,7 @@ const FORBIDDEN: SeccompAction = SeccompAction::KillProcess;
 /// who has taken a worker over could install a handler, too.
 const NAME_CALLS: &str = "NIL_SANDBOX_TRAP";
 
-/// Calls of memory: its own, its guest's, its pools'.
-const MEMORY: &[c_long] = &[
-    libc::SYS_brk,
-    libc::SYS_munmap,
-    libc::SYS_mremap,
-    libc::SYS_madvise,
-    libc::SYS_mincore,
-    libc::SYS_msync,
-    libc::SYS_mlock,
-    libc::SYS_mlock2,
-    libc::SYS_munlock,
-    libc::SYS_mbind,
-    libc::SYS_get_mempolicy,
-    libc::SYS_membarrier,
-    libc::SYS_userfaultfd,
-];
-/// Calls of files that are open, or that landlock permits to open.
-const FILES: &[c_long] = &[
-    libc::SYS_open,
-    libc::SYS_openat,
-    libc::SYS_close,
-    libc::SYS_read,
-    libc::SYS_readv,
-    libc::SYS_pread64,
-    libc::SYS_write,
-    libc::SYS_writev,
-    libc::SYS_pwrite64,
-    libc::SYS_lseek,
-    libc::SYS_fstat,
-    libc::SYS_newfstatat,
-    libc::SYS_statx,
-    libc::SYS_fstatfs,
-    libc::SYS_readlink,
-    libc::SYS_readlinkat,
-    libc::SYS_getdents64,
-    libc::SYS_fcntl,
-    libc::SYS_fallocate,
-    libc::SYS_eventfd2,
-];
-/// Calls of its own socket and of who has called there. It makes no other socket, and calls nobody.
-const CONNECTIONS: &[c_long] = &[
-    libc::SYS_accept4,
-    libc::SYS_recvfrom,
-    libc::SYS_recvmsg,
-    libc::SYS_shutdown,
-    libc::SYS_setsockopt,
-    libc::SYS_getsockopt,
-    libc::SYS_getsockname,
-    libc::SYS_poll,
-    libc::SYS_ppoll,
-];
-/// Calls of threads, signals and time.
-const THREADS: &[c_long] = &[
-    libc::SYS_clone3,
-    libc::SYS_set_robust_list,
-    libc::SYS_rseq,
-    libc::SYS_futex,
-    libc::SYS_gettid,
-    libc::SYS_getpid,
-    libc::SYS_sched_yield,
-    libc::SYS_sched_getaffinity,
-    libc::SYS_sched_setaffinity,
-    libc::SYS_sched_getscheduler,
-    libc::SYS_sigaltstack,
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigpending,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_rt_sigtimedwait,
-    libc::SYS_restart_syscall,
-    libc::SYS_clock_gettime,
-    libc::SYS_clock_getres,
-    libc::SYS_clock_nanosleep,
-    libc::SYS_nanosleep,
-    libc::SYS_getrandom,
-    libc::SYS_getcpu,
-    libc::SYS_sysinfo,
-    libc::SYS_uname,
-    libc::SYS_geteuid,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-];
-
-/// All calls of vCPU threads but those that are compared. They run the guest, save and load it, wait, and write their log;
+/// All calls of vCPU threads but those that are compared; the other threads make them, too. They run the guest, save and load it, wait, and write their log;
 /// they talk to nobody and start nothing, and what they open is refused ([`no_open`]).
 const VCPU: &[c_long] = &[
     libc::SYS_brk,
@@ -150,6 +67,51 @@ const VCPU: &[c_long] = &[
     libc::SYS_getcpu,
     libc::SYS_exit,
     libc::SYS_exit_group,
+];
+
+/// Further calls of memory: its own, its guest's, its pools'.
+const MEMORY: &[c_long] = &[
+    libc::SYS_mlock,
+    libc::SYS_mlock2,
+    libc::SYS_munlock,
+    libc::SYS_mbind,
+    libc::SYS_get_mempolicy,
+    libc::SYS_userfaultfd,
+];
+/// Further calls of files that are open, or that landlock permits to open.
+const FILES: &[c_long] = &[
+    libc::SYS_readv,
+    libc::SYS_pwrite64,
+    libc::SYS_newfstatat,
+    libc::SYS_fstatfs,
+    libc::SYS_readlink,
+    libc::SYS_readlinkat,
+    libc::SYS_getdents64,
+    libc::SYS_fallocate,
+    libc::SYS_eventfd2,
+];
+/// Calls of its own socket and of who has called there. It makes no other socket, and calls nobody.
+const CONNECTIONS: &[c_long] = &[
+    libc::SYS_accept4,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_shutdown,
+    libc::SYS_setsockopt,
+    libc::SYS_getsockopt,
+    libc::SYS_getsockname,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+];
+/// Further calls of threads, signals and time.
+const THREADS: &[c_long] = &[
+    libc::SYS_clone3,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_sched_getscheduler,
+    libc::SYS_clock_getres,
+    libc::SYS_sysinfo,
+    libc::SYS_uname,
+    libc::SYS_geteuid,
 ];
 
 /// `KVMIO` (linux/kvm.h) and `UFFDIO` (linux/userfaultfd.h), in the second byte of their ioctls' numbers.
@@ -201,7 +163,7 @@ pub(super) fn vcpu(forbidden: SeccompAction) -> Compiled<BpfProgram> {
 
 pub(super) fn worker(forbidden: SeccompAction) -> Compiled<BpfProgram> {
     let mut rules: Rules =
-        [MEMORY, FILES, CONNECTIONS, THREADS].concat().into_iter().map(|call| (call, vec![])).collect();
+        [VCPU, MEMORY, FILES, CONNECTIONS, THREADS].concat().into_iter().map(|call| (call, vec![])).collect();
     rules.insert(libc::SYS_ioctl, ioctls()?);
     rules.extend(compared()?);
     compile(rules, forbidden, SeccompAction::Allow)
