@@ -8,6 +8,7 @@ use crate::format::guest::{ARM, BELL_SOURCE, BELL_TARGET, GuestKind, GuestRecord
 use crate::format::slot_word::Reference;
 use crate::ids::{GuestId, GuestSlot, HostId, Tag};
 use crate::ownership::OwnershipWord;
+use crate::persist::{self, Point};
 use crate::pool::Pool;
 use crate::state::{Shape, StateArea};
 use crate::tables::Seen;
@@ -184,6 +185,20 @@ impl GuestControl {
             pieces.extend(self.pool().pieces(region.capacity, region.capacity_offset, region.bytes)?);
         }
         self.pool().map_pieces(&pieces)
+    }
+
+    /// Has what this host's caches hold of the guest's memory written to the pool, where that outlives hosts; else there is
+    /// nothing to do. For a host that the guest has left: without this its last stores stay in the caches here until they are
+    /// needed elsewhere, and die with this host if it loses power. It takes a while, and changes nothing.
+    ///
+    /// # Errors
+    /// As for [`GuestControl::map_memory`]: there may be no such capacity any more.
+    pub fn write_back_memory(&self) -> Result<()> {
+        if persist::is_needed() {
+            let memory = self.map_memory()?;
+            persist::persist(Point::Memory, memory.as_ptr(), memory.len());
+        }
+        Ok(())
     }
 
     /// Maps the guest's state area. Every host may look into it, whatever the access list.

@@ -50,6 +50,8 @@ pub(crate) enum Point {
     Protection,
     /// Pages of the image of a guest that is protected.
     Image,
+    /// The memory of a guest that has left this host.
+    Memory,
     /// The tables of a new pool.
     Tables,
     /// A copy of the pool's header.
@@ -62,6 +64,11 @@ static OUTLIVED: AtomicBool = AtomicBool::new(false);
 /// From now on this process writes back. One pool that needs it is enough: it harms no other.
 pub(crate) fn begin() {
     OUTLIVED.store(true, Ordering::Relaxed);
+}
+
+/// Whether this process writes back.
+pub(crate) fn is_needed() -> bool {
+    OUTLIVED.load(Ordering::Relaxed)
 }
 
 /// Whether writing back is asked for wherever a pool lies.
@@ -78,7 +85,7 @@ pub(crate) fn persist(point: Point, start: *const u8, bytes: usize) {
         return;
     }
     let _ = point;
-    if OUTLIVED.load(Ordering::Relaxed) {
+    if is_needed() {
         lines::write_back(start, bytes);
     }
 }

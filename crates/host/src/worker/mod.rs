@@ -100,6 +100,9 @@ pub fn run_worker(options: &WorkerOptions, images: BuiltinImages) -> Result<()> 
     tracing::info!("guest {}: {}", options.guest, farewell(phase));
     orders.await_answers();
     if phase == Phase::Released {
+        if let Err(error) = orders.post().control.write_back_memory() {
+            tracing::debug!("its memory is not written back from here: {error}");
+        }
         std::thread::sleep(LINGER);
     }
     Ok(())
