@@ -191,6 +191,20 @@ pub(crate) unsafe fn map_over(
     Ok(())
 }
 
+/// Copies bytes from memory that somebody may be writing into mapped memory.
+///
+/// # Safety
+/// As for [`copy_in`]; the bytes at `from` are readable, and other memory.
+pub(crate) unsafe fn copy_across(from: *const u8, to: *mut u8, bytes: usize) {
+    #[cfg(all(test, not(loom)))]
+    // SAFETY: the caller's contract, and in a test nobody writes them.
+    if crate::medium::copy_in(to, unsafe { std::slice::from_raw_parts(from, bytes) }) {
+        return;
+    }
+    // SAFETY: the caller's contract.
+    unsafe { ptr::copy_nonoverlapping(from, to, bytes) }
+}
+
 /// Copies bytes into mapped memory.
 ///
 /// # Safety

@@ -18,7 +18,7 @@ mod capacity;
 mod draft;
 mod restore;
 #[cfg(all(test, not(loom)))]
-mod tests;
+pub(crate) mod tests;
 
 pub use draft::{Draft, LogFull};
 pub use restore::Restored;
@@ -33,7 +33,7 @@ use crate::format::protection::{
 };
 use crate::format::{BadRecord, checksum};
 use crate::ids::GuestId;
-use crate::mapping::{exchange, put};
+use crate::mapping::{copy_across, copy_in, copy_out, exchange, put};
 use crate::persist::{Point, persist};
 use crate::pool::Pool;
 use crate::state::{Area, MACHINE_AREA, Shape, VCPU_AREA};
@@ -218,7 +218,7 @@ impl Protection {
         fault::step();
         // SAFETY: the log's page lies in the mapping (`log_page` checks), the guest's page is readable (`GuestPages`), and the
         // two are different memory. The guest may write its page meanwhile: then it is dirty again, and copied again.
-        unsafe { std::ptr::copy_nonoverlapping(from.cast_const(), to, LOG_PAGE) }
+        unsafe { copy_across(from, to, LOG_PAGE) }
         persist(Point::Protection, to, LOG_PAGE);
     }
 
@@ -237,7 +237,7 @@ impl Protection {
     fn read_log(&self, half: usize, place: u64, copy: &mut [u8; LOG_PAGE]) {
         // SAFETY: the page lies in the mapping, which lives as long as `self`; if somebody writes it meanwhile, the copy is torn,
         // and its checksum says so.
-        unsafe { std::ptr::copy_nonoverlapping(self.log_page(half, place).cast_const(), copy.as_mut_ptr(), LOG_PAGE) }
+        unsafe { copy_out(self.log_page(half, place), copy) }
     }
 
     /// Writes one entry of the index of a half.
@@ -407,7 +407,7 @@ fn write_image(image: &CapacityMapping, page: u64, contents: &[u8; LOG_PAGE]) {
     for half in [0, LOG_PAGE / 2] {
         fault::step();
         // SAFETY: the page lies in the mapping (`page` checks), and nobody else writes it: its guest runs in DRAM, or not at all.
-        unsafe { std::ptr::copy_nonoverlapping(contents.as_ptr().add(half), to.add(half), LOG_PAGE / 2) }
+        unsafe { copy_in(to.add(half), &contents[half..][..LOG_PAGE / 2]) }
     }
     persist(Point::Image, to, LOG_PAGE);
 }
@@ -416,6 +416,6 @@ fn write_image(image: &CapacityMapping, page: u64, contents: &[u8; LOG_PAGE]) {
 fn holds(image: &CapacityMapping, page: u64, contents: &[u8; LOG_PAGE]) -> bool {
     let mut copy = [0; LOG_PAGE];
     // SAFETY: the page lies in the mapping (`page` checks); it is copied before it is looked at.
-    unsafe { std::ptr::copy_nonoverlapping(image.page(page).cast_const(), copy.as_mut_ptr(), LOG_PAGE) }
+    unsafe { copy_out(image.page(page), &mut copy) }
     copy == *contents
 }

@@ -40,19 +40,19 @@ impl Dram {
     }
 }
 
-struct Scene {
+pub(crate) struct Scene {
     _directory: tempfile::TempDir,
     pool: Pool,
     host: Membership,
     guest: GuestControl,
-    protection: Protection,
+    pub(crate) protection: Protection,
     image: CapacityMapping,
     memory: Dram,
 }
 
 /// At which the guest's owner has it, and at which another takes it.
 const OWNED: Epoch = Epoch(1);
-const EPOCH: Epoch = Epoch(2);
+pub(crate) const EPOCH: Epoch = Epoch(2);
 
 fn settings() -> ProtectionSettings {
     ProtectionSettings { interval: Duration::from_millis(25), output: OutputRule::Hold }
@@ -60,7 +60,7 @@ fn settings() -> ProtectionSettings {
 
 impl Scene {
     /// A guest in DRAM that its owner, at epoch 1, has begun to protect.
-    fn build() -> Self {
+    pub(crate) fn build() -> Self {
         let directory = tempfile::tempdir_in("/dev/shm").expect("a directory on tmpfs");
         let options = CreateOptions { size: Some(32 * GRANULE), ..CreateOptions::default() };
         let pool = Pool::create(&directory.path().join("pool"), &options).expect("a new pool");
@@ -100,7 +100,7 @@ impl Scene {
         pages
     }
 
-    fn commit(&self, draft: &mut Draft) {
+    pub(crate) fn commit(&self, draft: &mut Draft) {
         let number = draft.number();
         for page in self.run_to(number) {
             // Dirty twice: what it held first must not count.
@@ -115,7 +115,7 @@ impl Scene {
         draft.apply(&self.image, || true).expect("it is ours");
     }
 
-    fn commit_up_to(&self, number: u64) {
+    pub(crate) fn commit_up_to(&self, number: u64) {
         let mut draft = Draft::after_last(&self.protection).expect("idle or active");
         while draft.number() <= number {
             self.commit(&mut draft);
@@ -123,10 +123,11 @@ impl Scene {
     }
 
     /// That the image and the state are those of commit `number`, and of no other.
-    fn assert_is(&self, number: u64, when: &str) {
+    pub(crate) fn assert_is(&self, number: u64, when: &str) {
         let first = |page: u64| {
+            let mut bytes = [0; LOG_PAGE];
             // SAFETY: the image's pages are mapped.
-            let bytes = unsafe { std::slice::from_raw_parts(self.image.page(page).cast_const(), LOG_PAGE) };
+            unsafe { copy_out(self.image.page(page), &mut bytes) };
             assert!(bytes.iter().all(|byte| *byte == bytes[0]), "{when}: page {page} is torn");
             u64::from(bytes[0])
         };
@@ -152,7 +153,7 @@ impl Scene {
         );
     }
 
-    fn restore(&self, epoch: Epoch) -> crate::Result<crate::Restored> {
+    pub(crate) fn restore(&self, epoch: Epoch) -> crate::Result<crate::Restored> {
         self.guest.restore(self.host.slot(), epoch, || true)
     }
 

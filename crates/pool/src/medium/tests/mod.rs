@@ -6,6 +6,7 @@ mod mutations;
 mod observers;
 mod operations;
 mod others;
+mod protection;
 
 use super::{Fate, Settings, become_host, die, draw, end, start};
 use crate::crash_tests::Scene;

@@ -5,7 +5,7 @@
 
 use super::super::Mutation::{Forget, ForgetWords, Hurry, LiftFences, Weaken};
 use super::super::{Mutation, Settings};
-use super::{Stage, Verdict, handoff, observers, operations, others};
+use super::{Stage, Verdict, handoff, observers, operations, others, protection};
 use crate::crash_tests::Scene;
 use crate::format::layout::{Layout, Table};
 use crate::persist::Point;
@@ -81,6 +81,8 @@ noticed! {
     headers: Forget(Point::Header), by others::format;
     sections: Forget(Point::Sections), by handoff::source_dies;
     the_headers_of_areas: Forget(Point::Area), by handoff::source_dies;
+    commits: Forget(Point::Protection), by protection::owner_dies;
+    pages_of_the_image: Forget(Point::Image), by protection::owner_dies;
     the_freeze: Forget(Point::Ownership), by handoff::source_dies;
     the_claim: Forget(Point::Ownership), by handoff::target_dies;
     the_cancel: Forget(Point::Ownership), by handoff::both_die;
