@@ -20,7 +20,8 @@ const EXAMPLES: &str = "30";
 const SECONDS: &str = "60";
 /// What is not asked: streams that go on for ever, and the end of the guest that is needed afterwards.
 const NOT_ASKED: [&str; 2] = ["/events$", "stop"];
-/// An agent refuses much that has the right shape: a guest that is not there, more memory than there is.
+/// An agent refuses much that has the right shape: a guest that is not there, more memory than there is; and the description
+/// takes `1.0` for a whole number, which serde does not.
 const NOT_CHECKED: &str = "positive_data_acceptance";
 /// How long the agent and its guest may take to come up.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -182,77 +182,31 @@ fn stall_timeout_us() -> u64 {
     MovePlan::STALL_TIMEOUT_US
 }
 
-impl MigrationBody {
-    pub(crate) fn order(self, guest: GuestName) -> Migrate {
-        let Self { to, deadline_us, settling, budget, stall_timeout_us, striping, time_limit_us } = self;
-        Migrate { guest, to, deadline_us, settling, budget, stall_timeout_us, striping, time_limit_us }
-    }
+/// Bodies are orders without the guest, which stands in the path.
+macro_rules! bodies {
+    ($($body:ident of $order:ident { $($field:ident),* })*) => {$(
+        impl $body {
+            pub(crate) fn order(self, guest: GuestName) -> $order {
+                let Self { $($field),* } = self;
+                $order { guest, $($field),* }
+            }
+        }
+
+        impl From<&$order> for $body {
+            fn from(order: &$order) -> Self {
+                let $order { guest: _, $($field),* } = order.clone();
+                Self { $($field),* }
+            }
+        }
+    )*};
 }
 
-impl From<&Migrate> for MigrationBody {
-    fn from(order: &Migrate) -> Self {
-        let Migrate { guest: _, to, deadline_us, settling, budget, stall_timeout_us, striping, time_limit_us } =
-            order.clone();
-        Self { to, deadline_us, settling, budget, stall_timeout_us, striping, time_limit_us }
-    }
-}
-
-impl MoveBody {
-    pub(crate) fn order(self, guest: GuestName) -> MoveMemory {
-        let Self { direction, range, budget, node, stall_timeout_us, reason, striping, time_limit_us } = self;
-        MoveMemory { guest, direction, range, budget, node, stall_timeout_us, reason, striping, time_limit_us }
-    }
-}
-
-impl From<&MoveMemory> for MoveBody {
-    fn from(order: &MoveMemory) -> Self {
-        let MoveMemory { guest: _, direction, range, budget, node, stall_timeout_us, reason, striping, time_limit_us } =
-            order.clone();
-        Self { direction, range, budget, node, stall_timeout_us, reason, striping, time_limit_us }
-    }
-}
-
-impl RehomingBody {
-    pub(crate) fn order(self, guest: GuestName) -> Rehome {
-        let Self { pool, budget, stall_timeout_us, time_limit_us } = self;
-        Rehome { guest, pool, budget, stall_timeout_us, time_limit_us }
-    }
-}
-
-impl From<&Rehome> for RehomingBody {
-    fn from(order: &Rehome) -> Self {
-        let Rehome { guest: _, pool, budget, stall_timeout_us, time_limit_us } = order.clone();
-        Self { pool, budget, stall_timeout_us, time_limit_us }
-    }
-}
-
-impl RouteBody {
-    pub(crate) fn order(self, guest: GuestName) -> Route {
-        let Self { to, deadline_us, settling, budget, stall_timeout_us, avoid, time_limit_us } = self;
-        Route { guest, to, deadline_us, settling, budget, stall_timeout_us, avoid, time_limit_us }
-    }
-}
-
-impl From<&Route> for RouteBody {
-    fn from(order: &Route) -> Self {
-        let Route { guest: _, to, deadline_us, settling, budget, stall_timeout_us, avoid, time_limit_us } =
-            order.clone();
-        Self { to, deadline_us, settling, budget, stall_timeout_us, avoid, time_limit_us }
-    }
-}
-
-impl PinBody {
-    pub(crate) fn order(self, guest: GuestName) -> PinMemory {
-        let Self { range, owner, reason } = self;
-        PinMemory { guest, range, owner, reason }
-    }
-}
-
-impl From<&PinMemory> for PinBody {
-    fn from(order: &PinMemory) -> Self {
-        let PinMemory { guest: _, range, owner, reason } = order.clone();
-        Self { range, owner, reason }
-    }
+bodies! {
+    MigrationBody of Migrate { to, deadline_us, settling, budget, stall_timeout_us, striping, time_limit_us }
+    MoveBody of MoveMemory { direction, range, budget, node, stall_timeout_us, reason, striping, time_limit_us }
+    RehomingBody of Rehome { pool, budget, stall_timeout_us, time_limit_us }
+    RouteBody of Route { to, deadline_us, settling, budget, stall_timeout_us, avoid, time_limit_us }
+    PinBody of PinMemory { range, owner, reason }
 }
 
 #[cfg(test)]

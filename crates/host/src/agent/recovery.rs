@@ -131,7 +131,7 @@ impl Host {
         if !unstarted {
             return;
         }
-        match membership.destroy_guest(control) {
+        match membership.destroy_guest_while(control, Ownership::Vacant) {
             Ok(()) => tracing::info!("guest {name}: it never ran; what it had in the pool is free again"),
             // Whoever had ordered it was quicker.
             Err(nil_pool::Error::GuestGone { .. }) => {}

@@ -203,7 +203,9 @@ impl Removal<'_> {
     fn clear(&mut self, twin: &GuestControl) {
         let guest = &self.order.guest;
         let former = self.occupation.rehouse(twin);
-        match self.from.destroy_guest(&former) {
+        // The worker has left that record at the word that it has now; should anybody go on from there, it stays.
+        let word = former.ownership().load().unwrap_or(Ownership::Vacant);
+        match self.from.destroy_guest_while(&former, word) {
             Ok(()) | Err(nil_pool::Error::GuestGone { .. }) => {
                 tracing::info!("guest {guest}: its home is pool {} now", self.report.to.display());
             }

@@ -8,7 +8,9 @@ use crate::name::GuestName;
 use crate::order::{ImageSource, MemoryIn, RunVm};
 use crate::process::ProcessId;
 use crate::report::{GuestReport, known};
-use nil_pool::{GRANULE, GuestControl, GuestKind, GuestRequest, HostSlot, Membership, MemoryHome, Ownership};
+use nil_pool::{
+    BadOwnership, GRANULE, GuestControl, GuestKind, GuestRequest, HostSlot, Membership, MemoryHome, Ownership,
+};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,15 +79,17 @@ impl Host {
     /// Stops a guest of this host, whatever it is doing, and frees its memory.
     pub(crate) fn stop_guest(&self, name: &GuestName) -> Result<()> {
         self.check_adopted(name)?;
-        let control = match self.table.find(name) {
+        let (control, word) = match self.table.find(name) {
             Some(entry) => {
                 self.stop_worker(name, &entry)?;
-                entry.control
+                let word = word_of(name, &entry.control)?;
+                (entry.control, word)
             }
             None => self.find_remains(name)?,
         };
         let membership = self.pools.get(control.pool().id())?;
-        membership.destroy_guest(&control)?;
+        // By that word: whoever has taken the guest over meanwhile keeps it.
+        membership.destroy_guest_while(&control, word)?;
         self.reap_orphan_stripes();
         tracing::info!("guest {name}: stopped, its memory is free again");
         Ok(())
@@ -125,14 +129,14 @@ impl Host {
         }
     }
 
-    /// A guest of ours whose worker is gone.
-    fn find_remains(&self, name: &GuestName) -> Result<GuestControl> {
+    /// A guest of ours whose worker is gone, and its word.
+    fn find_remains(&self, name: &GuestName) -> Result<(GuestControl, Ownership)> {
         for membership in self.pools.all() {
             let Some(guest) = membership.pool().find_guest(name.as_str()) else { continue };
             let me = membership.slot();
             match guest.ownership {
                 Some(word @ (Ownership::Lost { .. } | Ownership::Owned { .. })) if word.responsible() == Some(me) => {
-                    return Ok(membership.pool().guest(guest.slot, guest.id)?);
+                    return Ok((membership.pool().guest(guest.slot, guest.id)?, word));
                 }
                 _ => {}
             }
@@ -142,9 +146,19 @@ impl Host {
     }
 }
 
+/// The word of a guest whose worker here is gone.
+fn word_of(name: &GuestName, control: &GuestControl) -> Result<Ownership> {
+    control.ownership().load().map_err(|bad| damaged(name, bad).into())
+}
+
+fn damaged(name: &GuestName, bad: BadOwnership) -> nil_pool::Error {
+    nil_pool::Error::DamagedWord { what: format!("ownership of guest '{name}'"), word: bad.0 }
+}
+
 /// Frees what a guest that did not start has left in the pool.
 fn discard(membership: &Membership, control: &GuestControl, name: &GuestName) {
-    match membership.destroy_guest(control) {
+    let destroyed = control.ownership().load().map(|word| membership.destroy_guest_while(control, word));
+    match destroyed.unwrap_or_else(|bad| Err(damaged(name, bad))) {
         // Its worker's end may have been noticed, and seen to, before.
         Ok(()) | Err(nil_pool::Error::GuestGone { .. }) => {}
         Err(error) => tracing::error!("guest {name}: its memory cannot be freed: {}", story(&error)),

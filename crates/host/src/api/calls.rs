@@ -11,8 +11,11 @@ use super::limits::{ORDERS, QUESTION_TIME};
 use super::problem::{Answer, Refusal};
 use crate::agent::{Host, Work};
 use crate::error::{Error, Result};
-use crate::report::JobReport;
+use crate::report::{CalledOff, JobReport};
+use axum::Json;
 use axum::http::StatusCode;
+use axum::http::header::LOCATION;
+use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -78,11 +81,26 @@ impl Api {
         Ok(answered.await.unwrap_or_else(|_| Err(self.stopping()))?)
     }
 
-    /// Has the agent begin a job; returns when it has begun.
-    pub(super) async fn job(&self, work: Work) -> Answer<JobReport> {
+    async fn job(&self, work: Work) -> Answer<JobReport> {
         let (begun, heard) = oneshot::channel();
         self.host.undertake(work, begun)?;
         Ok(heard.await.unwrap_or_else(|_| Err(self.stopping()))?)
+    }
+
+    /// Has the agent begin a job; answers with it, and where it can be followed.
+    pub(super) async fn begin(&self, work: Work) -> Answer<Response> {
+        let job = self.job(work).await?;
+        let location = format!("/v1/jobs/{}", job.id);
+        Ok((StatusCode::ACCEPTED, [(LOCATION, location)], Json(job)).into_response())
+    }
+
+    /// Has the agent call something off; answers when it is known how things stand.
+    pub(super) async fn call_off(
+        &self,
+        call_off: impl FnOnce(&Arc<Host>) -> Result<String> + Send + 'static,
+    ) -> Answer<Json<CalledOff>> {
+        let state = self.order(call_off).await?;
+        Ok(Json(CalledOff { state }))
     }
 
     fn stopping(&self) -> Error {

@@ -56,8 +56,7 @@ pub(super) async fn find(State(api): State<Api>, At(id): At<String>) -> Answer<J
 )]
 pub(super) async fn cancel(State(api): State<Api>, At(id): At<String>) -> Answer<Json<CalledOff>> {
     let id = number(&id)?;
-    let state = api.order(move |host| host.cancel_job(id)).await?;
-    Ok(Json(CalledOff { state }))
+    api.call_off(move |host| host.cancel_job(id)).await
 }
 
 /// `GET /v1/jobs/{id}/events`: `progress` for each step, and `end` with the report.

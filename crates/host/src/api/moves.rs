@@ -10,9 +10,7 @@ use crate::name::GuestName;
 use crate::report::{CalledOff, JobReport};
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::LOCATION;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use nil_mover::Direction;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -31,7 +29,7 @@ pub(super) async fn migrate(
     At(guest): At<GuestName>,
     Document(body): Document<MigrationBody>,
 ) -> Answer<Response> {
-    api.job(Work::Migrate(body.order(guest))).await.map(|job| accepted(&job))
+    api.begin(Work::Migrate(body.order(guest))).await
 }
 
 /// `POST /v1/guests/{name}/migrations/check`: says whether the target could have the guest; moves nothing.
@@ -66,7 +64,7 @@ pub(super) async fn move_memory(
     At(guest): At<GuestName>,
     Document(body): Document<MoveBody>,
 ) -> Answer<Response> {
-    api.job(Work::Move(body.order(guest))).await.map(|job| accepted(&job))
+    api.begin(Work::Move(body.order(guest))).await
 }
 
 /// `POST /v1/guests/{name}/rehomings`: the guest's home moves to another pool of this host.
@@ -83,7 +81,7 @@ pub(super) async fn rehome(
     At(guest): At<GuestName>,
     Document(body): Document<RehomingBody>,
 ) -> Answer<Response> {
-    api.job(Work::Rehome(body.order(guest))).await.map(|job| accepted(&job))
+    api.begin(Work::Rehome(body.order(guest))).await
 }
 
 /// `DELETE /v1/guests/{name}/rehomings`: calls off the rehoming that is on; answers when it is known how things stand.
@@ -95,8 +93,7 @@ pub(super) async fn rehome(
     responses((status = 200, description = "It is called off", body = CalledOff), Refusal)
 )]
 pub(super) async fn cancel_rehoming(State(api): State<Api>, At(guest): At<GuestName>) -> Answer<Json<CalledOff>> {
-    let state = api.order(move |host| host.cancel_rehoming(&guest)).await?;
-    Ok(Json(CalledOff { state }))
+    api.call_off(move |host| host.cancel_rehoming(&guest)).await
 }
 
 /// `POST /v1/guests/{name}/routes`: the guest goes over other hosts to one that shares no pool with this one.
@@ -113,7 +110,7 @@ pub(super) async fn route(
     At(guest): At<GuestName>,
     Document(body): Document<RouteBody>,
 ) -> Answer<Response> {
-    api.job(Work::Route(body.order(guest))).await.map(|job| accepted(&job))
+    api.begin(Work::Route(body.order(guest))).await
 }
 
 /// `DELETE /v1/guests/{name}/migrations`: calls off the migration that is on; answers when it is known how things stand.
@@ -125,8 +122,7 @@ pub(super) async fn route(
     responses((status = 200, description = "It is called off", body = CalledOff), Refusal)
 )]
 pub(super) async fn cancel_migration(State(api): State<Api>, At(guest): At<GuestName>) -> Answer<Json<CalledOff>> {
-    let state = api.order(move |host| host.cancel_migration(&guest)).await?;
-    Ok(Json(CalledOff { state }))
+    api.call_off(move |host| host.cancel_migration(&guest)).await
 }
 
 /// Which move is to be called off.
@@ -151,12 +147,5 @@ pub(super) async fn cancel_move(
     At(guest): At<GuestName>,
     Asked(way): Asked<Way>,
 ) -> Answer<Json<CalledOff>> {
-    let state = api.order(move |host| host.cancel_move(&guest, way.direction)).await?;
-    Ok(Json(CalledOff { state }))
-}
-
-/// A job that has begun.
-pub(super) fn accepted(job: &JobReport) -> Response {
-    let location = format!("/v1/jobs/{}", job.id);
-    (StatusCode::ACCEPTED, [(LOCATION, location)], Json(job)).into_response()
+    api.call_off(move |host| host.cancel_move(&guest, way.direction)).await
 }

@@ -1,7 +1,6 @@
 //! What agents ask of each other.
 
 use super::calls::Api;
-use super::moves::accepted;
 use super::problem::{Answer, Refusal};
 use super::request::Document;
 use crate::agent::{Source, Work};
@@ -69,5 +68,5 @@ fn line(news: &ArmNews) -> Bytes {
     responses((status = 202, description = "The job has begun", body = JobReport), Refusal)
 )]
 pub(super) async fn settle(State(api): State<Api>, Document(order): Document<SettleOrder>) -> Answer<Response> {
-    api.job(Work::Settle(order)).await.map(|job| accepted(&job))
+    api.begin(Work::Settle(order)).await
 }

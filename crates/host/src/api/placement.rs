@@ -1,7 +1,6 @@
 //! Whether the host takes guests, and emptying it.
 
 use super::calls::Api;
-use super::moves::accepted;
 use super::problem::{Answer, Refusal};
 use super::request::{Asked, Document};
 use crate::agent::Work;
@@ -82,7 +81,7 @@ pub(super) async fn plan(State(api): State<Api>, Asked(planned): Asked<Planned>)
     responses((status = 202, description = "The job has begun", body = JobReport), Refusal)
 )]
 pub(super) async fn drain(State(api): State<Api>, Document(order): Document<Drain>) -> Answer<Response> {
-    api.job(Work::Drain(order)).await.map(|job| accepted(&job))
+    api.begin(Work::Drain(order)).await
 }
 
 /// `DELETE /v1/host/drain`: calls it off; answers when it has stopped.
@@ -93,8 +92,7 @@ pub(super) async fn drain(State(api): State<Api>, Document(order): Document<Drai
     responses((status = 200, description = "It is called off", body = CalledOff), Refusal)
 )]
 pub(super) async fn cancel(State(api): State<Api>) -> Answer<Json<CalledOff>> {
-    let state = api.order(|host| host.cancel_drain()).await?;
-    Ok(Json(CalledOff { state }))
+    api.call_off(|host| host.cancel_drain()).await
 }
 
 /// How evening out is to be planned.
@@ -145,7 +143,7 @@ pub(super) async fn plan_rebalance(
     responses((status = 202, description = "The job has begun", body = JobReport), Refusal)
 )]
 pub(super) async fn rebalance(State(api): State<Api>, Document(order): Document<Rebalance>) -> Answer<Response> {
-    api.job(Work::Rebalance(order)).await.map(|job| accepted(&job))
+    api.begin(Work::Rebalance(order)).await
 }
 
 /// `DELETE /v1/rebalance`: calls it off; answers when it has stopped.
@@ -156,6 +154,5 @@ pub(super) async fn rebalance(State(api): State<Api>, Document(order): Document<
     responses((status = 200, description = "It is called off", body = CalledOff), Refusal)
 )]
 pub(super) async fn cancel_rebalance(State(api): State<Api>) -> Answer<Json<CalledOff>> {
-    let state = api.order(|host| host.cancel_rebalance()).await?;
-    Ok(Json(CalledOff { state }))
+    api.call_off(|host| host.cancel_rebalance()).await
 }

@@ -2,7 +2,7 @@
 
 use super::credentials::{Credentials, TlsFiles};
 use super::identity::{Identity, NetworkName, Role, identity_of};
-use super::{ALPN, HANDSHAKE, provider, refusal};
+use super::{ALPN, provider, refusal};
 use crate::error::{Error, Result};
 use crate::name::HostName;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -73,9 +73,7 @@ impl ClientTls {
         let connector = TlsConnector::from(Arc::new(self.config(peer)?));
         // Whom we mean is judged by `Called`; the name that TLS itself would send along stays here.
         let nobody = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0; 4])));
-        let untrusted = |failed| refusal::handshake(peer.to_string(), failed);
-        let shaken = tokio::time::timeout(HANDSHAKE, connector.connect(nobody, stream)).await;
-        shaken.map_err(|late| untrusted(Err(late)))?.map_err(|error| untrusted(Ok(error)))
+        refusal::shake(peer.to_string(), connector.connect(nobody, stream)).await
     }
 
     fn config(&self, peer: &Peer) -> Result<ClientConfig> {

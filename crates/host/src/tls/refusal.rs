@@ -1,5 +1,6 @@
 //! What TLS says, in words that tell a person what to do.
 
+use super::HANDSHAKE;
 use crate::error::{Error, story};
 use rustls::AlertDescription;
 use rustls::CertificateError as Wrong;
@@ -7,8 +8,17 @@ use std::io;
 use std::sync::Arc;
 use tokio::time::error::Elapsed;
 
+/// Shakes hands with a peer, which may take ten seconds at most.
+pub(super) async fn shake<S>(peer: String, shaking: impl Future<Output = io::Result<S>>) -> Result<S, Error> {
+    match tokio::time::timeout(HANDSHAKE, shaking).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(handshake(peer, Ok(error))),
+        Err(late) => Err(handshake(peer, Err(late))),
+    }
+}
+
 /// Why a handshake failed, and with whom.
-pub(super) fn handshake(peer: impl Into<String>, failed: Result<io::Error, Elapsed>) -> Error {
+pub(super) fn handshake(peer: String, failed: Result<io::Error, Elapsed>) -> Error {
     let why = match failed {
         Ok(error) => match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(error) => sentence(error),
@@ -17,7 +27,7 @@ pub(super) fn handshake(peer: impl Into<String>, failed: Result<io::Error, Elaps
         },
         Err(_) => "it did not finish the handshake in time".to_owned(),
     };
-    Error::Untrusted { peer: peer.into(), why }
+    Error::Untrusted { peer, why }
 }
 
 /// A refusal of ours, for rustls to pass on.

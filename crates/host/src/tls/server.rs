@@ -3,7 +3,7 @@
 use super::credentials::{Credentials, TlsFiles};
 use super::identity::{Identity, Role, identity_of};
 use super::pem::unusable;
-use super::{ALPN, HANDSHAKE, provider, refusal};
+use super::{ALPN, provider, refusal};
 use crate::error::{Error, Result};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -60,9 +60,7 @@ impl ServerTls {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let untrusted = |failed| refusal::handshake("a caller", failed);
-        let shaken = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream)).await;
-        let stream = shaken.map_err(|late| untrusted(Err(late)))?.map_err(|error| untrusted(Ok(error)))?;
+        let stream = refusal::shake("a caller".to_owned(), self.acceptor.accept(stream)).await?;
         let caller = identity_of(stream.get_ref().1.peer_certificates().unwrap_or_default())?;
         Ok((stream, caller))
     }

@@ -103,7 +103,7 @@ fn answered(answer: std::io::Result<u8>) -> Result<()> {
             assert_eq!(byte, 7);
             Ok(())
         }
-        Err(error) => Err(refusal::handshake("the host", Ok(error))),
+        Err(error) => Err(refusal::handshake("the host".to_owned(), Ok(error))),
     }
 }
 

@@ -12,6 +12,9 @@
 //! the guest stays there.
 
 mod chart;
+mod course;
+
+pub(super) use course::{Course, Routes};
 
 use super::Host;
 use super::ledger::Record;
@@ -27,10 +30,11 @@ use crate::report::{
 };
 use crate::survey::Survey;
 use chart::{Chart, Plan, Step, Wanted};
+use course::EndedAs;
 use nil_mover::{Direction, MoveOutcome};
 use nil_pool::{GuestId, PoolId};
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How many ways are planned before it is given up.
@@ -41,41 +45,6 @@ const PATIENCE_WITH_AGENTS: Duration = Duration::from_secs(10);
 const LOOK_FOR_AGENT: Duration = Duration::from_millis(200);
 /// How often a leg is told again that it is called off: it may have been about to begin.
 const TELL_AGAIN: Duration = Duration::from_millis(50);
-
-/// The guests that are on their way over several hosts by order of this agent.
-#[derive(Debug, Default)]
-pub(super) struct Routes(Mutex<BTreeMap<GuestId, Arc<Course>>>);
-
-/// A guest that is among them, until this is dropped.
-struct Listed<'a> {
-    routes: &'a Routes,
-    id: GuestId,
-}
-
-/// How far a guest is, as far as calling it off goes.
-#[derive(Debug)]
-pub(super) struct Course {
-    guest: GuestName,
-    to: HostName,
-    state: Mutex<Way>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Way {
-    cancelled: bool,
-    /// What is being done, while it is.
-    step: Option<Step>,
-    /// How it ended, in a sentence.
-    end: Option<(EndedAs, String)>,
-}
-
-/// What whoever has called it off is told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum EndedAs {
-    CalledOff,
-    Otherwise,
-}
 
 /// One guest's journey, and what has been learnt on it.
 struct Traveller<'a> {
@@ -115,12 +84,7 @@ impl Host {
             return Err(Error::refused(format!("guest {} is on host {} already", order.guest, order.to)));
         }
         check_costs(order.budget, order.stall_timeout_us)?;
-        let course = Arc::new(Course {
-            guest: order.guest.clone(),
-            to: order.to.clone(),
-            state: Mutex::default(),
-            changed: Condvar::new(),
-        });
+        let course = Arc::new(Course::new(&order.guest, &order.to));
         let _listed = self.routes.begin(entry.id, &course)?;
         let mut traveller = Traveller::new(self, order, Arc::clone(&course), entry.id);
         // Before anything is done: a target that cannot be reached costs the guest nothing.
@@ -133,15 +97,10 @@ impl Host {
 
     /// Calls off a guest's way over several hosts, between two legs or within one. Returns how things stand.
     pub(super) fn cancel_route(&self, course: &Course) -> Result<String> {
-        let guest = &course.guest;
-        tracing::info!("guest {guest}: its way to host {} is called off", course.to);
+        let guest = course.guest();
+        tracing::info!("guest {guest}: its way to host {} is called off", course.to());
         loop {
-            let step = {
-                let mut way = course.lock();
-                way.cancelled = true;
-                way.step.clone()
-            };
-            if let Some(step) = step
+            if let Some(step) = course.cancel()
                 && let Err(error) = self.cancel_step(guest, &step)
             {
                 tracing::debug!("guest {guest}: {}", error.story());
@@ -417,7 +376,7 @@ impl Traveller<'_> {
 
     /// Whether it was called off.
     fn must_stop(&self) -> Option<RouteOutcome> {
-        self.course.lock().cancelled.then(|| RouteOutcome::Cancelled { why: self.called_off() })
+        self.course.is_cancelled().then(|| RouteOutcome::Cancelled { why: self.called_off() })
     }
 
     fn called_off(&self) -> String {
@@ -471,65 +430,4 @@ fn tell(step: &Step, chart: &Chart) -> String {
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-impl Routes {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<GuestId, Arc<Course>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn begin(&self, id: GuestId, course: &Arc<Course>) -> Result<Listed<'_>> {
-        let mut routes = self.lock();
-        if let Some(on) = routes.get(&id) {
-            return Err(Error::Busy(format!("guest {} is on its way to host {} already", on.guest, on.to)));
-        }
-        routes.insert(id, Arc::clone(course));
-        Ok(Listed { routes: self, id })
-    }
-}
-
-impl Drop for Listed<'_> {
-    fn drop(&mut self) {
-        self.routes.lock().remove(&self.id);
-    }
-}
-
-impl Course {
-    fn lock(&self) -> MutexGuard<'_, Way> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Begins a step, unless it has been called off.
-    fn enter(&self, step: &Step) -> bool {
-        let mut way = self.lock();
-        if !way.cancelled {
-            way.step = Some(step.clone());
-        }
-        !way.cancelled
-    }
-
-    fn leave(&self) {
-        self.lock().step = None;
-    }
-
-    fn end(&self, report: &RouteReport) {
-        let guest = &self.guest;
-        let end = match &report.outcome {
-            RouteOutcome::Cancelled { why } => (EndedAs::CalledOff, format!("guest {guest}: {why}")),
-            RouteOutcome::Arrived => {
-                (EndedAs::Otherwise, format!("it came too late: guest {guest} runs on host {}", self.to))
-            }
-            RouteOutcome::Stranded { why } => {
-                (EndedAs::Otherwise, format!("guest {guest} runs on host {}: {why}", report.now_at))
-            }
-        };
-        self.lock().end = Some(end);
-        self.changed.notify_all();
-    }
-
-    /// Waits a while for its end; what whoever has called it off is told.
-    pub(super) fn wait(&self, patience: Duration) -> Option<(EndedAs, String)> {
-        let waited = self.changed.wait_timeout_while(self.lock(), patience, |way| way.end.is_none());
-        waited.unwrap_or_else(PoisonError::into_inner).0.end.clone()
-    }
 }
