@@ -5,7 +5,8 @@
 //! to serde_json as it is, and asks for a map wherever a struct is wanted.
 
 use serde::de::{
-    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor,
+    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, Unexpected,
+    VariantAccess, Visitor,
 };
 use std::fmt;
 
@@ -78,9 +79,17 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Strict<V> {
     visit! {
         visit_bool: bool, visit_char: char,
         visit_i8: i8, visit_i16: i16, visit_i32: i32, visit_i64: i64, visit_i128: i128,
-        visit_u8: u8, visit_u16: u16, visit_u32: u32, visit_u64: u64, visit_u128: u128,
+        visit_u8: u8, visit_u16: u16, visit_u32: u32, visit_u128: u128,
         visit_f32: f32, visit_f64: f64, visit_str: &str, visit_borrowed_str: &'de str, visit_string: String,
         visit_bytes: &[u8], visit_borrowed_bytes: &'de [u8], visit_byte_buf: Vec<u8>
+    }
+
+    /// The description of the API says that numbers have 63 bits.
+    fn visit_u64<E: Error>(self, value: u64) -> Result<V::Value, E> {
+        if i64::try_from(value).is_err() {
+            return Err(E::invalid_value(Unexpected::Unsigned(value), &"a number below 2^63"));
+        }
+        self.0.visit_u64(value)
     }
 
     fn visit_none<E: Error>(self) -> Result<V::Value, E> {
@@ -270,6 +279,14 @@ mod tests {
                  "command_line": "", "cpu": {cpu}}}"#
         );
         from_slice::<RunVm>(vm.as_bytes()).expect_err("a model is an object");
+    }
+
+    #[test]
+    fn numbers_have_as_many_bits_as_the_description_says() {
+        let drain = |limit: u64| from_slice::<Drain>(format!(r#"{{"time_limit_us": {limit}}}"#).as_bytes());
+        assert_eq!(drain(i64::MAX.unsigned_abs()).expect("a limit").time_limit_us, Some(i64::MAX.unsigned_abs()));
+        let error = drain(1 << 63).expect_err("too large").to_string();
+        assert!(error.contains("below 2^63"), "{error}");
     }
 
     #[test]
