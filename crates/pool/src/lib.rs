@@ -25,7 +25,6 @@ mod control;
 #[cfg(all(test, not(loom)))]
 mod crash_tests;
 mod create;
-#[cfg(not(loom))]
 mod deadman;
 mod error;
 mod fault;
@@ -81,7 +80,6 @@ pub use capacity_mapping::{CapacityMapping, Source};
 pub use check::{CheckReport, Finding, Severity};
 pub use control::{GuestConfig, GuestControl};
 pub use create::CreateOptions;
-#[cfg(not(loom))]
 pub use deadman::{Deadman, FENCED_STATUS};
 pub use error::{Error, Result};
 pub use fencing::{Fence, Life};

@@ -134,6 +134,8 @@ fn case(args: &Args, lease: Duration, output: Output) -> anyhow::Result<Case> {
     let mut victim = 0;
     for number in 0..args.samples {
         protect(args, &fleet, victim, &guest)?;
+        // Hosts die at any moment between two checkpoints.
+        std::thread::sleep(args.protect * (number * 37 % 100 + 100) / 100);
         let taken = take(&fleet, victim, &guest, frequency)?;
         verify(&fleet, 1 - victim, &guest, args.memory.get(), frequency)?;
         takeovers.record(frequency.nanoseconds(taken.resumed - taken.killed));

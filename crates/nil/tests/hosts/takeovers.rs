@@ -3,6 +3,7 @@
 use crate::crashes::{abandoned, control};
 use crate::kvm::has_kvm;
 use crate::playground::{Agent, Playground, await_that, kill};
+use crate::witness::Witness;
 use nil_guest_abi::layout::CONTROL_OFFSET;
 use nil_guest_abi::{ControlBlock, VcpuBlock};
 use nil_pool::{Epoch, Fence, GuestControl, Ownership};
@@ -278,4 +279,111 @@ fn a_guest_that_is_frozen_between_two_dead_hosts_goes_on_at_a_third() {
     assert_eq!((&taken["host"], &taken["epoch"]), (&"C".into(), &2.into()));
     assert!(matches!(word(&guest), Ownership::Owned { epoch: Epoch(2), .. }));
     await_that("the report", || reports(&playground).iter().any(|report| report["outcome"]["kind"] == "rescued"));
+}
+
+/// Starts a guest on A of which checkpoints are made, and waits for some.
+fn protected(playground: &Playground) -> GuestControl {
+    let pool = playground.pool();
+    let run = ["vm", "run", "builtin:demo", "--memory", "64M", "--name", "g", "--pool", &pool, "--host", "A"];
+    playground.json(&[&run[..], &["--protect", "25ms"]].concat());
+    Witness::of(playground, "g").await_filled();
+    let guest = control(playground);
+    let owner = guest.pool().find_host("A").expect("the host").slot;
+    let first = guest.last_commit(owner).expect("no damage").map_or(0, |commit| commit.number);
+    await_that("checkpoints", || {
+        guest.last_commit(owner).expect("no damage").is_some_and(|commit| commit.number > first + 2)
+    });
+    guest
+}
+
+/// The guest runs on one of these hosts, has found no error in its memory, and goes on.
+fn goes_on(playground: &Playground, hosts: &[&str]) {
+    let guest = playground.await_state("g", "running");
+    assert!(hosts.contains(&guest["host"].as_str().expect("a host")), "{guest}");
+    let witness = Witness::of_guest(&guest);
+    witness.verify();
+    let before = witness.turns();
+    await_that("the guest's going on", || witness.turns() > before);
+}
+
+#[test]
+fn a_protected_guest_of_a_killed_host_goes_on_at_another() {
+    if !has_kvm() {
+        return;
+    }
+    let playground = Playground::new();
+    let (a, _b) = (quick(&playground, "A", "auto", &[]), quick(&playground, "B", "auto", &[]));
+    protected(&playground);
+    a.end(Signal::KILL);
+    playground.workers_of("A").into_iter().for_each(|pid| kill(pid, Signal::KILL));
+    await_that("the report", || reports(&playground).iter().any(|report| report["outcome"]["kind"] == "resumed"));
+    goes_on(&playground, &["B"]);
+}
+
+#[test]
+fn a_host_that_wakes_up_does_not_disturb_a_guest_that_was_taken_from_it() {
+    if !has_kvm() {
+        return;
+    }
+    let playground = Playground::new();
+    let (a, _b) = (quick(&playground, "A", "auto", &[]), quick(&playground, "B", "auto", &[]));
+    let guest = protected(&playground);
+    let taker = guest.pool().find_host("B").expect("the host").slot;
+    let workers = playground.workers_of("A");
+    for pid in workers.iter().copied().chain([a.pid()]) {
+        kill(pid, Signal::STOP);
+    }
+    // No command could be used here: it would ask the agent that stands still, too.
+    await_that("the guest's running at B", || matches!(word(&guest), Ownership::Owned { host, .. } if host == taker));
+    workers.iter().for_each(|pid| kill(*pid, Signal::CONT));
+    await_that("the end of the fenced worker", || playground.workers_of("A").is_empty());
+    kill(a.pid(), Signal::CONT);
+    assert_eq!(a.wait().code(), Some(75));
+    goes_on(&playground, &["B"]);
+}
+
+#[test]
+fn a_worker_that_is_killed_alone_has_its_guest_brought_back_where_it_was() {
+    if !has_kvm() {
+        return;
+    }
+    let playground = Playground::new();
+    let (_a, _b) = (quick(&playground, "A", "auto", &[]), quick(&playground, "B", "auto", &[]));
+    let guest = protected(&playground);
+    let before = word(&guest).epoch();
+    playground.workers_of("A").into_iter().for_each(|pid| kill(pid, Signal::KILL));
+    await_that(
+        "the guest's being brought back",
+        || matches!(word(&guest), Ownership::Owned { epoch, .. } if Some(epoch) > before),
+    );
+    goes_on(&playground, &["A"]);
+    assert_eq!(fence_of(&playground, "A"), Fence::Standing);
+}
+
+#[test]
+fn a_taker_that_is_killed_at_any_moment_is_replaced() {
+    if !has_kvm() {
+        return;
+    }
+    for delay in [0, 5, 10, 15, 20, 30, 40] {
+        let playground = Playground::new();
+        let (a, b) = (quick(&playground, "A", "auto", &[]), quick(&playground, "B", "auto", &[]));
+        let _c = quick(&playground, "C", "auto", &[]);
+        let guest = protected(&playground);
+        a.end(Signal::KILL);
+        playground.workers_of("A").into_iter().for_each(|pid| kill(pid, Signal::KILL));
+        std::thread::sleep(Duration::from_millis(50 + delay));
+        b.end(Signal::KILL);
+        playground.workers_of("B").into_iter().for_each(|pid| kill(pid, Signal::KILL));
+        // If B had got as far as to run it, it was not protected there yet, and is lost with B.
+        await_that("the guest's end or its going on", || {
+            let taken = guest.pool().find_host("C").expect("the host").slot;
+            matches!(word(&guest), Ownership::Owned { host, .. } if host == taken) || is_lost(&guest)
+        });
+        if is_lost(&guest) {
+            assert!(word(&guest).epoch() > Some(Epoch(2)), "it was lost before anybody ran it: {}", word(&guest));
+        } else {
+            goes_on(&playground, &["C"]);
+        }
+    }
 }

@@ -15,12 +15,14 @@
 use super::{Protection, holds, write_image};
 use crate::capacity_mapping::CapacityMapping;
 use crate::control::GuestControl;
+use crate::deadman::Deadman;
 use crate::error::{Error, Result};
 use crate::format::placement::{Place, Placed};
 use crate::format::protection::{Commit, LOG_PAGE, LogEntry, Standing};
 use crate::format::{BadRecord, checksum};
-use crate::ownership::{Epoch, HostSlot};
+use crate::ownership::{Epoch, HostSlot, Ownership};
 use crate::state::{Area, StateArea, copy_area, is_whole};
+use crate::tether::Tether;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
@@ -92,6 +94,11 @@ impl GuestControl {
         if standing != Standing::Sealed(number) {
             protection.stand(standing, Standing::Sealed(number))?;
         }
+        // Like the calling thread's, no store of the others may come after the taker has been fenced.
+        let guard = || match self.ownership().load() {
+            Ok(Ownership::Taken { taker, .. }) => Deadman::guard(Tether::new(self.pool(), taker)?).map(Some),
+            Ok(_) | Err(_) => Ok(None),
+        };
         let mut restored = Restored {
             commit: commit.number,
             taken: commit.taken,
@@ -107,7 +114,7 @@ impl GuestControl {
             if places.len() < ALONE { 1 } else { available_parallelism().map_or(1, |cpus| cpus.get().min(MOST)) };
         for block in places.chunks(LOOK_AFTER * threads) {
             ours()?;
-            restored.written += protection.redo_all(&commit, block, &image, threads)?;
+            restored.written += protection.redo_all(&commit, block, &image, (threads, &guard))?;
         }
         ours()?;
         copy_state(&protection, &commit, &state, epoch);
@@ -119,13 +126,13 @@ impl GuestControl {
 }
 
 impl Protection {
-    /// Brings pages into the image, by so many threads; how many had to be written.
+    /// Brings pages into the image, by so many threads, each guarded; how many had to be written.
     fn redo_all(
         &self,
         commit: &Commit,
         places: &[(u64, LogEntry)],
         image: &CapacityMapping,
-        threads: usize,
+        (threads, guard): (usize, &(impl Fn() -> Result<Option<Deadman>> + Sync)),
     ) -> Result<u64> {
         let redo = |places: &[(u64, LogEntry)]| {
             places.iter().try_fold(0, |written, &(place, entry)| {
@@ -137,7 +144,12 @@ impl Protection {
         }
         std::thread::scope(|scope| {
             let parts = places.chunks(places.len().div_ceil(threads));
-            let parts: Vec<_> = parts.map(|part| scope.spawn(|| redo(part))).collect();
+            let redo = &redo;
+            let guarded = move |part| {
+                let _deadman = guard()?;
+                redo(part)
+            };
+            let parts: Vec<_> = parts.map(|part| scope.spawn(move || guarded(part))).collect();
             let join = |written: u64, part: std::thread::ScopedJoinHandle<'_, Result<u64>>| match part.join() {
                 Ok(more) => Ok(written + more?),
                 Err(panic) => std::panic::resume_unwind(panic),
