@@ -19,20 +19,20 @@ use crate::{
 const ENOUGH: usize = 20_000;
 
 /// A home pool and another one, a striped capacity over both, and a guest that has its memory striped over both.
-struct Scene {
+pub(crate) struct Scene {
     _directory: tempfile::TempDir,
-    home: Membership,
-    other: Membership,
+    pub(crate) home: Membership,
+    pub(crate) other: Membership,
     tag: Tag,
 }
 
-fn member(pool: &Pool, name: &str) -> Membership {
+pub(crate) fn member(pool: &Pool, name: &str) -> Membership {
     let identity = HostIdentity { id: HostId::random(), name: name.to_owned(), kind: HostKind::Agent, address: None };
     pool.join(&identity).expect("membership")
 }
 
 impl Scene {
-    fn build() -> Self {
+    pub(crate) fn build() -> Self {
         let directory = tempfile::tempdir_in("/dev/shm").expect("a directory on tmpfs");
         let [home, other] = ["home", "other"].map(|name| {
             let options = CreateOptions { size: Some(16 * GRANULE), ..CreateOptions::default() };
@@ -54,29 +54,29 @@ impl Scene {
         StripeRequest { granularity: GRANULE, legs: vec![leg(&self.home), leg(&self.other)] }
     }
 
-    fn add(&self, tag: Tag) {
+    pub(crate) fn add(&self, tag: Tag) {
         let (class, coherence, label) = (Class::Shared, Coherence::Hardware, "crash".to_owned());
         let bytes = 3 * GRANULE;
         let request = CapacityRequest { tag: Some(tag), class, coherence, bytes, access: Vec::new(), label };
         self.home.add_striped_capacity(&request, &self.stripe(), &[&self.other]).expect("a striped capacity");
     }
 
-    fn release(&self) {
+    pub(crate) fn release(&self) {
         self.home.release_capacity_with(self.tag, &[&self.other], AbsentPools::Refuse).expect("released");
     }
 
-    fn destroy(&self) {
+    pub(crate) fn destroy(&self) {
         let info = self.home.pool().find_guest("old").expect("the guest");
         let guest = self.home.pool().guest(info.slot, info.id).expect("the guest");
         self.home.destroy_guest(&guest).expect("destroyed");
     }
 
-    fn pools(&self) -> [&Pool; 2] {
+    pub(crate) fn pools(&self) -> [&Pool; 2] {
         [self.home.pool(), self.other.pool()]
     }
 
     /// What both pools hold, apart from the hosts.
-    fn contents(&self) -> [(Usage, Vec<u64>); 2] {
+    pub(crate) fn contents(&self) -> [(Usage, Vec<u64>); 2] {
         self.pools().map(|pool| {
             let mut capacities: Vec<u64> = pool.capacities().iter().map(|capacity| capacity.bytes).collect();
             capacities.sort_unstable();
@@ -85,7 +85,7 @@ impl Scene {
     }
 
     /// Makes the host that of a process that is gone, in both pools.
-    fn kill(&self) {
+    pub(crate) fn kill(&self) {
         for member in [&self.home, &self.other] {
             let (tables, slot) = (member.pool().tables(), member.slot());
             let Seen::Used(_, Ok(mut record)) = tables.host(slot) else { panic!("the host is there") };
@@ -97,7 +97,7 @@ impl Scene {
     }
 
     /// What another host does about the dead one.
-    fn settle(&self, peers: &[&Membership; 2]) {
+    pub(crate) fn settle(&self, peers: &[&Membership; 2]) {
         for (pool, slot) in self.pools().into_iter().zip([self.home.slot(), self.other.slot()]) {
             Actor::new(pool, slot).recover();
         }
@@ -121,7 +121,7 @@ impl Scene {
         panic!("settling makes more than {ENOUGH} writes");
     }
 
-    fn assert_sound(&self, when: &str) {
+    pub(crate) fn assert_sound(&self, when: &str) {
         for pool in self.pools() {
             let report = pool.check(false);
             let wrong = report.findings.iter().filter(|finding| finding.severity != Severity::Note);

@@ -7,6 +7,7 @@ mod observers;
 mod operations;
 mod others;
 mod protection;
+mod stripes;
 
 use super::{Fate, Settings, become_host, die, draw, end, start};
 use crate::crash_tests::Scene;
