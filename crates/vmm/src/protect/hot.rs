@@ -13,7 +13,7 @@ const TRIAL: u8 = 2;
 /// Once in so many commits it is protected all the same; not all pages at once.
 const TERM: u64 = 32;
 /// What a standstill may take once the vCPUs have stopped.
-const SHORT: Duration = Duration::from_micros(200);
+const SHORT: Duration = Duration::from_micros(150);
 /// The same, if no page of an epoch need be protected then: the guest has no faults at all.
 const LONG: Duration = Duration::from_micros(600);
 /// So many pages an epoch may change for that.
