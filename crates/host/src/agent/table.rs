@@ -170,6 +170,11 @@ impl Table {
         guests.iter().filter(|(_, entry)| comes(entry)).map(|(name, _)| name.clone()).collect()
     }
 
+    /// Whether a name is taken, be it by a worker that has yet to come up.
+    pub(super) fn is_taken(&self, name: &GuestName) -> bool {
+        self.lock().contains_key(name)
+    }
+
     pub(super) fn find(&self, name: &GuestName) -> Option<Entry> {
         self.lock().get(name).cloned().flatten()
     }

@@ -148,9 +148,13 @@ impl Host {
         Ok(())
     }
 
-    /// Asks the workers again that lived and could not be adopted. Who has died meanwhile is seen to now.
+    /// Asks the workers again that lived and could not be adopted. Who has died meanwhile is seen to now. A worker that an
+    /// earlier agent had started, and that came up only when this one had looked for workers, is asked from the next round on.
     pub(super) fn adopt_again(self: &Arc<Self>) {
+        self.unadopted().retain(|name| !self.table.is_taken(name));
         let names = self.unadopted().clone();
+        let sockets = self.dir.worker_sockets().unwrap_or_default();
+        self.unadopted().extend(sockets.into_iter().filter(|name| !self.table.is_taken(name)));
         for name in names {
             match self.adopt(&name, NEXT_WORD) {
                 Ok(()) => {
