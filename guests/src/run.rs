@@ -41,7 +41,7 @@ pub fn run(program: Program, entry: Entry) -> ! {
     loop {
         let turn = vcpu.counter.load(Ordering::Relaxed) + 1;
         vcpu.counter.store(turn, Ordering::Relaxed);
-        if rest != 0 && turn % STRETCH == 0 {
+        if rest != 0 && turn.is_multiple_of(STRETCH) {
             out_word(REST_PORT, rest);
             gaps.rested();
         }

@@ -29,6 +29,8 @@ fn living_hosts_that_share_no_pool_reach_each_other_over_one_that_is_in_both() {
     assert_eq!((&ways[0]["way"], names(&ways[0]["hops"])), (&"A –pool→ H –other→ Z".into(), vec!["H"]));
     let told = playground.nil(&["topo", "path", "A", "Z", "--guest-memory", "64M", "--explain"]).stdout;
     assert!(told.contains("relocate at H from pool to other"), "{told}");
+    let usual = playground.nil(&["topo", "path", "A", "Z"]);
+    assert!(!usual.stderr.contains("--guest-memory"), "it need not be given: {}", usual.stderr);
     let avoided = playground.nil(&["topo", "path", "A", "Z", "--guest-memory", "64M", "--avoid", "H"]);
     avoided.refuses(1, &["from A to Z", "to be avoided"]);
 }

@@ -16,7 +16,7 @@ pub(crate) struct Args {
     /// The host on which it is to run.
     to: String,
     /// How much memory it has.
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", default_value = "1G")]
     guest_memory: Bytes,
     /// Where its memory lies, before and after: in DRAM, or in a pool.
     #[arg(long, value_enum, default_value_t = MemoryIn::Pool, value_name = "WHERE")]
