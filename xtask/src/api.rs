@@ -33,8 +33,8 @@ pub(crate) fn check(this: &Run) -> Result<Outcome> {
              python3-venv)"
         )));
     };
-    // The whole workspace's, so that what the tests were built with serves here, too.
-    run(&mut this.cargo("build --locked --workspace --bin nil"))?;
+    // As the tests were built, so that nothing is built again.
+    run(&mut this.cargo("build --locked --workspace --bin nil --tests"))?;
     let stage = Stage::set_up(this)?;
     let [paths, operation] = NOT_ASKED;
     run(this
