@@ -66,13 +66,15 @@ pub enum Stage {
     Ready,
 }
 
-/// How the guest came to run under KVM.
+/// How the guest came to run under KVM. Either way QEMU 7.2 loses registers of a guest that has them in use when it is handed
+/// on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Acceleration {
-    /// It booted there.
+    /// It booted there. Where KVM does not hide the CPU's AVX from the guest (PVM does not), the upper lanes of YMM are lost
+    /// every now and then, whatever `-cpu` says.
     Kvm,
     /// It booted under TCG and was handed over. QEMU does not take the x87 and SSE registers along from TCG to KVM (it takes
-    /// them for unused, and KVM makes new ones): a guest that has them in use at that moment notices. From KVM to KVM it does.
+    /// them for unused, and KVM makes new ones): a guest that has them in use at that moment notices.
     KvmAfterTcg,
 }
 
@@ -176,7 +178,8 @@ impl Peer {
         self.qemu.process_id()
     }
 
-    /// How the guest came to run under KVM.
+    /// How the guest came to run under KVM. Either way QEMU 7.2 loses registers of a guest that has them in use when it is handed
+    /// on.
     #[must_use]
     pub fn acceleration(&self) -> Acceleration {
         self.acceleration

@@ -76,7 +76,7 @@ fn a_host_is_emptied_as_a_dry_run_says_and_stays_cordoned() {
     assert!(answer.stdout.contains("host A is empty: 4 guests left"), "{}", answer.stdout);
     assert!(answer.stderr.contains("of 4 guests have left, about "), "{}", answer.stderr);
     assert!(hosts_of(&playground, &guests).iter().all(|host| host != "A"));
-    assert!(playground.workers_of("A").is_empty());
+    await_that("the end of A's workers", || playground.workers_of("A").is_empty());
     playground.nil(&["migrate", "g0", "--to", "A"]).refuses(1, &["cordoned"]);
     let report = playground.json(&["drain", "A"]);
     assert_eq!((&report["outcome"], &report["departures"]), (&"emptied".into(), &serde_json::json!([])));
