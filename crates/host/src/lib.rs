@@ -24,6 +24,7 @@ mod joined;
 mod layout;
 mod message;
 mod metrics;
+mod micros;
 mod name;
 mod order;
 mod outlook;

@@ -162,6 +162,28 @@ pub(crate) struct WorkerStatus {
     pub(crate) protection: Option<ProtectionReport>,
 }
 
+#[cfg(test)]
+impl WorkerStatus {
+    /// A guest that runs in this process.
+    pub(crate) fn of_test() -> Self {
+        Self {
+            process: ProcessId::current().expect("this process"),
+            guest: GuestId::random(),
+            pool: PoolId::random(),
+            slot: GuestSlot(0),
+            name: "g".parse().expect("a good name"),
+            phase: Phase::Running,
+            detail: None,
+            moving: None,
+            move_limit: None,
+            memory_address: None,
+            versions: Versions::OURS,
+            sandbox: SandboxReport::default(),
+            protection: None,
+        }
+    }
+}
+
 /// A worker's life: `Empty → Starting → Armed? → Running ⇄ Leaving → Released`, with ways out at every step. Memory moves
 /// while it is `Running`, and that is no phase of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

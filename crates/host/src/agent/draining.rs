@@ -18,6 +18,7 @@ use super::jobs::{End, Errand, Job};
 use super::ledger::Record;
 use super::sending::Sent;
 use crate::error::{Error, Result};
+use crate::micros::micros;
 use crate::name::GuestName;
 use crate::order::Drain;
 use crate::outlook::{Lessons, Outlook, Usage};
@@ -277,8 +278,4 @@ pub(super) fn check_parallel(parallel: u32) -> Result<()> {
         PARALLEL.start(),
         PARALLEL.end()
     )))
-}
-
-pub(super) fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -144,7 +144,7 @@ impl Host {
     /// What is to be said of a host of ours that may be dead.
     fn plight_of(&self, membership: &Membership, slot: HostSlot) -> Option<String> {
         let sight = self.vigil.sight(membership.pool().id(), slot)?;
-        let (standing, name) = (HostStanding::of(sight), super::pools::name_of_slot(membership.pool(), slot)?);
+        let (standing, name) = (HostStanding::of(sight), membership.pool().host_name(slot)?);
         match standing {
             HostStanding::Alive | HostStanding::Late => None,
             HostStanding::Suspect => Some(format!("the lease of host {name} stands still")),

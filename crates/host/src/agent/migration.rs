@@ -30,6 +30,7 @@ use super::target::Target;
 use crate::error::{Error, Result};
 use crate::joined::{Relation, join, moved_bytes};
 use crate::message::{Lane, WorkerReply, WorkerRequest};
+use crate::micros::micros;
 use crate::order::{ArmOrder, Migrate, SettleOrder, Settling};
 use crate::report::{MigrationOutcome, MigrationReport, Progress};
 use nil_migrate::HandoffReport;
@@ -315,8 +316,4 @@ fn cancelled() -> MigrationOutcome {
 /// Bytes of guest memory that do not lie where they did.
 fn displaced_bytes(before: &[Region], after: &[Region]) -> u64 {
     after.iter().filter(|region| !before.contains(region)).map(|region| region.bytes).sum()
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -1,7 +1,6 @@
 //! Pins of guests' memory: declared by devices and operators, and the holds by which parts are pulled back.
 
 use super::Host;
-use super::pools::name_of_slot;
 use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::message::WorkerRequest;
@@ -133,6 +132,6 @@ fn pin_report(control: &GuestControl, layout: &Layout, pin: Pin) -> PinReport {
         range: layout.range_at(pin.offset, pin.bytes),
         owner: pin.owner,
         reason: pin.reason,
-        host: name_of_slot(control.pool(), pin.host),
+        host: control.pool().host_name(pin.host),
     }
 }

@@ -166,9 +166,9 @@ pub(super) fn not_a_member(host: &HostName, pool: PoolId) -> Error {
     ))
 }
 
-/// The name of the host that has a slot.
-pub(super) fn name_of_slot(pool: &Pool, slot: nil_pool::HostSlot) -> Option<String> {
-    pool.host_name(slot)
+/// What to call the host that has a slot, also when it has left.
+pub(super) fn name_or_slot(pool: &Pool, slot: nil_pool::HostSlot) -> String {
+    pool.host_name(slot).unwrap_or_else(|| slot.to_string())
 }
 
 /// A host slot as it travels in messages.

@@ -9,11 +9,12 @@
 
 use super::Host;
 use super::calling_off::call_off_alone;
-use super::draining::{check_parallel, micros, told};
+use super::draining::{check_parallel, told};
 use super::jobs::{End, Errand, Job};
 use super::ledger::Record;
 use super::sending::Sent;
 use crate::error::{Error, Result};
+use crate::micros::micros;
 use crate::order::Rebalance;
 use crate::outlook::{Outlook, Usage};
 use crate::report::{PlannedMove, Progress, RebalanceOutcome, RebalancePlan, RebalanceReport, Stay, Unevenness};

@@ -24,6 +24,7 @@ use super::table::Occupation;
 use crate::capabilities::free_dram;
 use crate::error::{Error, Result, story};
 use crate::message::{HomeOrder, Lane, WorkerReply, WorkerRequest};
+use crate::micros::micros;
 use crate::name::GuestName;
 use crate::order::Rehome;
 use crate::report::{Progress, RehomingOutcome, RehomingReport};
@@ -63,7 +64,7 @@ impl Host {
         let removal = self.removal(order)?;
         self.begun(record, &removal.occupation)?;
         let mut report = removal.carry_out(&mut |progress| self.hear(record, progress))?;
-        report.total_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        report.total_us = micros(begun.elapsed());
         Ok(report)
     }
 

@@ -9,6 +9,7 @@ use super::Host;
 use super::undertaking::Work;
 use crate::client::Client;
 use crate::error::{Error, Result};
+use crate::micros::micros;
 use crate::name::HostName;
 use crate::order::{Migrate, Route};
 use crate::report::{
@@ -120,7 +121,7 @@ impl Host {
                 to: to.clone(),
                 way,
                 job,
-                took_us: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
+                took_us: micros(begun.elapsed()),
                 blackout_ns,
             })
         };

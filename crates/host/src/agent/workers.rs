@@ -393,21 +393,7 @@ mod tests {
     use crate::message::WORKER_PROTOCOL;
 
     fn status(protocol: u32) -> WorkerStatus {
-        WorkerStatus {
-            versions: Versions { worker: protocol, ..Versions::OURS },
-            process: ProcessId::current().expect("this process"),
-            guest: GuestId::random(),
-            pool: PoolId::random(),
-            slot: nil_pool::GuestSlot(0),
-            name: "g".parse().expect("a good name"),
-            phase: Phase::Running,
-            detail: None,
-            moving: None,
-            move_limit: None,
-            memory_address: None,
-            sandbox: crate::report::SandboxReport::default(),
-            protection: None,
-        }
+        WorkerStatus { versions: Versions { worker: protocol, ..Versions::OURS }, ..WorkerStatus::of_test() }
     }
 
     #[test]

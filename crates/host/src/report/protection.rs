@@ -1,5 +1,6 @@
 //! How a guest is protected, for people and programs to see.
 
+use crate::micros::micros;
 use nil_pool::{OutputRule, ProtectionSettings};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -56,7 +57,7 @@ pub struct ProtectionReport {
 
 impl ProtectionReport {
     pub(crate) fn new(state: ProtectionState, settings: ProtectionSettings, commit: u64) -> Self {
-        let interval_us = u64::try_from(settings.interval.as_micros()).unwrap_or(u64::MAX);
+        let interval_us = micros(settings.interval);
         let output = settings.output;
         Self { state, why: None, interval_us, output, commit, pages: None, standstill_us: None, overruns: 0 }
     }

@@ -13,6 +13,7 @@
 use super::orders::Orders;
 use crate::error::{Error, Result, story};
 use crate::message::Phase;
+use crate::micros::micros;
 use crate::report::{ProtectionReport, ProtectionState};
 use nil_pool::Protection;
 use nil_vmm::{Cycle, ProtectionControl, ProtectionEvent, Vm};
@@ -59,8 +60,15 @@ impl Protecting {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn is_wanted(&self) -> bool {
+    fn is_wanted(&self) -> bool {
         self.lock().wanted
+    }
+
+    /// Whether the thread is to go on. If not, it has ended as far as anybody knows, and another order starts another one.
+    fn goes_on(&self, guest_is_there: bool) -> bool {
+        let mut state = self.lock();
+        state.has_thread = state.wanted && guest_is_there;
+        state.has_thread
     }
 
     /// Ends the protection that is on, and lets none begin as long as the result lives.
@@ -132,7 +140,7 @@ impl Figures {
             let now = ProtectionReport::new(self.report.state, settings, self.report.commit);
             (self.report.interval_us, self.report.output) = (now.interval_us, now.output);
         }
-        self.report.standstill_us = Some(u64::try_from(self.longest.as_micros()).unwrap_or(u64::MAX));
+        self.report.standstill_us = Some(micros(self.longest));
         (self.told, self.longest) = (Some(Instant::now()), Duration::ZERO);
         Some(self.report.clone())
     }
@@ -155,10 +163,7 @@ impl Orders {
             state.has_thread = true;
         }
         let orders = Arc::clone(self);
-        super::spawn("protect", move || {
-            orders.keep_protected();
-            orders.protecting.lock().has_thread = false;
-        })
+        super::spawn("protect", move || orders.keep_protected())
     }
 
     /// Protects the guest no more. There is no commit any more to go back to when this returns.
@@ -168,21 +173,27 @@ impl Orders {
     }
 
     fn keep_protected(&self) {
-        while self.protecting.is_wanted() && !self.board().phase().is_final() {
-            let failed = match self.vm() {
-                Ok(vm) => self.protect_now(&vm),
-                Err(_) => Ok(()),
-            };
-            match failed {
-                Ok(()) => self.protecting.rest(LOOK),
-                Err(error) => {
-                    tracing::warn!("the guest is not protected: {}", error.story());
-                    self.show_suspended(Some(error.story()));
-                    self.protecting.rest(RESPITE);
+        let may_go_on = || !self.board().phase().is_final();
+        loop {
+            while self.protecting.is_wanted() && may_go_on() {
+                let failed = match self.vm() {
+                    Ok(vm) => self.protect_now(&vm),
+                    Err(_) => Ok(()),
+                };
+                match failed {
+                    Ok(()) => self.protecting.rest(LOOK),
+                    Err(error) => {
+                        tracing::warn!("the guest is not protected: {}", error.story());
+                        self.show_suspended(Some(error.story()));
+                        self.protecting.rest(RESPITE);
+                    }
                 }
             }
+            self.board().show_protection(None);
+            if !self.protecting.goes_on(may_go_on()) {
+                return;
+            }
         }
-        self.board().show_protection(None);
     }
 
     /// Protects the guest until something is in the way; does nothing, if something is.

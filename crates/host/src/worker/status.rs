@@ -174,28 +174,10 @@ impl StatusBoard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::ProcessId;
-    use crate::report::SandboxReport;
-    use crate::versions::Versions;
-    use nil_pool::{GuestId, GuestSlot, PoolId};
     use std::os::unix::net::UnixStream;
 
     fn board() -> StatusBoard {
-        StatusBoard::new(WorkerStatus {
-            process: ProcessId::current().expect("this process"),
-            guest: GuestId::random(),
-            pool: PoolId::random(),
-            slot: GuestSlot(0),
-            name: "g".parse().expect("a good name"),
-            phase: Phase::Running,
-            detail: None,
-            moving: None,
-            move_limit: None,
-            memory_address: None,
-            versions: Versions::OURS,
-            sandbox: SandboxReport::default(),
-            protection: None,
-        })
+        StatusBoard::new(WorkerStatus::of_test())
     }
 
     fn watched(board: &StatusBoard) -> Connection {

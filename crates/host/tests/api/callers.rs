@@ -1,6 +1,6 @@
 //! Who may ask what, by certificate and without.
 
-use crate::stage::{Answer, Stage, get, loopback};
+use crate::stage::{Answer, Stage, get, loopback, options};
 use nil_host::{
     Authority, CertificateOrder, Client, ClientTls, Endpoint, Error, HostName, Listen, PlainListen, Role, TlsFiles,
     TlsListen,
@@ -127,18 +127,5 @@ fn without_tls_an_agent_answers_on_loopback_alone_and_there_viewers() {
 
 /// Why an agent does not start that is to answer there.
 fn start(dir: &Path, listen: Listen) -> Result<nil_host::Agent, String> {
-    let host = nil_host::RunDir::at(dir.join("run")).host(&"A".parse().expect("a good name"));
-    let options = nil_host::AgentOptions {
-        dir: host,
-        pools: Vec::new(),
-        search: Vec::new(),
-        accept: nil_host::Acceptance::default(),
-        move_bandwidth: None,
-        lease: nil_host::LeaseConfig::default(),
-        workers: nil_host::WorkerConfig::default(),
-        listen,
-        peers: Vec::new(),
-        cpu_limit: None,
-    };
-    nil_host::Agent::start(&options).map_err(|error| error.story())
+    nil_host::Agent::start(&options(dir, Vec::new(), listen)).map_err(|error| error.story())
 }

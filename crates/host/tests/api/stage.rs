@@ -1,10 +1,11 @@
 //! An agent on a pool of its own, and bytes to and from it.
 
-use nil_host::{Agent, AgentOptions, Client, HostDir, Listen, PlainListen, Role, RunDir};
+use nil_host::{Agent, AgentOptions, Client, HostDir, Listen, PlainListen, PoolRef, Role, RunDir};
 use nil_pool::{CreateOptions, Pool};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -15,6 +16,22 @@ pub(crate) struct Stage {
     pub(crate) agent: Agent,
     pub(crate) dir: TempDir,
     host: HostDir,
+}
+
+/// Host A, as it is unless something else is said, with its run directory below `dir`.
+pub(crate) fn options(dir: &Path, pools: Vec<PoolRef>, listen: Listen) -> AgentOptions {
+    AgentOptions {
+        dir: RunDir::at(dir.join("run")).host(&"A".parse().expect("a good name")),
+        pools,
+        search: Vec::new(),
+        accept: nil_host::Acceptance::default(),
+        move_bandwidth: None,
+        lease: nil_host::LeaseConfig::default(),
+        workers: nil_host::WorkerConfig::default(),
+        listen,
+        peers: Vec::new(),
+        cpu_limit: None,
+    }
 }
 
 impl Stage {
@@ -29,20 +46,8 @@ impl Stage {
         let dir = TempDir::with_prefix_in("nil-api-", "/dev/shm").expect("a directory in /dev/shm");
         let pool = dir.path().join("pool");
         Pool::create(&pool, &CreateOptions { size: Some(64 << 20), ..CreateOptions::default() }).expect("a pool");
-        let host = RunDir::at(dir.path().join("run")).host(&"A".parse().expect("a good name"));
-        let (listen, pools) = (listen(&dir), vec![pool.into()]);
-        let options = AgentOptions {
-            dir: host.clone(),
-            pools,
-            search: Vec::new(),
-            accept: nil_host::Acceptance::default(),
-            move_bandwidth: None,
-            lease: nil_host::LeaseConfig::default(),
-            workers: nil_host::WorkerConfig::default(),
-            listen,
-            peers: Vec::new(),
-            cpu_limit: None,
-        };
+        let options = options(dir.path(), vec![pool.into()], listen(&dir));
+        let host = options.dir.clone();
         Self { agent: Agent::start(&options).expect("an agent"), dir, host }
     }
 

@@ -1,6 +1,6 @@
 //! What moving memory may cost, on the command line: the same for `nil decouple`, `nil recouple` and `nil migrate`.
 
-use super::duration;
+use super::duration::{self, micros};
 use nil_mover::{Budget, MovePlan, Pace};
 use nil_pool::Bytes;
 use std::time::Duration;
@@ -40,11 +40,6 @@ impl BudgetArgs {
     pub(crate) fn stall_timeout_us(&self) -> u64 {
         self.stall_timeout.map_or(MovePlan::STALL_TIMEOUT_US, micros)
     }
-}
-
-/// More microseconds than fit are as good as for ever.
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// A share such as `20%` or `20`.

@@ -2,7 +2,7 @@
 
 use super::Output;
 use super::cordon::agent_of;
-use super::duration::{self, of_micros};
+use super::duration::{self, micros, of_micros};
 use super::placement::{PlanText, write_departures, write_left};
 use super::progress::Shown;
 use anyhow::Result;
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<ExitCode> {
         output.print(&DryRun { host: args.host.clone(), plan })?;
         return Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
-    let time_limit_us = args.deadline.map(|limit| u64::try_from(limit.as_micros()).unwrap_or(u64::MAX));
+    let time_limit_us = args.deadline.map(micros);
     let order = Drain { parallel: args.parallel, time_limit_us };
     let mut shown = Shown::new(output, &format!("nil drain {} --cancel", args.host));
     let report = agent.drain(&order, |progress| shown.show(progress))?;

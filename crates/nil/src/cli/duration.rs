@@ -33,6 +33,11 @@ pub(crate) fn of_micros(us: u64) -> String {
     }
 }
 
+/// More microseconds than fit are as good as for ever; where that is too long, it is refused like everything that is.
+pub(super) fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,7 @@
 
 use super::Output;
 use super::budget::BudgetArgs;
-use super::duration::{self, of_micros};
+use super::duration::{self, micros, of_micros};
 use super::move_report::MoveTable;
 use super::moving::{CalledOff, host_of};
 use super::progress::Shown;
@@ -129,11 +129,6 @@ fn shares_home(survey: &Survey, guest: &GuestReport, source: &HostName, target: 
     let home = pools.unwrap_or_default().iter().find(|pool| pool.path == guest.pool).map(|pool| pool.id);
     let target = survey.hosts.iter().find(|host| host.name == *target && host.agent_pid.is_some());
     target.is_none_or(|target| home.is_none_or(|home| target.pools.iter().any(|pool| pool.id == home)))
-}
-
-/// More than fits is refused like everything that is too long.
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Whether a guest could be moved.

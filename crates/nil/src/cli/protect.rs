@@ -66,7 +66,7 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<ExitCode> {
 
 /// The order to protect a guest.
 pub(crate) fn order(guest: GuestName, interval: Duration, output: OutputArg, log_bytes: Option<u64>) -> ProtectGuest {
-    let interval_us = u64::try_from(interval.as_micros()).unwrap_or(u64::MAX);
+    let interval_us = duration::micros(interval);
     ProtectGuest { guest, interval_us, output: output.rule(), log_bytes }
 }
 

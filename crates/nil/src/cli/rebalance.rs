@@ -2,7 +2,7 @@
 
 use super::Output;
 use super::cordon::agent_of;
-use super::duration::{self, of_micros};
+use super::duration::{self, micros, of_micros};
 use super::placement::{PlanText, write_departures, write_left};
 use super::progress::Shown;
 use anyhow::{Context, Result, bail};
@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<ExitCode> {
         None => agents()?.next().context("no agent runs; start one with `nil host run --name A --pool PATH`")?,
     };
     let Args { moves, tolerance, parallel, .. } = *args;
-    let time_limit_us = args.deadline.map(|limit| u64::try_from(limit.as_micros()).unwrap_or(u64::MAX));
+    let time_limit_us = args.deadline.map(micros);
     let order = Rebalance { moves, tolerance_percent: tolerance, parallel, time_limit_us };
     if args.dry_run {
         output.print(&DryRun(agent.rebalance_plan(&order)?))?;

@@ -29,4 +29,5 @@ mod standstills;
 mod stripes;
 mod takeovers;
 mod topo;
+mod two_pools;
 mod witness;

@@ -1,46 +1,14 @@
 //! A guest's home moves from pool to pool, while it runs, is called off, or somebody is killed.
 
 use crate::kvm::has_kvm;
-use crate::playground::{Agent, Playground, await_that, kill};
+use crate::playground::{await_that, kill};
+use crate::two_pools::{TwoPools, open};
 use crate::witness::Witness;
-use nil_pool::{Access, HostKind, Pool};
+use nil_pool::HostKind;
 use rustix::process::Signal;
-use std::path::Path;
 use std::time::Duration;
 
-/// Two pools. A reaches the first, Z the other, H both.
-struct TwoPools {
-    playground: Playground,
-    first: String,
-    other: String,
-}
-
 impl TwoPools {
-    fn new() -> Self {
-        let playground = Playground::new();
-        playground.add_pool("other");
-        let (first, other) = (playground.pool(), playground.path("other"));
-        Self { playground, first, other }
-    }
-
-    /// An agent that has joined both.
-    fn hop(&self, name: &str) -> Agent {
-        self.playground.agent_with(name, &["--pool", &self.first, "--pool", &self.other])
-    }
-
-    /// Starts a VM in the first pool that is hard on its memory.
-    fn run(&self, name: &str, host: &str) -> Witness {
-        self.playground.run_image(name, host, "builtin:demo");
-        let witness = Witness::of(&self.playground, name);
-        witness.await_filled();
-        witness
-    }
-
-    /// Bytes that each pool could still give.
-    fn free(&self) -> [u64; 2] {
-        [&self.first, &self.other].map(|path| open(path).usage().free)
-    }
-
     /// How many records of guests each pool has.
     fn records(&self) -> [usize; 2] {
         [&self.first, &self.other].map(|path| open(path).guests().len())
@@ -49,19 +17,6 @@ impl TwoPools {
     fn rehome(&self, guest: &str, pool: &str) -> serde_json::Value {
         self.playground.json(&["rehome", guest, "--pool", pool, "--fast"])
     }
-
-    /// `nil pool check` finds nothing wrong in either.
-    #[track_caller]
-    fn check(&self) {
-        for pool in [&self.first, &self.other] {
-            let check = self.playground.nil(&["pool", "check", pool]);
-            assert!(check.status.success(), "{}{}", check.stdout, check.stderr);
-        }
-    }
-}
-
-fn open(path: &str) -> Pool {
-    Pool::open(Path::new(path), Access::ReadOnly).expect("the pool")
 }
 
 #[test]

@@ -1,45 +1,23 @@
 //! Guests go over several hosts to one that shares no pool with theirs.
 
 use crate::kvm::has_kvm;
-use crate::playground::{Agent, Playground, await_that, kill};
+use crate::playground::{Started, await_that, kill};
+use crate::two_pools::TwoPools;
 use crate::witness::Witness;
 use rustix::process::Signal;
 
-/// Two pools: A has joined the first, Z the other; whoever is a hop, both.
-struct Rack {
-    playground: Playground,
-    first: String,
-    other: String,
-}
-
-impl Rack {
-    fn new() -> Self {
-        let playground = Playground::new();
-        playground.add_pool("other");
-        let (first, other) = (playground.pool(), playground.path("other"));
-        Self { playground, first, other }
-    }
-
-    fn near(&self, name: &str) -> Agent {
-        self.playground.agent_with(name, &["--pool", &self.first])
-    }
-
-    fn hop(&self, name: &str) -> Agent {
-        self.playground.agent_with(name, &["--pool", &self.first, "--pool", &self.other])
-    }
-
-    fn far(&self, name: &str) -> Agent {
-        self.playground.agent_with(name, &["--pool", &self.other])
-    }
-
-    /// Starts a VM in the first pool that is hard on its memory.
-    fn run(&self, name: &str) {
-        self.playground.run_image(name, "A", "builtin:demo");
-        Witness::of(&self.playground, name).await_filled();
-    }
-
+impl TwoPools {
     fn migrate(&self, guest: &str, to: &str) -> serde_json::Value {
         self.playground.json(&["migrate", guest, "--to", to, "--fast"])
+    }
+
+    /// Sends guest "g" to Z, slowly, and waits until its home moves at H.
+    fn send_until_its_home_moves(&self) -> Started {
+        let client = self.playground.start(&["--json", "migrate", "g", "--to", "Z", "--bandwidth", "48M"]);
+        self.playground.await_guest("g", "the change of home", |guest| {
+            guest["host"] == "H" && guest["moving"]["done_bytes"].as_u64() > Some(0)
+        });
+        client
     }
 
     /// The guest runs there, whole, and nowhere else.
@@ -48,10 +26,7 @@ impl Rack {
         assert_eq!(self.playground.await_state(guest, "running")["host"], host);
         Witness::of(&self.playground, guest).verify();
         await_that("one worker's remaining", || self.playground.workers().len() == 1);
-        for pool in [&self.first, &self.other] {
-            let check = self.playground.nil(&["pool", "check", pool]);
-            assert!(check.status.success(), "{}{}", check.stdout, check.stderr);
-        }
+        self.check();
     }
 }
 
@@ -66,9 +41,9 @@ fn a_guest_goes_over_a_hop_to_a_host_that_shares_no_pool_with_its_own_and_back()
     if !has_kvm() {
         return;
     }
-    let rack = Rack::new();
+    let rack = TwoPools::new();
     let (_a, _h, _z) = (rack.near("A"), rack.hop("H"), rack.far("Z"));
-    rack.run("g");
+    rack.run("g", "A");
     for (from, to) in [("A", "Z"), ("Z", "A")] {
         let report = rack.migrate("g", to);
         assert_eq!((&report["outcome"], &report["now_at"]), (&"arrived".into(), &to.into()), "{report}");
@@ -91,7 +66,7 @@ fn a_guest_in_dram_arrives_in_dram() {
     if !has_kvm() {
         return;
     }
-    let rack = Rack::new();
+    let rack = TwoPools::new();
     let (_a, _h, _z) = (rack.near("A"), rack.hop("H"), rack.far("Z"));
     rack.playground.run_in_dram("g", "A");
     let report = rack.migrate("g", "Z");
@@ -105,7 +80,7 @@ fn a_hop_that_dies_before_the_guest_comes_is_gone_around() {
     if !has_kvm() {
         return;
     }
-    let rack = Rack::new();
+    let rack = TwoPools::new();
     let (_a, h, _i, _z) = (rack.near("A"), rack.hop("H"), rack.hop("I"), rack.far("Z"));
     rack.playground.run_in_dram("g", "A");
     let client = rack.playground.start(&["--json", "migrate", "g", "--to", "Z", "--bandwidth", "48M"]);
@@ -124,9 +99,9 @@ fn a_hop_that_refuses_the_guest_the_other_pool_is_gone_around_from_there() {
     if !has_kvm() {
         return;
     }
-    let rack = Rack::new();
+    let rack = TwoPools::new();
     let (_a, _h, _z) = (rack.near("A"), rack.hop("H"), rack.far("Z"));
-    rack.run("g");
+    rack.run("g", "A");
     // A guest of that name in the other pool keeps it out, whatever the hop.
     let run = ["vm", "run", "builtin:pages", "--memory", "64M", "--name", "g", "--host", "Z", "--pool", &rack.other];
     rack.playground.json(&run);
@@ -155,13 +130,10 @@ fn a_hop_whose_agent_dies_with_the_guest_on_it_goes_on_when_it_is_there_again() 
     if !has_kvm() {
         return;
     }
-    let rack = Rack::new();
+    let rack = TwoPools::new();
     let (_a, h, _z) = (rack.near("A"), rack.hop("H"), rack.far("Z"));
-    rack.run("g");
-    let client = rack.playground.start(&["--json", "migrate", "g", "--to", "Z", "--bandwidth", "48M"]);
-    rack.playground.await_guest("g", "the change of home", |guest| {
-        guest["host"] == "H" && guest["moving"]["done_bytes"].as_u64() > Some(0)
-    });
+    rack.run("g", "A");
+    let client = rack.send_until_its_home_moves();
     h.end(Signal::KILL);
     let _h = rack.hop("H");
     let report = client.answer().json();
@@ -175,13 +147,10 @@ fn a_guest_that_dies_on_the_way_is_reported_as_lost() {
     if !has_kvm() {
         return;
     }
-    let rack = Rack::new();
+    let rack = TwoPools::new();
     let (_a, _h, _z) = (rack.near("A"), rack.hop("H"), rack.far("Z"));
-    rack.run("g");
-    let client = rack.playground.start(&["--json", "migrate", "g", "--to", "Z", "--bandwidth", "48M"]);
-    rack.playground.await_guest("g", "the change of home", |guest| {
-        guest["host"] == "H" && guest["moving"]["done_bytes"].as_u64() > Some(0)
-    });
+    rack.run("g", "A");
+    let client = rack.send_until_its_home_moves();
     kill(rack.playground.workers_of("H")[0], Signal::KILL);
     let report = client.answer().json();
     assert_eq!(report["outcome"], "stranded", "{report}");
@@ -194,13 +163,10 @@ fn a_way_that_is_called_off_within_a_leg_leaves_the_guest_where_it_is() {
     if !has_kvm() {
         return;
     }
-    let rack = Rack::new();
+    let rack = TwoPools::new();
     let (_a, _h, _z) = (rack.near("A"), rack.hop("H"), rack.far("Z"));
-    rack.run("g");
-    let client = rack.playground.start(&["--json", "migrate", "g", "--to", "Z", "--bandwidth", "48M"]);
-    rack.playground.await_guest("g", "the change of home", |guest| {
-        guest["host"] == "H" && guest["moving"]["done_bytes"].as_u64() > Some(0)
-    });
+    rack.run("g", "A");
+    let client = rack.send_until_its_home_moves();
     let off = rack.playground.json(&["migrate", "g", "--cancel"]);
     assert!(off["state"].as_str().is_some_and(|state| state.contains("runs on host H")), "{off}");
     let answer = client.answer();
@@ -222,9 +188,9 @@ fn what_cannot_be_reached_is_refused_with_the_reason_before_anything_happens() {
     if !has_kvm() {
         return;
     }
-    let rack = Rack::new();
+    let rack = TwoPools::new();
     let (_a, h, _z) = (rack.near("A"), rack.hop("H"), rack.far("Z"));
-    rack.run("g");
+    rack.run("g", "A");
     let worker = rack.playground.guest("g").expect("the guest")["worker_pid"].clone();
     rack.playground
         .nil(&["migrate", "g", "--to", "Z", "--avoid", "H"])

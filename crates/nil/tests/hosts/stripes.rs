@@ -1,46 +1,23 @@
 //! Guests whose memory in the pool is striped over two pools, from DRAM to another host's DRAM.
 
 use crate::kvm::has_kvm;
-use crate::playground::{Agent, Playground, await_that};
+use crate::playground::await_that;
+use crate::two_pools::{TwoPools, open};
 use crate::witness::Witness;
-use nil_pool::{Access, Composition, GRANULE, Pool, PoolId, Tag};
+use nil_pool::{Composition, GRANULE, PoolId, Tag};
 use rustix::process::Signal;
-use std::path::Path;
 
 const MIB: u64 = 1 << 20;
 
-/// A pool and another one; guests of 64 MiB, of which 16 MiB are to lie in the first, and 48 MiB in the other.
-struct TwoPools {
-    playground: Playground,
-    first: String,
-    other: String,
-}
-
 impl TwoPools {
-    fn new() -> Self {
-        let playground = Playground::new();
-        playground.add_pool("other");
-        let (first, other) = (playground.pool(), playground.path("other"));
-        Self { playground, first, other }
-    }
-
-    /// An agent that has joined both.
-    fn agent(&self, name: &str) -> Agent {
-        self.playground.agent_with(name, &["--pool", &self.first, "--pool", &self.other])
-    }
-
     /// Runs `nil --json` with these arguments and the stripes; it must succeed.
     fn striped(&self, args: &[&str]) -> serde_json::Value {
         self.playground.json(&[args, &self.stripes().each_ref().map(String::as_str)].concat())
     }
 
+    /// Of guests of 64 MiB, 16 MiB are to lie in the first pool, and 48 MiB in the other.
     fn stripes(&self) -> [String; 4] {
         ["--stripe".to_owned(), format!("{}:1", self.first), "--stripe".to_owned(), format!("{}:3", self.other)]
-    }
-
-    /// Bytes that each pool could still give.
-    fn free(&self) -> [u64; 2] {
-        [&self.first, &self.other].map(|path| open(path).usage().free)
     }
 
     /// The stripe of the guest's memory that lies in the other pool.
@@ -55,19 +32,6 @@ impl TwoPools {
     fn other_id(&self) -> PoolId {
         open(&self.other).id()
     }
-
-    /// What `nil pool check` finds in both; nothing must be wrong.
-    #[track_caller]
-    fn check(&self) {
-        for (pool, companion) in [(&self.first, &self.other), (&self.other, &self.first)] {
-            let check = self.playground.nil(&["pool", "check", pool, "--pool", companion]);
-            assert!(check.status.success(), "{}{}", check.stdout, check.stderr);
-        }
-    }
-}
-
-fn open(path: &str) -> Pool {
-    Pool::open(Path::new(path), Access::ReadOnly).expect("the pool")
 }
 
 /// How much less is free than before.
@@ -81,7 +45,7 @@ fn memory_goes_to_two_pools_by_their_weights_and_comes_back_on_another_host() {
         return;
     }
     let pools = TwoPools::new();
-    let (_a, _b) = (pools.agent("A"), pools.agent("B"));
+    let (_a, _b) = (pools.hop("A"), pools.hop("B"));
     let witness = pools.playground.run_in_dram("g", "A");
     let free = pools.free();
     let report = pools.striped(&["decouple", "g", "--fast"]);
@@ -108,7 +72,7 @@ fn a_migration_may_go_over_two_pools_and_a_stopped_guest_gives_both_back() {
         return;
     }
     let pools = TwoPools::new();
-    let (_a, _b) = (pools.agent("A"), pools.agent("B"));
+    let (_a, _b) = (pools.hop("A"), pools.hop("B"));
     let unused = pools.free();
     pools.playground.run_in_dram("g", "A");
     let free = pools.free();
@@ -132,7 +96,7 @@ fn a_host_that_has_not_joined_every_pool_does_not_take_the_guest_and_is_told_whi
         return;
     }
     let pools = TwoPools::new();
-    let (_a, _c) = (pools.agent("A"), pools.playground.agent("C"));
+    let (_a, _c) = (pools.hop("A"), pools.playground.agent("C"));
     let witness = pools.playground.run_in_dram("g", "A");
     let free = pools.free();
     let missing = format!("host C is not a member of pool {}", pools.other_id());
@@ -156,7 +120,7 @@ fn a_target_that_cannot_open_the_pool_of_a_stripe_any_more_refuses_by_the_stripe
         return;
     }
     let pools = TwoPools::new();
-    let (_a, _b) = (pools.agent("A"), pools.agent("B"));
+    let (_a, _b) = (pools.hop("A"), pools.hop("B"));
     let witness = pools.playground.run_in_dram("g", "A");
     pools.striped(&["decouple", "g", "--fast"]);
     let (leg, other) = (pools.leg("g").to_string(), pools.other_id().to_string());
@@ -177,7 +141,7 @@ fn memory_that_has_room_in_the_pool_already_is_striped_otherwise_only_when_it_ha
         return;
     }
     let pools = TwoPools::new();
-    let (_a, _b) = (pools.agent("A"), pools.agent("B"));
+    let (_a, _b) = (pools.hop("A"), pools.hop("B"));
     let witness = pools.playground.run_in_dram("g", "A");
     pools.playground.json(&["decouple", "g", "--fast", "--range", "0x1000000+16M"]);
     let stripes = pools.stripes();
@@ -208,7 +172,7 @@ fn a_pool_that_an_agent_joins_later_takes_stripes_of_the_guests_that_run_already
     pools.playground.nil(&order).refuses(1, &[&format!("host A is not a member of pool {}", pools.other_id())]);
     assert_eq!((pools.playground.memory_of("g"), pools.free()), ("dram".into(), free));
     agent.end(Signal::KILL);
-    let _agent = pools.agent("A");
+    let _agent = pools.hop("A");
     pools.striped(&["decouple", "g", "--fast"]);
     assert_eq!(taken(free, pools.free()), [16 * MIB, 48 * MIB]);
     witness.verify();
@@ -220,7 +184,7 @@ fn a_stripe_that_is_asked_for_brings_the_guests_memory_home_and_frees_both_pools
         return;
     }
     let pools = TwoPools::new();
-    let _agent = pools.agent("A");
+    let _agent = pools.hop("A");
     let witness = pools.playground.run_in_dram("g", "A");
     let free = pools.free();
     pools.striped(&["decouple", "g", "--fast"]);
@@ -238,7 +202,7 @@ fn a_guest_that_loses_a_stripe_stops_and_names_its_pool() {
         return;
     }
     let pools = TwoPools::new();
-    let _agent = pools.agent("A");
+    let _agent = pools.hop("A");
     let unused = pools.free();
     pools.playground.run_in_dram("g", "A");
     pools.striped(&["decouple", "g", "--fast"]);

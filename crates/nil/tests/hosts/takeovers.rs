@@ -23,6 +23,24 @@ fn quick(playground: &Playground, name: &str, takeover: &str, more: &[&str]) -> 
     playground.agent_with(name, &[&["--pool", &pool], &lease[..], more].concat())
 }
 
+/// Hosts A and B.
+fn both_quick(playground: &Playground, takeover: &str) -> (Agent, Agent) {
+    (quick(playground, "A", takeover, &[]), quick(playground, "B", takeover, &[]))
+}
+
+/// Kills everything of a host.
+fn end_host(playground: &Playground, name: &str, agent: Agent) {
+    agent.end(Signal::KILL);
+    playground.workers_of(name).into_iter().for_each(|pid| kill(pid, Signal::KILL));
+}
+
+/// Stops everything of a host, and returns its workers.
+fn stop_host(playground: &Playground, name: &str, agent: &Agent) -> Vec<i32> {
+    let workers = playground.workers_of(name);
+    workers.iter().copied().chain([agent.pid()]).for_each(|pid| kill(pid, Signal::STOP));
+    workers
+}
+
 fn fence_of(playground: &Playground, host: &str) -> Fence {
     let pool = playground.open_pool();
     let slot = pool.find_host(host).expect("the host").slot;
@@ -72,13 +90,10 @@ fn what_a_killed_host_ran_is_lost_and_said_to_be_so() {
         return;
     }
     let playground = Playground::new();
-    let (a, _b) = (quick(&playground, "A", "auto", &[]), quick(&playground, "B", "auto", &[]));
+    let (a, _b) = both_quick(&playground, "auto");
     playground.run_vm("g", "A");
     let guest = control(&playground);
-    a.end(Signal::KILL);
-    for worker in playground.workers_of("A") {
-        kill(worker, Signal::KILL);
-    }
+    end_host(&playground, "A", a);
     await_that("the guest's being lost", || is_lost(&guest));
     assert_eq!(fence_of(&playground, "A"), Fence::Fenced);
     await_that("the report", || !reports(&playground).is_empty());
@@ -105,7 +120,7 @@ fn an_agent_that_dies_alone_costs_no_guest() {
         return;
     }
     let playground = Playground::new();
-    let (a, _b) = (quick(&playground, "A", "auto", &[]), quick(&playground, "B", "auto", &[]));
+    let (a, _b) = both_quick(&playground, "auto");
     playground.run_vm("g", "A");
     let (guest, owned) = (control(&playground), word(&control(&playground)));
     let counter = Counter::of(&guest);
@@ -124,7 +139,7 @@ fn a_host_that_cannot_be_talked_to_and_beats_is_left_alone() {
         return;
     }
     let playground = Playground::new();
-    let (a, _b) = (quick(&playground, "A", "auto", &[]), quick(&playground, "B", "auto", &[]));
+    let (a, _b) = both_quick(&playground, "auto");
     playground.run_vm("g", "A");
     let (guest, owned) = (control(&playground), word(&control(&playground)));
     // It answers nobody; its worker beats.
@@ -141,15 +156,12 @@ fn a_host_that_wakes_up_fenced_runs_nothing_and_ends() {
         return;
     }
     let playground = Playground::new();
-    let (a, _b) = (quick(&playground, "A", "auto", &[]), quick(&playground, "B", "auto", &[]));
+    let (a, _b) = both_quick(&playground, "auto");
     playground.run_vm("g", "A");
     let guest = control(&playground);
     let counter = Counter::of(&guest);
     await_that("the guest's first turns", || counter.read() > 0);
-    let workers = playground.workers_of("A");
-    for pid in workers.iter().copied().chain([a.pid()]) {
-        kill(pid, Signal::STOP);
-    }
+    let workers = stop_host(&playground, "A", &a);
     await_that("the guest's being lost", || is_lost(&guest));
     let (stood, lease) = (counter.read(), guest.pool().find_host("A").expect("the host").lease);
     // The workers first: nobody else is there who could kill them.
@@ -194,13 +206,16 @@ fn a_host_that_asks_takes_over_when_it_is_told_to() {
         return;
     }
     let playground = Playground::new();
-    let (a, _b) = (quick(&playground, "A", "ask", &[]), quick(&playground, "B", "ask", &[]));
+    let (a, _b) = both_quick(&playground, "ask");
     playground.run_vm("g", "A");
     let guest = control(&playground);
-    let refused = playground.nil(&["takeover", "A"]);
-    assert!(!refused.status.success() && refused.stderr.contains("alive"), "{}", refused.stderr);
-    a.end(Signal::KILL);
-    playground.workers_of("A").into_iter().for_each(|pid| kill(pid, Signal::KILL));
+    // B may not have seen enough of A yet to say so.
+    await_that("a refusal, for A is alive", || {
+        let refused = playground.nil(&["takeover", "A"]);
+        assert!(!refused.status.success(), "{}", refused.stdout);
+        refused.stderr.contains("alive")
+    });
+    end_host(&playground, "A", a);
     playground.await_guest("g", "the advice", |guest| {
         guest["detail"].as_str().is_some_and(|detail| detail.contains("nil takeover A"))
     });
@@ -231,8 +246,7 @@ fn nothing_is_taken_before_the_fence_command_has_succeeded() {
         (quick(&playground, "A", "auto", &[]), quick(&playground, "B", "auto", &["--fence-command", &command]));
     playground.run_vm("g", "A");
     let guest = control(&playground);
-    a.end(Signal::KILL);
-    playground.workers_of("A").into_iter().for_each(|pid| kill(pid, Signal::KILL));
+    end_host(&playground, "A", a);
     await_that("the fence command", || fs::read_to_string(&called).is_ok_and(|text| text.contains("A by B")));
     std::thread::sleep(A_WHILE);
     assert!(!is_lost(&guest) && fence_of(&playground, "A") == Fence::Fencing, "the command has failed");
@@ -253,8 +267,7 @@ fn a_peer_goes_on_where_a_fencer_was_killed() {
     let b = quick(&playground, "B", "auto", &["--fence-command", &command]);
     playground.run_vm("g", "A");
     let guest = control(&playground);
-    a.end(Signal::KILL);
-    playground.workers_of("A").into_iter().for_each(|pid| kill(pid, Signal::KILL));
+    end_host(&playground, "A", a);
     await_that("the fence command", || fs::exists(&begun).is_ok_and(|begun| begun));
     let _c = quick(&playground, "C", "auto", &[]);
     std::thread::sleep(A_WHILE);
@@ -312,10 +325,9 @@ fn a_protected_guest_of_a_killed_host_goes_on_at_another() {
         return;
     }
     let playground = Playground::new();
-    let (a, _b) = (quick(&playground, "A", "auto", &[]), quick(&playground, "B", "auto", &[]));
+    let (a, _b) = both_quick(&playground, "auto");
     protected(&playground);
-    a.end(Signal::KILL);
-    playground.workers_of("A").into_iter().for_each(|pid| kill(pid, Signal::KILL));
+    end_host(&playground, "A", a);
     await_that("the report", || reports(&playground).iter().any(|report| report["outcome"]["kind"] == "resumed"));
     goes_on(&playground, &["B"]);
 }
@@ -326,13 +338,10 @@ fn a_host_that_wakes_up_does_not_disturb_a_guest_that_was_taken_from_it() {
         return;
     }
     let playground = Playground::new();
-    let (a, _b) = (quick(&playground, "A", "auto", &[]), quick(&playground, "B", "auto", &[]));
+    let (a, _b) = both_quick(&playground, "auto");
     let guest = protected(&playground);
     let taker = guest.pool().find_host("B").expect("the host").slot;
-    let workers = playground.workers_of("A");
-    for pid in workers.iter().copied().chain([a.pid()]) {
-        kill(pid, Signal::STOP);
-    }
+    let workers = stop_host(&playground, "A", &a);
     // No command could be used here: it would ask the agent that stands still, too.
     await_that("the guest's running at B", || matches!(word(&guest), Ownership::Owned { host, .. } if host == taker));
     workers.iter().for_each(|pid| kill(*pid, Signal::CONT));
@@ -348,7 +357,7 @@ fn a_worker_that_is_killed_alone_has_its_guest_brought_back_where_it_was() {
         return;
     }
     let playground = Playground::new();
-    let (_a, _b) = (quick(&playground, "A", "auto", &[]), quick(&playground, "B", "auto", &[]));
+    let (_a, _b) = both_quick(&playground, "auto");
     let guest = protected(&playground);
     let before = word(&guest).epoch();
     playground.workers_of("A").into_iter().for_each(|pid| kill(pid, Signal::KILL));
@@ -367,14 +376,12 @@ fn a_taker_that_is_killed_at_any_moment_is_replaced() {
     }
     for delay in [0, 5, 10, 15, 20, 30, 40] {
         let playground = Playground::new();
-        let (a, b) = (quick(&playground, "A", "auto", &[]), quick(&playground, "B", "auto", &[]));
+        let (a, b) = both_quick(&playground, "auto");
         let _c = quick(&playground, "C", "auto", &[]);
         let guest = protected(&playground);
-        a.end(Signal::KILL);
-        playground.workers_of("A").into_iter().for_each(|pid| kill(pid, Signal::KILL));
+        end_host(&playground, "A", a);
         std::thread::sleep(Duration::from_millis(50 + delay));
-        b.end(Signal::KILL);
-        playground.workers_of("B").into_iter().for_each(|pid| kill(pid, Signal::KILL));
+        end_host(&playground, "B", b);
         // If B had got as far as to run it, it was not protected there yet, and is lost with B.
         await_that("the guest's end or its going on", || {
             let taken = guest.pool().find_host("C").expect("the host").slot;

@@ -22,6 +22,7 @@ use super::moving::check_costs;
 use super::relocating::Hearer;
 use crate::compatibility::{Incompatibility, Verdict};
 use crate::error::{Error, Result};
+use crate::micros::micros;
 use crate::name::{GuestName, HostName};
 use crate::order::{Migrate, MoveMemory, Rehome, Route, Settling};
 use crate::report::{
@@ -426,8 +427,4 @@ fn tell(step: &Step, chart: &Chart) -> String {
         Step::Rehome { at, to } => format!("at {at}, its home moves to pool {}", chart.pool_name(*to)),
         Step::Handoff { from, to, over } => format!("{from} hands it over to {to} in pool {}", chart.pool_name(*over)),
     }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

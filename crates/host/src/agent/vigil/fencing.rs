@@ -1,6 +1,7 @@
 //! Fencing a host: it loses the right to run and to write, and stops, before anybody takes anything from it.
 
 use super::super::Host;
+use super::super::pools::name_or_slot;
 use super::lock;
 use crate::error::{Error, Result, story};
 use nil_pool::{Epoch, Fence, HostSlot, Life, Membership};
@@ -71,7 +72,7 @@ impl Host {
 
     /// Waits until the host has stopped for sure, and says that its guests may be taken.
     fn finish(&self, membership: &Membership, slot: HostSlot, life: Life, may_run: bool) -> Result<()> {
-        let name = super::super::pools::name_of_slot(membership.pool(), slot).unwrap_or_else(|| slot.to_string());
+        let name = name_or_slot(membership.pool(), slot);
         tracing::warn!("host {name}: fencing it in pool {}", membership.pool().path().display());
         if let Some(command) = &self.fence_command {
             run_command(command, &name, membership, slot, life.epoch)?;

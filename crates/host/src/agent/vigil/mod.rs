@@ -19,6 +19,7 @@ pub(crate) use fencing::FenceCommand;
 pub(super) use taking::{bring_back, has_checkpoint};
 
 use super::Host;
+use super::pools::name_or_slot;
 use crate::error::{Error, Result};
 use crate::name::GuestName;
 use crate::report::{HostStanding, Takeover, TakeoverReport};
@@ -164,7 +165,7 @@ impl Host {
         if was == Some(is) || (was.is_none() && is == HostStanding::Alive) {
             return;
         }
-        let name = super::pools::name_of_slot(pool, slot).unwrap_or_else(|| slot.to_string());
+        let name = name_or_slot(pool, slot);
         match is {
             HostStanding::Alive | HostStanding::Late => tracing::debug!("host {name}: {is}"),
             HostStanding::Suspect => tracing::info!("host {name}: its lease stands still; it is suspect"),
@@ -251,7 +252,7 @@ impl Host {
     /// Refuses to take anything from a host that lives.
     fn check_dead(&self, membership: &Membership, slot: HostSlot) -> Result<(Life, Sight)> {
         let pool = membership.pool();
-        let name = super::pools::name_of_slot(pool, slot).unwrap_or_else(|| slot.to_string());
+        let name = name_or_slot(pool, slot);
         if slot == membership.slot() {
             return Err(Error::refused(format!("host {name} is this one; it takes over from others")));
         }

@@ -15,10 +15,12 @@ use super::super::compatibility::takeover_needs;
 use super::super::jobs::{Errand, Job, Stage};
 use super::super::ledger::{Ended, Purpose, Record};
 use super::super::offers::access_of;
+use super::super::pools::name_or_slot;
 use super::fencing::Evidence;
 use crate::compatibility::{Verdict, check};
 use crate::error::{Error, Result, story};
 use crate::message::{Phase, WorkerRequest};
+use crate::micros::micros;
 use crate::name::GuestName;
 use crate::report::{JobKind, JobResult, TakeoverOutcome, TakeoverReport};
 use nil_migrate::{Liveness, Resolution, recover, rescue};
@@ -114,7 +116,7 @@ impl Host {
         if !self.await_turn(membership, name, control, ordered) {
             return None;
         }
-        let host = super::super::pools::name_of_slot(membership.pool(), from).unwrap_or_else(|| from.to_string());
+        let host = name_or_slot(membership.pool(), from);
         let record = self.begin_takeover(name, control);
         let ending = match self.settle_dead(membership, name, control, times) {
             Ok(None) => {
@@ -387,8 +389,4 @@ fn is_frozen_for(word: Ownership, slot: HostSlot) -> bool {
 /// A number that puts hosts in another order for each guest.
 fn mix(host: [u8; 16], guest: [u8; 16]) -> u128 {
     u128::from_be_bytes(host) ^ u128::from_be_bytes(guest)
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
