@@ -6,6 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use nil_pool::format::answers::Answers;
 use nil_pool::format::capacity::{CapacityRecord, RECORD_BYTES};
 use nil_pool::format::demand::Demand;
+use nil_pool::format::fence::{FenceWord, decode_any_terms, decode_terms, encode_terms};
 use nil_pool::format::guest::GuestRecord;
 use nil_pool::format::host::{HostFlags, HostRecord};
 use nil_pool::format::journal::Entry;
@@ -13,7 +14,7 @@ use nil_pool::format::pin::{PinRecord, PinWord};
 use nil_pool::format::protection::{Commit, ProtectionSettings, ProtectionShape, Standing, decode_index};
 use nil_pool::format::report::ReportRecord;
 use nil_pool::format::slot_word::{LAST_GENERATION, Reference, SlotState};
-use nil_pool::{Arm, Class, Coherence, Composition, GRANULE, HostId, Leg, Ownership, Placed, PoolId, Stripe, Tag};
+use nil_pool::{Arm, Class, Coherence, Composition, Epoch, GRANULE, HostId, Leg, Ownership, Placed, PoolId, Stripe, Tag};
 
 /// The data as a record of this length with a right checksum.
 fn record<const N: usize>(data: &[u8]) -> [u8; N] {
@@ -53,6 +54,13 @@ fn words(word: u64) {
     assert_eq!(HostFlags::decode(flags.encode(), HostId::from_bytes([1; 16])), flags);
     if let Some(standing) = Standing::decode(word) {
         assert_eq!(standing.encode(), word);
+    }
+    if let Some(fence) = FenceWord::decode(word) {
+        assert_eq!(fence.encode(), word);
+    }
+    if let Some(terms) = decode_any_terms(word) {
+        let life = Epoch(u32::try_from(word & 0xFF_FFFF).expect("24 bits"));
+        assert_eq!((encode_terms(terms, life), decode_terms(word, life)), (word, Some(terms)));
     }
     if let Some(settings) = ProtectionSettings::decode(word) {
         assert_eq!(settings.encode(), word);

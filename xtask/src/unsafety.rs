@@ -48,6 +48,7 @@ const HOLDERS: &[(&str, &[&str])] = &[
             "capacity_mapping.rs",
             "control.rs",
             "deadman.rs",
+            "loss.rs",
             "mapping.rs",
             "medium/atomic.rs",
             "persist.rs",

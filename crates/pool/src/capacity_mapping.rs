@@ -258,6 +258,20 @@ impl CapacityMapping {
         piece.source()
     }
 
+    /// Whether some of it is no more: then all of it reads as zeros, and what is written stays in this process. (Where it is
+    /// mapped a second time, that is not concerned.)
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.mapping.is_lost()
+    }
+
+    /// Refuses what would read zeros for contents, or write to nobody.
+    pub(crate) fn require_there(&self) -> Result<()> {
+        let lost =
+            || Error::Lost { path: self.pieces.first().map_or_else(PathBuf::new, |it| it.pool.path().to_owned()) };
+        if self.is_lost() { Err(lost()) } else { Ok(()) }
+    }
+
     pub(crate) fn mapping(&self) -> &Mapping {
         &self.mapping
     }

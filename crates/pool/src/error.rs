@@ -144,6 +144,15 @@ pub enum Error {
         /// What should be there.
         wanted: Bytes,
     },
+    /// Memory of a pool is no more.
+    #[error(
+        "pool {path} is lost: its memory fails (SIGBUS), because its file was cut short, or its device is gone; nothing that was in it \
+         can be had any more"
+    )]
+    Lost {
+        /// The path.
+        path: PathBuf,
+    },
     /// Writing needs features that this crate does not know.
     #[error("{path} can only be read by this nil (unknown ro_compat features {features:#x}); use a newer nil")]
     ReadOnlyFeatures {

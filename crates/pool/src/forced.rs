@@ -83,7 +83,7 @@ impl Pool {
         }
     }
 
-    fn is_lost(&self, guest: Reference) -> bool {
+    fn has_lost(&self, guest: Reference) -> bool {
         let word = self.tables().guest_ownership(guest.slot.into()).load(Ordering::Acquire);
         matches!(Ownership::decode(word), Ok(Ownership::Lost { .. })) && self.tables().guest_slots().is_current(guest)
     }
@@ -141,7 +141,7 @@ impl Membership {
             }
             Composition::Plain | Composition::LegOf(_) => Vec::new(),
         };
-        if !self.pool().is_lost(guest) {
+        if !self.pool().has_lost(guest) {
             self.demand(capacity, guest, tag, patience)?;
         }
         match self.take(capacity, guest, tag, &legs) {
@@ -187,7 +187,7 @@ impl Membership {
     fn await_loss(&self, guest: Reference, patience: Duration) -> bool {
         let start = Instant::now();
         loop {
-            if self.pool().is_lost(guest) || !self.pool().tables().guest_slots().is_current(guest) {
+            if self.pool().has_lost(guest) || !self.pool().tables().guest_slots().is_current(guest) {
                 return true;
             }
             if start.elapsed() >= patience {
@@ -212,7 +212,7 @@ impl Membership {
             if !self.pool().tables().guest_slots().is_current(guest) {
                 return Ok(());
             }
-            if !self.pool().is_lost(guest) {
+            if !self.pool().has_lost(guest) {
                 return Err(Error::CapacityInUse { tag, guest: self.pool().guest_name(guest) });
             }
             self.forget_pooled(guest)?;

@@ -37,6 +37,7 @@ mod lease;
 mod legs;
 mod listing;
 mod liveness;
+mod loss;
 mod mapping;
 #[cfg(all(test, not(loom)))]
 mod medium;

@@ -6,6 +6,7 @@
 use crate::backing::Backing;
 use crate::error::{Error, Result};
 use crate::fault;
+use crate::loss::Watch;
 use crate::persist::{Point, persist};
 use crate::sync::{AtomicU64, Ordering};
 use rustix::io::Errno;
@@ -37,6 +38,7 @@ impl Access {
 pub(crate) struct Mapping {
     start: *mut u8,
     length: usize,
+    watch: Option<Watch>,
 }
 
 // SAFETY: the mapping is plain memory that belongs to no thread; all access through `&self` is by atomics or by raw
@@ -47,6 +49,8 @@ unsafe impl Sync for Mapping {}
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        // The range may be somebody else's as soon as it is unmapped.
+        self.watch = None;
         #[cfg(all(test, not(loom)))]
         crate::medium::unmapped(self.start, self.length);
         // SAFETY: the range was mapped by `map` or `reserve`, and every reference into it borrows `self`.
@@ -64,7 +68,7 @@ impl Mapping {
         let start = start.map_err(|errno| no_mmap(backing, errno))?;
         #[cfg(all(test, not(loom)))]
         crate::medium::mapped(backing, offset, start.cast(), length);
-        Ok(Self { start: start.cast(), length })
+        Ok(Self { start: start.cast(), length, watch: Watch::over(start.cast(), length) })
     }
 
     /// Reserves addresses from a multiple of the granule on, so that huge pages can back what is mapped there by
@@ -78,7 +82,7 @@ impl Mapping {
         let start = unsafe {
             mm::mmap_anonymous(ptr::null_mut(), reserved, ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE)
         };
-        let whole = Self { start: start.map_err(failed)?.cast(), length: reserved };
+        let whole = Self { start: start.map_err(failed)?.cast(), length: reserved, watch: None };
         Ok(whole.trim(granule, length))
     }
 
@@ -96,7 +100,8 @@ impl Mapping {
             if after > 0 {
                 let _ = mm::munmap(whole.start.add(before + length).cast(), after);
             }
-            Self { start: whole.start.add(before), length }
+            let start = whole.start.add(before);
+            Self { start, length, watch: Watch::over(start, length) }
         }
     }
 
@@ -109,6 +114,11 @@ impl Mapping {
             mm::madvise(start, range.len(), mm::Advice::LinuxPopulateWrite)
         };
         Ok(populated?)
+    }
+
+    /// Whether its memory is no more: it reads as zeros, and what is written stays in this process.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.watch.as_ref().is_some_and(Watch::is_lost)
     }
 
     /// Address of the first byte.

@@ -161,6 +161,13 @@ impl Pool {
         self.inner.backing.path()
     }
 
+    /// Whether its memory is no more: the file was cut short or removed with its device, or the device is gone. Then it says nothing
+    /// any more, and what is written to it reaches nobody. Known from the first access on that has failed.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.inner.tables.is_lost()
+    }
+
     /// The validated header, as it was when the pool was opened.
     #[must_use]
     pub fn header(&self) -> Header {

@@ -44,6 +44,11 @@ impl Tables {
         Self { mapping, layout }
     }
 
+    /// Whether their memory is no more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.mapping.is_lost()
+    }
+
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout
     }

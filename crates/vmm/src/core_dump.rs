@@ -75,6 +75,9 @@ pub fn write_core(control: &GuestControl, out: &mut impl Write) -> Result<CoreRe
         for segment in present.clone() {
             for offset in (segment.offset..segment.offset + segment.bytes).step_by(granule.len()) {
                 memory.read_at(usize::try_from(offset).unwrap_or(usize::MAX), &mut granule);
+                if memory.is_lost() {
+                    return Err(nil_pool::Error::Lost { path: control.pool().path().to_owned() }.into());
+                }
                 out.write_all(&granule).map_err(wrote)?;
             }
         }

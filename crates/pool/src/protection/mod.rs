@@ -234,6 +234,13 @@ impl Protection {
         self.mapping.mapping().at(self.shape.log_at(half & 1) + place * LOG_PAGE as u64, LOG_PAGE, LOG_PAGE)
     }
 
+    /// Has pages of a redo log mapped; no more than advice.
+    fn populate_log(&self, half: usize, places: Range<u64>) {
+        let at = |place: u64| self.shape.log_at(half & 1) + place.min(self.shape.log_pages) * LOG_PAGE as u64;
+        let at = |place: u64| usize::try_from(at(place)).unwrap_or(usize::MAX);
+        let _ = self.mapping.mapping().populate(at(places.start)..at(places.end));
+    }
+
     fn read_log(&self, half: usize, place: u64, copy: &mut [u8; LOG_PAGE]) {
         // SAFETY: the page lies in the mapping, which lives as long as `self`; if somebody writes it meanwhile, the copy is torn,
         // and its checksum says so.
@@ -254,6 +261,7 @@ impl Protection {
     /// # Errors
     /// [`Error::ProtectionOver`] when the standing word is not that of the commit before it: somebody has taken the guest.
     fn publish(&self, commit: &Commit) -> Result<()> {
+        self.mapping.require_there()?;
         let standing = self.standing()?;
         let before = match standing {
             Standing::Idle(number) if number < commit.number => standing,
@@ -348,7 +356,8 @@ impl Protection {
             self.read_log(half, place, &mut copy);
             write_image(image, entry.page, &copy);
         }
-        Ok(())
+        self.mapping.require_there()?;
+        image.require_there()
     }
 
     /// Whether all of that commit is in the image.
@@ -414,8 +423,12 @@ fn write_image(image: &CapacityMapping, page: u64, contents: &[u8; LOG_PAGE]) {
 
 /// Whether a page of the image holds this already.
 fn holds(image: &CapacityMapping, page: u64, contents: &[u8; LOG_PAGE]) -> bool {
-    let mut copy = [0; LOG_PAGE];
-    // SAFETY: the page lies in the mapping (`page` checks); it is copied before it is looked at.
-    unsafe { copy_out(image.page(page), &mut copy) }
-    copy == *contents
+    const STEP: usize = 256;
+    let from = image.page(page);
+    (0..LOG_PAGE).step_by(STEP).all(|at| {
+        let mut copy = [0; STEP];
+        // SAFETY: the page lies in the mapping (`page` checks), and the step in the page; it is copied before it is looked at.
+        unsafe { copy_out(from.add(at), &mut copy) }
+        copy == contents[at..at + STEP]
+    })
 }

@@ -23,6 +23,7 @@ use crate::format::{BadRecord, checksum};
 use crate::ownership::{Epoch, HostSlot, Ownership};
 use crate::state::{Area, StateArea, copy_area, is_whole};
 use crate::tether::Tether;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
@@ -43,8 +44,10 @@ pub struct Restored {
     pub elapsed: Duration,
 }
 
-/// Pages between two looks whether the guest is still the taker's, for each thread: 2 MiB.
-const LOOK_AFTER: usize = 512;
+/// Pages between two looks whether the guest is still the taker's, and that are mapped at once: 2 MiB.
+const AT_ONCE: usize = 512;
+/// Fewer pages in a row than these are mapped as they are touched.
+const RUN: u64 = 16;
 /// Fewer pages than these are brought back by one thread.
 const ALONE: usize = 2048;
 /// Most threads.
@@ -73,7 +76,7 @@ impl GuestControl {
     /// [`Error::NoCommit`] when there is no whole commit of that owner, [`Error::Damaged`] and [`Error::DamagedWord`] when there
     /// should be: nobody can bring the guest back. [`Error::TakenAgain`] when it is not ours any more. What else keeps its
     /// capacities from being mapped.
-    pub fn restore(&self, former: HostSlot, epoch: Epoch, still_ours: impl Fn() -> bool) -> Result<Restored> {
+    pub fn restore(&self, former: HostSlot, epoch: Epoch, still_ours: impl Fn() -> bool + Sync) -> Result<Restored> {
         let begun = Instant::now();
         let none = |why| Error::NoCommit { guest: self.id(), why };
         let ours = || if still_ours() { Ok(()) } else { Err(Error::TakenAgain { guest: self.id() }) };
@@ -107,15 +110,10 @@ impl GuestControl {
             bytes: 0,
             elapsed: Duration::ZERO,
         };
-        let places: Vec<(u64, LogEntry)> =
-            if protection.is_applied(number) { Vec::new() } else { (0..).zip(index).collect() };
-        restored.pages = places.len() as u64;
-        let threads =
-            if places.len() < ALONE { 1 } else { available_parallelism().map_or(1, |cpus| cpus.get().min(MOST)) };
-        for block in places.chunks(LOOK_AFTER * threads) {
-            ours()?;
-            restored.written += protection.redo_all(&commit, block, &image, (threads, &guard))?;
-        }
+        let entries = if protection.is_applied(number) { Vec::new() } else { index };
+        restored.pages = entries.len() as u64;
+        restored.written = protection.redo_all(&commit, &entries, &image, (&ours, &guard))?;
+        image.require_there()?;
         ours()?;
         copy_state(&protection, &commit, &state, epoch);
         all_pooled(&state);
@@ -126,36 +124,56 @@ impl GuestControl {
 }
 
 impl Protection {
-    /// Brings pages into the image, by so many threads, each guarded; how many had to be written.
+    /// Brings pages into the image, by several threads if they are many; how many had to be written. `ours` is asked again
+    /// and again, by each of them; the others are guarded as the calling one is.
     fn redo_all(
         &self,
         commit: &Commit,
-        places: &[(u64, LogEntry)],
+        entries: &[LogEntry],
         image: &CapacityMapping,
-        (threads, guard): (usize, &(impl Fn() -> Result<Option<Deadman>> + Sync)),
+        (ours, guard): (&(impl Fn() -> Result<()> + Sync), &(impl Fn() -> Result<Option<Deadman>> + Sync)),
     ) -> Result<u64> {
-        let redo = |places: &[(u64, LogEntry)]| {
-            places.iter().try_fold(0, |written, &(place, entry)| {
-                Ok(written + u64::from(self.redo(commit, place, entry, image)?))
-            })
+        let next = AtomicUsize::new(0);
+        let redo = || {
+            let mut written = 0;
+            loop {
+                let first = next.fetch_add(AT_ONCE, Ordering::Relaxed);
+                let Some(block) = entries.get(first..).filter(|left| !left.is_empty()) else { return Ok(written) };
+                ours()?;
+                let block = &block[..block.len().min(AT_ONCE)];
+                self.bring_in(Commit::half(commit.number), first as u64, block, image);
+                for (place, entry) in (first as u64..).zip(block) {
+                    written += u64::from(self.redo(commit, place, *entry, image)?);
+                }
+            }
         };
-        if threads == 1 {
-            return redo(places);
-        }
+        let cpus = available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = if entries.len() < ALONE { 1 } else { cpus.min(MOST) };
         std::thread::scope(|scope| {
-            let parts = places.chunks(places.len().div_ceil(threads));
-            let redo = &redo;
-            let guarded = move |part| {
+            let guarded = || {
                 let _deadman = guard()?;
-                redo(part)
+                redo()
             };
-            let parts: Vec<_> = parts.map(|part| scope.spawn(move || guarded(part))).collect();
-            let join = |written: u64, part: std::thread::ScopedJoinHandle<'_, Result<u64>>| match part.join() {
-                Ok(more) => Ok(written + more?),
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(guarded)).collect();
+            let join = |written: Result<u64>, other: std::thread::ScopedJoinHandle<'_, Result<u64>>| match other.join()
+            {
+                Ok(more) => Ok(written? + more?),
                 Err(panic) => std::panic::resume_unwind(panic),
             };
-            parts.into_iter().try_fold(0, join)
+            others.into_iter().fold(redo(), join)
         })
+    }
+
+    /// Has these pages of the log and of the image mapped, in a few calls rather than by a fault for each. What cannot be
+    /// is mapped when it is touched, or is not there, which whoever touches it will learn.
+    fn bring_in(&self, half: usize, first: u64, entries: &[LogEntry], image: &CapacityMapping) {
+        self.populate_log(half, first..first + entries.len() as u64);
+        for run in entries.chunk_by(|one, next| one.page + 1 == next.page) {
+            if run.len() as u64 >= RUN {
+                let bytes = |page: u64| usize::try_from(page).unwrap_or(usize::MAX) * LOG_PAGE;
+                let _ = image.mapping().populate(bytes(run[0].page)..bytes(run[0].page) + run.len() * LOG_PAGE);
+            }
+        }
     }
 
     /// Brings a page into the image; whether it had to be written.

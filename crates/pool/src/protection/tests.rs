@@ -8,6 +8,7 @@ use crate::{
     Membership, MemoryHome, OutputRule, Ownership, Place, Pool, decode,
 };
 use std::cell::RefCell;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 /// More writes than any of the operations makes.
@@ -30,8 +31,8 @@ unsafe impl GuestPages for Dram {
 }
 
 impl Dram {
-    fn new() -> Self {
-        let pages = GRANULES * GRANULE / LOG_PAGE as u64;
+    fn new(granules: u64) -> Self {
+        let pages = granules * GRANULE / LOG_PAGE as u64;
         Self((0..pages).map(|_| RefCell::new([0; LOG_PAGE])).collect())
     }
 
@@ -61,19 +62,24 @@ fn settings() -> ProtectionSettings {
 impl Scene {
     /// A guest in DRAM that its owner, at epoch 1, has begun to protect.
     pub(crate) fn build() -> Self {
+        Self::sized(GRANULES, 1)
+    }
+
+    /// With so many granules of memory, and in each redo log.
+    fn sized(granules: u64, log: u64) -> Self {
         let directory = tempfile::tempdir_in("/dev/shm").expect("a directory on tmpfs");
-        let options = CreateOptions { size: Some(32 * GRANULE), ..CreateOptions::default() };
+        let options = CreateOptions { size: Some((32 + granules + 2 * log) * GRANULE), ..CreateOptions::default() };
         let pool = Pool::create(&directory.path().join("pool"), &options).expect("a new pool");
         let identity =
             HostIdentity { id: HostId::random(), name: "a".to_owned(), kind: HostKind::Agent, address: None };
         let host = pool.join(&identity).expect("membership");
-        let (name, memory_bytes, home) = ("g".to_owned(), GRANULES * GRANULE, MemoryHome::Dram);
+        let (name, memory_bytes, home) = ("g".to_owned(), granules * GRANULE, MemoryHome::Dram);
         let request = GuestRequest { name, kind: GuestKind::Vm, memory_bytes, home, vcpus: 2, features: 0 };
         let guest = host.create_guest(&request).expect("a guest");
         guest.publish(host.slot()).expect("published");
-        let protection = host.protect(&guest, settings(), Some(GRANULE)).expect("protected");
+        let protection = host.protect(&guest, settings(), Some(log * GRANULE)).expect("protected");
         let image = guest.map_memory().expect("its image");
-        Self { _directory: directory, pool, host, guest, protection, image, memory: Dram::new() }
+        Self { _directory: directory, pool, host, guest, protection, image, memory: Dram::new(granules) }
     }
 
     fn save(&self, half: usize, number: u64) {
@@ -260,14 +266,44 @@ fn who_is_taken_for_dead_while_bringing_a_guest_back_stops_and_the_next_one_fini
     scene.save(draft.half(), 1);
     draft.publish(scene.host.slot(), OWNED, 1).expect("published");
     for looks in 0..3 {
-        let left = std::cell::Cell::new(looks);
-        let stopped = scene.guest.restore(scene.host.slot(), EPOCH, || left.replace(left.get() - 1) > 0);
+        let made = AtomicUsize::new(0);
+        let stopped = scene.guest.restore(scene.host.slot(), EPOCH, || made.fetch_add(1, Ordering::Relaxed) < looks);
         assert!(matches!(stopped, Err(Error::TakenAgain { .. })), "{stopped:?}");
     }
     scene.restore(Epoch(3)).expect("at a later epoch");
     let mut copy = Vec::new();
     scene.guest.map_state().expect("its state").machine(1).read_into(&mut copy).expect("whole");
     decode(&copy, Epoch(3)).expect("of the later epoch");
+}
+
+#[test]
+fn many_pages_are_brought_back_by_several_threads_which_all_stop_when_the_guest_is_taken_again() {
+    const PAGES: u64 = 5000;
+    let byte = |page: u64| u8::try_from(page % 251 + 1).expect("a byte");
+    let scene = Scene::sized(12, 10);
+    let mut draft = Draft::after_last(&scene.protection).expect("idle");
+    // In runs, with gaps, and not in order.
+    let pages: Vec<u64> = (0..PAGES).rev().chain(PAGES..PAGES + 64).filter(|page| page % 100 != 7).collect();
+    for &page in &pages {
+        scene.memory.fill(usize::try_from(page).expect("small"), byte(page));
+        draft.add(&scene.memory, page).expect("there is room");
+    }
+    scene.save(draft.half(), 1);
+    draft.publish(scene.host.slot(), OWNED, 1).expect("published");
+    let made = AtomicUsize::new(0);
+    let stopped = scene.guest.restore(scene.host.slot(), EPOCH, || made.fetch_add(1, Ordering::Relaxed) < 4);
+    assert!(matches!(stopped, Err(Error::TakenAgain { .. })), "{stopped:?}");
+    let restored = scene.restore(EPOCH).expect("it can be brought back");
+    assert_eq!(restored.pages, pages.len() as u64);
+    assert!((1..restored.pages).contains(&restored.written), "{restored:?}");
+    for &page in &pages {
+        assert!(holds(&scene.image, page, &[byte(page); LOG_PAGE]), "page {page}");
+    }
+    assert!(holds(&scene.image, 7, &[0; LOG_PAGE]), "it is not in the commit");
+    scene.memory.fill(0, 99);
+    scene.protection.log(draft.half(), 4000, &scene.memory, 0);
+    let damaged = scene.restore(EPOCH).expect_err("a page is damaged").to_string();
+    assert!(damaged.contains("of commit 1") && damaged.contains("damaged"), "{damaged}");
 }
 
 #[test]
