@@ -59,13 +59,13 @@ pub use problem::Problem;
 pub use report::{
     CordonReport, Departure, DrainOutcome, DrainReport, GuestReport, GuestState, Happening, HostEvent, HostReport,
     HostStanding, JobKind, JobOutcome, JobPhase, JobReport, JobResult, JobSummary, KnownHost, LegReport, LegResult,
-    Life, MemoryMoved, MemoryReport, MigrationOutcome, MigrationReport, OfferReport, PinReport, PlacementPlan,
-    PlannedMove, PoolReport, Progress, ProtectionReport, ProtectionState, RebalanceOutcome, RebalancePlan,
-    RebalanceReport, RehomingOutcome, RehomingReport, Resources, RouteOutcome, RouteReport, SandboxLayer,
-    SandboxReport, Stay, Takeover, TakeoverOutcome, TakeoverReport, Unevenness, Whereabouts,
+    Life, LostPool, MemoryMoved, MemoryReport, MigrationOutcome, MigrationReport, OfferReport, PinReport,
+    PlacementPlan, PlannedMove, PoolReport, Progress, ProtectionReport, ProtectionState, RebalanceOutcome,
+    RebalancePlan, RebalanceReport, RehomingOutcome, RehomingReport, Resources, RouteOutcome, RouteReport,
+    SandboxLayer, SandboxReport, Stay, Takeover, TakeoverOutcome, TakeoverReport, Unevenness, Whereabouts,
 };
 pub use run_dir::{HostDir, RunDir};
-pub use survey::Survey;
+pub use survey::{PATIENCE_WITH_AGENTS, Survey};
 pub use tags::{PlaceKind, Stretch, TagPlace, TagSearch, TagsFound, Unresolved};
 pub use tls::{
     Authority, CertificateOrder, ClientTls, Identity, IssuedCertificate, NetworkName, Peer, Role, ServerTls,

@@ -53,6 +53,9 @@ pub struct HostReport {
     pub agent_pid: Option<u32>,
     /// The pools that it has joined.
     pub pools: Vec<PoolReport>,
+    /// Pools that it had joined and that are no more, since its agent was started.
+    #[serde(default)]
+    pub lost_pools: Vec<LostPool>,
     /// How many guests it runs.
     pub guests: usize,
     /// The guests that run on although the agent does not.
@@ -60,6 +63,9 @@ pub struct HostReport {
     /// Why its agent does not answer although somebody takes the call.
     #[serde(default)]
     pub silent: Option<String>,
+    /// What others see of its lease, in the pool where that is worst; `None` where nobody else was asked.
+    #[serde(default)]
+    pub standing: Option<HostStanding>,
     /// What it can do for guests; `None` when nobody is there to tell.
     #[serde(default)]
     pub capabilities: Option<Capabilities>,
@@ -83,6 +89,22 @@ pub struct PoolReport {
     /// Bytes that there are to allocate; 0 when an older agent does not tell.
     #[serde(default)]
     pub total_bytes: u64,
+}
+
+/// A pool whose memory is no more.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LostPool {
+    /// The pool.
+    pub id: PoolId,
+    /// Where this host had found it.
+    #[schema(value_type = String)]
+    pub path: PathBuf,
+    /// When that was found: milliseconds since 1970, by the host's clock.
+    pub at_ms: u64,
+    /// What that means, in a sentence.
+    pub why: String,
+    /// The guests of it that ran on this host, and do no more.
+    pub guests: Vec<GuestName>,
 }
 
 /// What a guest is doing.

@@ -7,7 +7,7 @@ use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::message::{WorkerReply, WorkerRequest};
 use crate::name::{GuestName, HostName};
-use crate::report::{GuestReport, GuestState, HostReport, KnownHost, Life, known};
+use crate::report::{GuestReport, GuestState, HostReport, HostStanding, KnownHost, Life, known};
 use crate::run_dir::{HostDir, RunDir};
 use crate::wire::Connection;
 use nil_pool::{GuestId, PoolId};
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How long an agent may take to say what it knows.
-const PATIENCE_WITH_AGENTS: Duration = Duration::from_secs(2);
+pub const PATIENCE_WITH_AGENTS: Duration = Duration::from_secs(2);
 /// How long a worker may take to say that it lives.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -41,11 +41,16 @@ impl Survey {
         let mut hosts = Vec::new();
         let mut guests: BTreeMap<GuestId, GuestReport> = BTreeMap::new();
         let mut elsewhere: BTreeMap<HostName, KnownHost> = BTreeMap::new();
+        let mut standings: BTreeMap<HostName, HostStanding> = BTreeMap::new();
         for dir in run_dir.hosts()? {
             let Asked { host, guests: reports, known } = ask(&dir).unwrap_or_else(|error| match error {
                 Error::HostGone { .. } => Asked::of(unattended(&dir, None)),
                 error => Asked::of(unattended(&dir, Some(error.story()))),
             });
+            for seen in known.iter().filter(|known| !known.here) {
+                let worst = standings.entry(seen.name.clone()).or_default();
+                *worst = seen.standing.max(*worst);
+            }
             for known in known.into_iter().filter(|known| known.life != Life::Gone) {
                 let best = elsewhere.entry(known.name.clone()).or_insert_with(|| known.clone());
                 join(best, known);
@@ -57,6 +62,9 @@ impl Survey {
                 }
             }
             hosts.push(host);
+        }
+        for host in &mut hosts {
+            host.standing = standings.get(&host.name).copied();
         }
         let mut guests: Vec<GuestReport> = guests.into_values().collect();
         for guest in &mut guests {
@@ -148,6 +156,7 @@ fn join(known: &mut KnownHost, more: KnownHost) {
     known.resources = known.resources.or(more.resources);
     known.address = known.address.take().or(more.address);
     known.cordoned |= more.cordoned;
+    known.standing = known.standing.max(more.standing);
     let new: Vec<PoolId> = more.pools.into_iter().filter(|pool| !known.pools.contains(pool)).collect();
     known.pools.extend(new);
     known.guests = known.guests.max(more.guests);
@@ -165,6 +174,8 @@ fn unattended(dir: &HostDir, silent: Option<String>) -> HostReport {
         guests: alive.len(),
         unattended: alive,
         silent,
+        standing: None,
+        lost_pools: Vec::new(),
         capabilities: None,
         resources: None,
     }
@@ -240,6 +251,8 @@ mod tests {
             guests: unattended.len(),
             unattended: unattended.iter().map(|name| name.parse().expect("a good name")).collect(),
             silent: None,
+            standing: None,
+            lost_pools: Vec::new(),
             capabilities: None,
             resources: None,
         }

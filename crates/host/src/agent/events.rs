@@ -10,7 +10,7 @@ use super::listing::state_of_phase;
 use crate::feed::{Feed, Reader};
 use crate::message::{Phase, WorkerStatus};
 use crate::name::GuestName;
-use crate::report::{Happening, HostEvent, HostStanding, OfferReport, Progress};
+use crate::report::{Happening, HostEvent, HostStanding, LostPool, OfferReport, Progress};
 use nil_pool::{GuestId, PoolId};
 use std::sync::Arc;
 
@@ -78,6 +78,11 @@ impl Host {
     /// Another host is in another state than before.
     pub(super) fn tell_host(&self, host: String, pool: PoolId, standing: HostStanding, detail: Option<String>) {
         self.events.tell(Happening::Host { host, pool, standing, detail });
+    }
+
+    /// A pool is no more.
+    pub(super) fn tell_pool_lost(&self, lost: LostPool) {
+        self.events.tell(Happening::PoolLost { lost });
     }
 
     pub(super) fn tell_job_begun(&self, record: &Record) {

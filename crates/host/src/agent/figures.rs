@@ -13,6 +13,7 @@ impl Host {
             pools: self.pools.reports(),
             lease_age: self.pools.lease_age(),
             jobs: self.ledger.running(),
+            peers: self.known_hosts().into_iter().filter(|host| !host.here).map(|host| host.standing).collect(),
         };
         metrics::text(&self.counted, &picture)
     }

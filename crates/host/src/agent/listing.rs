@@ -25,9 +25,11 @@ impl Host {
             id: Some(self.id),
             agent_pid: Some(std::process::id()),
             pools: self.pools.reports(),
+            lost_pools: self.pools.lost(),
             guests: self.count_guests(),
             unattended: Vec::new(),
             silent: None,
+            standing: None,
             capabilities: Some(self.capabilities()),
             resources: Some(self.resources()),
         }
@@ -151,6 +153,7 @@ impl Host {
             HostStanding::Expired | HostStanding::Dead if self.takeover == Takeover::Ask => {
                 Some(format!("host {name} is {standing}; `nil takeover {name}` fences it and takes its guests"))
             }
+            HostStanding::Fencing => Some(format!("host {name} is being fenced")),
             HostStanding::Expired | HostStanding::Dead | HostStanding::Fenced => {
                 Some(format!("host {name} is {standing}"))
             }

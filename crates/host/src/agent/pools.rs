@@ -4,7 +4,7 @@ use crate::capabilities::Placement;
 use crate::config::PoolRef;
 use crate::error::{Error, Result, story};
 use crate::name::HostName;
-use crate::report::PoolReport;
+use crate::report::{LostPool, PoolReport};
 use crate::run_dir::RunDir;
 use crate::tags::TagSearch;
 use nil_pool::{Access, HostAddress, HostId, HostIdentity, HostKind, Membership, Pool, PoolId};
@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 pub(super) struct Pools {
     host: HostName,
     joined: Mutex<Vec<Arc<Membership>>>,
+    /// Pools whose memory is no more.
+    lost: Mutex<Vec<LostPool>>,
     /// When the host's lease was renewed everywhere.
     renewed: Mutex<Instant>,
 }
@@ -36,7 +38,8 @@ impl Pools {
             }
         }
         introduce(&joined);
-        Ok(Self { host: host.clone(), joined: Mutex::new(joined), renewed: Mutex::new(Instant::now()) })
+        let (joined, renewed) = (Mutex::new(joined), Mutex::new(Instant::now()));
+        Ok(Self { host: host.clone(), joined, lost: Mutex::default(), renewed })
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Membership>>> {
@@ -61,14 +64,33 @@ impl Pools {
         others.map(|pool| pool.path().to_path_buf()).collect()
     }
 
-    /// Renews the host's lease everywhere. Returns a membership in which a peer has declared this host dead, if there is one.
+    /// Forgets a pool that is no more: there is nothing in it that could be left in order. False when it is forgotten already.
+    pub(super) fn lose(&self, pool: PoolId) -> bool {
+        let mut joined = self.lock();
+        let before = joined.len();
+        joined.retain(|membership| membership.pool().id() != pool);
+        joined.len() < before
+    }
+
+    /// Keeps what is known of a pool that is no more.
+    pub(super) fn remember(&self, lost: LostPool) {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(lost);
+    }
+
+    /// Those that are no more.
+    pub(super) fn lost(&self) -> Vec<LostPool> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Renews the host's lease everywhere. Returns a membership in which a peer has declared this host dead, or that is in a
+    /// pool that is no more, if there is one.
     pub(super) fn beat(&self) -> Option<Arc<Membership>> {
         let all = self.all();
         for membership in &all {
             membership.beat();
         }
         *self.renewed() = Instant::now();
-        all.into_iter().find(|membership| membership.is_fenced())
+        all.into_iter().find(|membership| membership.is_fenced() || membership.pool().is_lost())
     }
 
     /// How long ago that was.

@@ -324,8 +324,20 @@ impl Host {
     fn worker_ended(self: &Arc<Self>, name: &GuestName, worker: ProcessId, ending: Ending) {
         self.groups.remove(name);
         self.remove_socket(name, worker);
+        // Its pool may be no more, and nobody here may have come upon that yet.
+        let entry = self.table.find(name).filter(|entry| entry.worker.id() == worker);
+        if let Some(membership) = entry.and_then(|entry| self.pools.get(entry.control.pool().id()).ok())
+            && membership.is_fenced()
+            && membership.pool().is_lost()
+        {
+            self.lose_pool(&membership);
+        }
         // A guest that has left is not in the table any more, or is there again with another worker.
         let Some(entry) = self.table.remove(name, worker) else { return };
+        if entry.control.pool().is_lost() {
+            tracing::error!("guest {name}: its pool is lost; its worker (process {}) {ending}", worker.pid);
+            return self.tell_rest(name, entry.id);
+        }
         match entry.phase {
             Phase::Released | Phase::TornDown => {}
             // If it never ran, and whoever ordered it is gone with an earlier agent, nobody else clears up.

@@ -83,6 +83,17 @@ impl Client {
         self.caller.set_patience(patience);
     }
 
+    /// Asks something that is to be answered within that time.
+    ///
+    /// # Errors
+    /// [`Error::NoAnswer`] when it is not; as of `question`.
+    pub fn within<T>(&mut self, time: Duration, question: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.set_patience(Some(time));
+        let answer = question(self);
+        self.set_patience(None);
+        answer
+    }
+
     /// A handle by which another thread can end the conversation, for good.
     pub(crate) fn hang_up_handle(&self) -> HangUp {
         self.caller.hang_up_handle()

@@ -64,6 +64,8 @@ fn fitting() -> (Requirements, HostReport) {
         guests: 0,
         unattended: Vec::new(),
         silent: None,
+        standing: None,
+        lost_pools: Vec::new(),
         capabilities: Some(capabilities),
         resources: None,
     };

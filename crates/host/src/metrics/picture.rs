@@ -1,6 +1,6 @@
 //! What there is now.
 
-use crate::report::{GuestReport, GuestState, JobKind, PoolReport};
+use crate::report::{GuestReport, GuestState, HostStanding, JobKind, PoolReport, ProtectionState};
 use nil_mover::Direction;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
@@ -20,6 +20,11 @@ struct OfBuild {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct OfState {
     state: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct OfStanding {
+    standing: &'static str,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -54,6 +59,8 @@ pub(crate) struct Picture {
     pub(crate) lease_age: Duration,
     /// The jobs that are under way.
     pub(crate) jobs: Vec<JobKind>,
+    /// What the leases of the other hosts in its pools say.
+    pub(crate) peers: Vec<HostStanding>,
 }
 
 impl Picture {
@@ -64,7 +71,14 @@ impl Picture {
         let lease = Real::default();
         lease.set(self.lease_age.as_secs_f64());
         registry.register("lease_age_seconds", "How long ago the host has renewed its lease in its pools", lease);
+        let peers = Family::<OfStanding, Gauge>::default();
+        for standing in HostStanding::ALL {
+            let these = self.peers.iter().filter(|peer| **peer == standing).count();
+            peers.get_or_create(&OfStanding { standing: standing.word() }).set(whole(these));
+        }
+        registry.register("peers", "Other hosts in this host's pools, by what it sees of their leases", peers);
         self.register_guests(registry);
+        self.register_protections(registry);
         self.register_pools(registry);
         let jobs = Family::<OfKind, Gauge>::default();
         for kind in JobKind::ALL {
@@ -103,6 +117,23 @@ impl Picture {
         registry.register("moving_bytes_per_second", "How fast memory of this host's guests moves now", speed);
     }
 
+    fn register_protections(&self, registry: &mut Registry) {
+        let (protections, standstill) = (Family::<OfState, Gauge>::default(), Real::default());
+        let protected = || self.guests.iter().filter_map(|guest| guest.protection.as_ref());
+        for state in ProtectionState::ALL {
+            let these = protected().filter(|protection| protection.state == state).count();
+            protections.get_or_create(&OfState { state: state.word() }).set(whole(these));
+        }
+        let longest = protected().filter_map(|protection| protection.standstill_us).max().unwrap_or(0);
+        standstill.set(Duration::from_micros(longest).as_secs_f64());
+        registry.register("protections", "Protected guests of this host, by what that is good for now", protections);
+        registry.register(
+            "commit_standstill_seconds",
+            "The longest that a protected guest of this host stood still for a commit in the last second",
+            standstill,
+        );
+    }
+
     fn register_pools(&self, registry: &mut Registry) {
         let (free, used) = (Family::<OfPool, Real>::default(), Family::<OfPool, Real>::default());
         for pool in &self.pools {
@@ -127,6 +158,7 @@ impl Picture {
             pools: vec![serde_json::from_value(pool).expect("a pool's report")],
             lease_age: Duration::from_millis(40),
             jobs: vec![JobKind::Migration],
+            peers: vec![HostStanding::Suspect],
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What happens on a host, for clients to watch.
 
-use super::{GuestState, HostStanding, JobKind, JobSummary, OfferReport, Progress};
+use super::{GuestState, HostStanding, JobKind, JobSummary, LostPool, OfferReport, Progress};
 use crate::name::GuestName;
 use nil_pool::{GuestId, JobId, PoolId};
 use serde::{Deserialize, Serialize};
@@ -50,6 +50,11 @@ pub enum Happening {
         /// What can be done, where there is something to do.
         detail: Option<String>,
     },
+    /// The memory of a pool of this host is no more.
+    PoolLost {
+        /// What is known of that.
+        lost: LostPool,
+    },
     /// A job has begun.
     JobBegun {
         /// The job.
@@ -88,6 +93,7 @@ impl Happening {
             Self::Guest { .. } => "guest",
             Self::GuestGone { .. } => "guest_gone",
             Self::Host { .. } => "host",
+            Self::PoolLost { .. } => "pool_lost",
             Self::JobBegun { .. } => "job_begun",
             Self::JobProgress { .. } => "job_progress",
             Self::JobEnded { .. } => "job_ended",

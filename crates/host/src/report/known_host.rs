@@ -60,20 +60,35 @@ pub enum HostStanding {
     Expired,
     /// Nothing of it is left on this machine, for sure.
     Dead,
+    /// Somebody is fencing it; nothing is taken from it yet.
+    Fencing,
     /// It has been fenced: what is left of it runs nothing more and writes nothing more.
     Fenced,
 }
 
-impl fmt::Display for HostStanding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+impl HostStanding {
+    /// All of them, from the best to the worst.
+    pub const ALL: [Self; 7] =
+        [Self::Alive, Self::Late, Self::Suspect, Self::Expired, Self::Dead, Self::Fencing, Self::Fenced];
+
+    /// The standing in one word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
             Self::Alive => "alive",
             Self::Late => "late",
             Self::Suspect => "suspect",
             Self::Expired => "expired",
             Self::Dead => "dead",
+            Self::Fencing => "fencing",
             Self::Fenced => "fenced",
-        })
+        }
+    }
+}
+
+impl fmt::Display for HostStanding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.word())
     }
 }
 

@@ -19,6 +19,9 @@ pub enum ProtectionState {
 }
 
 impl ProtectionState {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Active, Self::Syncing, Self::Suspended];
+
     /// The state in one word.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -60,6 +63,14 @@ impl ProtectionReport {
         let interval_us = micros(settings.interval);
         let output = settings.output;
         Self { state, why: None, interval_us, output, commit, pages: None, standstill_us: None, overruns: 0 }
+    }
+}
+
+impl ProtectionReport {
+    /// State and last commit, where there is little room: "active, 17".
+    #[must_use]
+    pub fn brief(&self) -> String {
+        format!("{}, {}", self.state.word(), self.commit)
     }
 }
 

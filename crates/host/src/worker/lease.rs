@@ -30,6 +30,7 @@ impl Orders {
                 Some(_) | None => match Tether::new(control.pool(), me) {
                     Ok(tied) => tether = Some(tied),
                     Err(Error::Fenced) => return self.stop_fenced(),
+                    Err(_) if control.pool().is_lost() => return self.stop_fenced(),
                     // Its agent is about to return.
                     Err(_) => std::thread::sleep(LOOK),
                 },
@@ -37,18 +38,26 @@ impl Orders {
         }
     }
 
-    /// Ends the process, because its host has been fenced: by now its guest may be somebody else's.
+    /// Ends the process, because its host has no rights in the pool any more: it has been fenced, and by now its guest may be
+    /// somebody else's; or there is no pool any more.
     pub(super) fn stop_fenced(&self) {
-        let Post { control, me } = self.post();
-        let life = control.pool().life(me);
-        let by = life
-            .and_then(|life| control.pool().host(life.fencer?))
-            .map_or_else(String::new, |by| format!(" by {}", by.name));
-        let why =
-            format!("its host was declared dead{by}, because its lease had stood still; the guest was stopped here");
+        let why = self.why_fenced();
         tracing::error!("{why}");
         self.end(Phase::Ended, Some(why));
         std::thread::sleep(NEWS);
         std::process::exit(FENCED_STATUS);
+    }
+
+    fn why_fenced(&self) -> String {
+        let Post { control, me } = self.post();
+        if control.pool().is_lost() {
+            let lost = Error::Lost { path: control.pool().path().to_owned() };
+            return format!("{lost}; the guest was stopped");
+        }
+        let life = control.pool().life(me);
+        let by = life
+            .and_then(|life| control.pool().host(life.fencer?))
+            .map_or_else(String::new, |by| format!(" by {}", by.name));
+        format!("its host was declared dead{by}, because its lease had stood still; the guest was stopped here")
     }
 }

@@ -9,8 +9,9 @@ use super::table::Table;
 use super::{Output, inspect};
 use anyhow::{Context, Result};
 use clap::Subcommand;
-use nil_host::{HostReport, RunDir, Survey};
+use nil_host::{GuestName, HostReport, HostStanding, KnownHost, LostPool, RunDir, Survey};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
@@ -22,7 +23,7 @@ pub(crate) enum Command {
   nil host run --name A --pool /dev/shm/pool
   nil host run --config /etc/nil/host.toml")]
     Run(run::Args),
-    /// List the hosts of this machine.
+    /// List the hosts of this machine, and those that share a pool with them.
     #[command(after_help = "Example:\n  nil host list")]
     List,
     /// Show the memory of this machine, and what nil can use it for.
@@ -45,8 +46,8 @@ pub(crate) fn run(command: Command, output: Output) -> Result<ExitCode> {
     match command {
         Command::Run(args) => run::run(args, output),
         Command::List => {
-            let hosts = Survey::take(&RunDir::from_environment())?.hosts;
-            output.print(&Hosts { hosts })?;
+            let Survey { hosts, elsewhere, .. } = Survey::take(&RunDir::from_environment())?;
+            output.print(&Hosts { hosts, elsewhere })?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Inspect(args) => inspect::run(&args, output),
@@ -64,6 +65,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<ExitCode> {
 #[derive(Debug, Serialize)]
 struct Hosts {
     hosts: Vec<HostReport>,
+    elsewhere: Vec<KnownHost>,
 }
 
 impl fmt::Display for Hosts {
@@ -71,13 +73,26 @@ impl fmt::Display for Hosts {
         if self.hosts.is_empty() {
             return writeln!(f, "no hosts; start one with `nil host run --name A --pool PATH`");
         }
-        write!(f, "{}", table(&self.hosts))
+        write!(f, "{}{}", table(&self.hosts, &self.elsewhere), losses(&self.hosts))
     }
 }
 
-/// Hosts in columns.
-pub(super) fn table(hosts: &[HostReport]) -> Table<4> {
-    let mut table = Table::new(["HOST", "AGENT", "GUESTS", "POOLS"]);
+/// What hosts of this machine have lost, a sentence each.
+pub(super) fn losses(hosts: &[HostReport]) -> String {
+    let lost = hosts.iter().flat_map(|host| host.lost_pools.iter().map(move |lost| (host, lost)));
+    let sentence = |(host, lost): (&HostReport, &LostPool)| {
+        let guests: Vec<&str> = lost.guests.iter().map(GuestName::as_str).collect();
+        let stopped =
+            if guests.is_empty() { String::new() } else { format!("; guests stopped: {}", guests.join(", ")) };
+        format!("host {}: {}{stopped}\n", host.name, lost.why)
+    };
+    lost.map(sentence).collect()
+}
+
+/// Hosts in columns: those of this machine, then those that they know of others.
+pub(super) fn table(hosts: &[HostReport], elsewhere: &[KnownHost]) -> Table<5> {
+    let mut table = Table::new(["HOST", "AGENT", "LEASE", "GUESTS", "POOLS"]);
+    let lease = |standing: Option<HostStanding>| standing.map_or_else(|| "-".to_owned(), |it| it.to_string());
     for host in hosts {
         let agent = match (host.agent_pid, &host.silent) {
             (Some(pid), _) => format!("process {pid}"),
@@ -85,7 +100,16 @@ pub(super) fn table(hosts: &[HostReport]) -> Table<4> {
             (None, None) => "not running".to_owned(),
         };
         let pools: Vec<String> = host.pools.iter().map(|pool| pool.path.display().to_string()).collect();
-        table.row([host.name.to_string(), agent, host.guests.to_string(), pools.join(", ")]);
+        table.row([host.name.to_string(), agent, lease(host.standing), host.guests.to_string(), pools.join(", ")]);
+    }
+    for host in elsewhere {
+        // Where the pool is there, nobody here knows; where it is here, whoever shares it tells.
+        let here = hosts.iter().flat_map(|host| &host.pools);
+        let paths: BTreeSet<String> =
+            here.filter(|pool| host.pools.contains(&pool.id)).map(|pool| pool.path.display().to_string()).collect();
+        let agent = host.address.as_ref().map_or_else(|| "elsewhere".to_owned(), |address| format!("at {address}"));
+        let pools = paths.into_iter().collect::<Vec<_>>().join(", ");
+        table.row([host.name.to_string(), agent, lease(Some(host.standing)), host.guests.to_string(), pools]);
     }
     table
 }

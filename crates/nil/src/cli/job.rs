@@ -6,7 +6,10 @@ use super::takeover::Told;
 use super::{Output, Table};
 use anyhow::Result;
 use clap::Subcommand;
-use nil_host::{Client, Error, GuestName, JobFilter, JobOutcome, JobPhase, JobReport, JobResult, JobSummary, RunDir};
+use nil_host::{
+    Client, Error, GuestName, HostName, JobFilter, JobOutcome, JobPhase, JobReport, JobResult, JobSummary,
+    PATIENCE_WITH_AGENTS, RunDir,
+};
 use nil_pool::JobId;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -50,7 +53,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<ExitCode> {
     match command {
         Command::List { guest, past } => {
             let wanted = JobFilter { guest, ..JobFilter::latest(past) };
-            output.print(&Jobs { jobs: all(&run_dir, &wanted)? })?;
+            output.print(&all(&run_dir, &wanted)?)?;
         }
         Command::Show { job } => output.print(&Details(find(&run_dir, job)?.1))?,
         Command::Follow { job } => return follow(&run_dir, job, output),
@@ -79,23 +82,29 @@ fn agents(run_dir: &RunDir) -> Result<Vec<Client>> {
 }
 
 /// The jobs that the agents know and that are wanted. Several know of a job whose report is in a pool.
-fn all(run_dir: &RunDir, wanted: &JobFilter) -> Result<Vec<JobSummary>> {
-    let mut jobs = BTreeMap::new();
+fn all(run_dir: &RunDir, wanted: &JobFilter) -> Result<Jobs> {
+    let (mut jobs, mut silent) = (BTreeMap::new(), Vec::new());
     for mut agent in agents(run_dir)? {
-        for job in agent.jobs(wanted)? {
-            jobs.entry(job.id).or_insert(job);
+        match agent.within(PATIENCE_WITH_AGENTS, |agent| agent.jobs(wanted)) {
+            Ok(known) => {
+                for job in known {
+                    jobs.entry(job.id).or_insert(job);
+                }
+            }
+            Err(Error::NoAnswer { .. }) => silent.push(agent.host().clone()),
+            Err(error) => return Err(error.into()),
         }
     }
     let mut jobs: Vec<JobSummary> = jobs.into_values().collect();
     jobs.sort_by_key(|job| std::cmp::Reverse(job.created_ms));
-    Ok(jobs)
+    Ok(Jobs { jobs, silent })
 }
 
 /// A job, and an agent that knows it: that which does it, if it is not over.
 fn find(run_dir: &RunDir, id: JobId) -> Result<(Client, JobReport)> {
     let mut unknown = Error::Unknown(format!("there is no job {id}; `nil job list` shows those that there are"));
     for mut agent in agents(run_dir)? {
-        match agent.job(id) {
+        match agent.within(PATIENCE_WITH_AGENTS, |agent| agent.job(id)) {
             Ok(report) => return Ok((agent, report)),
             Err(Error::Refused(_)) => {}
             Err(error) => unknown = error,
@@ -107,10 +116,15 @@ fn find(run_dir: &RunDir, id: JobId) -> Result<(Client, JobReport)> {
 #[derive(Debug, Serialize)]
 struct Jobs {
     jobs: Vec<JobSummary>,
+    /// Hosts whose agents live and do not answer: of their jobs only reports in pools are known.
+    silent: Vec<HostName>,
 }
 
 impl fmt::Display for Jobs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for host in &self.silent {
+            writeln!(f, "the agent of host {host} does not answer; what it does is not listed")?;
+        }
         if self.jobs.is_empty() {
             return writeln!(f, "no jobs");
         }

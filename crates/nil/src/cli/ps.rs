@@ -38,7 +38,7 @@ struct Listing {
 
 impl fmt::Display for Listing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Survey { guests, hosts, .. } = &self.survey;
+        let Survey { guests, hosts, elsewhere } = &self.survey;
         if hosts.is_empty() {
             return writeln!(f, "no guests and no hosts; start a host with `nil host run --name A --pool PATH`");
         }
@@ -62,7 +62,7 @@ impl fmt::Display for Listing {
                 }
             }
         }
-        write!(f, "\n{}", host::table(hosts))
+        write!(f, "\n{}{}", host::table(hosts, elsewhere), host::losses(hosts))
     }
 }
 

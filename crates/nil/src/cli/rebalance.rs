@@ -7,8 +7,8 @@ use super::placement::{PlanText, write_departures, write_left};
 use super::progress::Shown;
 use anyhow::{Context, Result, bail};
 use nil_host::{
-    Client, JobFilter, JobKind, JobSummary, Rebalance, RebalanceOutcome, RebalancePlan, RebalanceReport, RunDir,
-    Unevenness,
+    Client, JobFilter, JobKind, JobSummary, PATIENCE_WITH_AGENTS, Rebalance, RebalanceOutcome, RebalancePlan,
+    RebalanceReport, RunDir, Unevenness,
 };
 use serde::Serialize;
 use std::fmt;
@@ -81,7 +81,8 @@ fn busy_agent(host: Option<&str>) -> Result<Client> {
     }
     let is_on = |job: &JobSummary| job.kind == JobKind::Rebalance && !job.is_over();
     for mut agent in agents()? {
-        if agent.jobs(&JobFilter::latest(0))?.iter().any(is_on) {
+        let jobs = agent.within(PATIENCE_WITH_AGENTS, |agent| agent.jobs(&JobFilter::latest(0)))?;
+        if jobs.iter().any(is_on) {
             return Ok(agent);
         }
     }

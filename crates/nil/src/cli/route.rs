@@ -2,7 +2,8 @@
 
 use super::duration::of_micros;
 use nil_host::{
-    Client, GuestName, JobFilter, JobKind, LegReport, LegResult, RouteOutcome, RouteReport, RunDir, Survey,
+    Client, GuestName, JobFilter, JobKind, LegReport, LegResult, PATIENCE_WITH_AGENTS, RouteOutcome, RouteReport,
+    RunDir, Survey,
 };
 use serde::Serialize;
 use std::fmt;
@@ -12,7 +13,7 @@ pub(super) fn cancel(survey: &Survey, run_dir: &RunDir, guest: &GuestName) -> Op
     let agents = survey.hosts.iter().filter(|host| host.agent_pid.is_some());
     agents.filter_map(|host| Client::connect(&run_dir.host(&host.name)).ok()).find_map(|mut agent| {
         let of_guest = JobFilter { guest: Some(guest.clone()), ..JobFilter::latest(0) };
-        let under_way = agent.jobs(&of_guest).ok()?;
+        let under_way = agent.within(PATIENCE_WITH_AGENTS, |agent| agent.jobs(&of_guest)).ok()?;
         let job = under_way.into_iter().find(|job| job.kind == JobKind::Route && job.host == *agent.host())?;
         Some(agent.cancel_job(job.id))
     })

@@ -213,6 +213,8 @@ mod tests {
             guests: 0,
             unattended: Vec::new(),
             silent: None,
+            standing: None,
+            lost_pools: Vec::new(),
             capabilities: None,
             resources: None,
         }

@@ -64,7 +64,8 @@ impl HostStanding {
     /// What to call it.
     pub(super) fn of(sight: Sight) -> Self {
         match sight {
-            Sight { fence: Fence::Declared | Fence::Fencing | Fence::Fenced, .. } => Self::Fenced,
+            Sight { fence: Fence::Fenced, .. } => Self::Fenced,
+            Sight { fence: Fence::Declared | Fence::Fencing, .. } => Self::Fencing,
             Sight { sure: true, .. } => Self::Dead,
             Sight { standing: LeaseState::Alive, .. } => Self::Alive,
             Sight { standing: LeaseState::Late, .. } => Self::Late,
@@ -169,7 +170,7 @@ impl Host {
         match is {
             HostStanding::Alive | HostStanding::Late => tracing::debug!("host {name}: {is}"),
             HostStanding::Suspect => tracing::info!("host {name}: its lease stands still; it is suspect"),
-            HostStanding::Expired | HostStanding::Dead | HostStanding::Fenced => {
+            HostStanding::Expired | HostStanding::Dead | HostStanding::Fencing | HostStanding::Fenced => {
                 tracing::warn!("host {name}: {is} in pool {}", pool.path().display());
             }
         }

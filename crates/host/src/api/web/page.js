@@ -131,6 +131,11 @@ function place(memory) {
   return pins ? `${text}, ${pins} pinned` : text;
 }
 
+function note(guest) {
+  const protection = guest.protection && `protection ${guest.protection.state}, commit ${guest.protection.commit}`;
+  return [protection, guest.detail].filter(Boolean).join("; ");
+}
+
 function drawGuests() {
   const wanted = $("filter").value.toLowerCase();
   const shown = world.guests.filter((guest) => [guest.name, guest.host ?? "", guest.state].some((word) => word.toLowerCase().includes(wanted)));
@@ -139,7 +144,7 @@ function drawGuests() {
     return row(
       cell(guest.name, "name"), cell(guest.host ?? "–"), cell(marked(mark, looks, guest.state)),
       cell(bytes(guest.memory_bytes), "number"), cell(place(guest.memory)), cell(guest.vcpus, "number"),
-      cell(guest.epoch ?? "", "number"), cell(guest.uptime_s == null ? "" : age(guest.uptime_s), "number"), cell(guest.detail ?? "", "note"));
+      cell(guest.epoch ?? "", "number"), cell(guest.uptime_s == null ? "" : age(guest.uptime_s), "number"), cell(note(guest), "note"));
   }), 9, wanted ? "No guest is like that." : "No guests. Start one with: nil vm run IMAGE --pool PATH --name NAME");
 }
 
@@ -148,7 +153,7 @@ function drawHosts() {
   const name = (id) => pools.get(id)?.path.split("/").pop() ?? id;
   rows("hosts", world.hosts.map((host) => {
     const [mark, looks, word] = LIVES[host.life] ?? ["?", "quiet", host.life];
-    const words = host.cordoned ? `${word}, cordoned` : word;
+    const words = [word, host.standing === "alive" ? "" : host.standing, host.cordoned ? "cordoned" : ""].filter(Boolean).join(", ");
     const title = element("span", "name", host.name);
     return row(
       cell(host.here ? element("span", "", title, element("span", "quiet", " (this one)")) : title), cell(marked(mark, looks, words)),
@@ -227,7 +232,7 @@ function follow() {
   const events = new EventSource("v1/events");
   events.onopen = () => { linked(true); lookSoon(); };
   events.onerror = () => linked(false);
-  for (const name of ["guest", "guest_gone", "missed"]) events.addEventListener(name, lookSoon);
+  for (const name of ["guest", "guest_gone", "host", "pool_lost", "missed"]) events.addEventListener(name, lookSoon);
   for (const name of ["job_begun", "job_ended"]) {
     events.addEventListener(name, (event) => {
       const { job } = JSON.parse(event.data);

@@ -3,7 +3,7 @@
 use crate::cli::Output;
 use crate::cli::cordon::agent_of;
 use anyhow::{Result, bail};
-use nil_host::{Client, HostName, OfferReport, RunDir};
+use nil_host::{Client, HostName, OfferReport, PATIENCE_WITH_AGENTS, RunDir};
 use nil_pool::{Answer, Bytes, Tag};
 use serde::Serialize;
 use std::fmt;
@@ -37,7 +37,8 @@ fn meant(args: &AnswerArgs) -> Result<Client> {
     let agents = RunDir::from_environment().hosts()?;
     let agents = agents.iter().filter_map(|host| Client::connect(host).ok());
     let offered = agents.filter_map(|mut agent| {
-        let offer = agent.offers().ok()?.into_iter().find(|offer| offer.tag == args.tag)?;
+        let offer =
+            agent.within(PATIENCE_WITH_AGENTS, Client::offers).ok()?.into_iter().find(|offer| offer.tag == args.tag)?;
         Some((agent, offer.answer))
     });
     let (open, answered): (Vec<_>, Vec<_>) = offered.partition(|(_, answer)| *answer != Answer::Accepted);

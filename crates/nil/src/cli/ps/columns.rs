@@ -3,7 +3,7 @@
 use super::age;
 use crate::cli::table::write_aligned;
 use clap::ValueEnum;
-use nil_host::{GuestReport, MemoryReport};
+use nil_host::{GuestReport, MemoryReport, ProtectionReport};
 use nil_pool::Bytes;
 use std::fmt;
 use std::str::FromStr;
@@ -107,7 +107,7 @@ impl Column {
             Self::Pool => Some(guest.pool.display().to_string()),
             Self::Worker => guest.worker_pid.map(|pid| pid.to_string()),
             Self::Sandbox => guest.sandbox.as_ref().map(ToString::to_string),
-            Self::Protection => guest.protection.as_ref().map(|protection| protection.state.word().to_owned()),
+            Self::Protection => guest.protection.as_ref().map(ProtectionReport::brief),
             Self::Moving => guest.moving.as_ref().map(|moving| format!("{}/s", Bytes(moving.bytes_per_s))),
             Self::Id => Some(guest.id.to_string()),
             Self::Detail => guest.detail.clone(),

@@ -18,7 +18,7 @@ mod world;
 use super::{Output, duration};
 use anyhow::{Result, bail};
 use model::{Mode, Model};
-use nil_host::{Client, JobFilter, RunDir, Survey};
+use nil_host::{Client, JobFilter, PATIENCE_WITH_AGENTS, RunDir, Survey};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use std::collections::BTreeMap;
@@ -77,7 +77,8 @@ fn look(run_dir: &RunDir) -> nil_host::Result<Sighting> {
     let wanted = JobFilter::latest(world::PAST);
     let mut jobs = BTreeMap::new();
     for host in survey.hosts.iter().filter(|host| host.agent_pid.is_some()) {
-        let asked = Client::connect(&run_dir.host(&host.name)).and_then(|mut agent| agent.jobs(&wanted));
+        let asked = Client::connect(&run_dir.host(&host.name))
+            .and_then(|mut agent| agent.within(PATIENCE_WITH_AGENTS, |agent| agent.jobs(&wanted)));
         for job in asked.unwrap_or_default() {
             // Several agents may tell of a migration that is over: its report is in their pool.
             jobs.entry(job.id).or_insert(job);

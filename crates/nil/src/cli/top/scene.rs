@@ -1,7 +1,7 @@
 //! A rack for tests to look at, made as agents tell it: from JSON.
 
 use super::world::Sighting;
-use nil_host::{GuestReport, GuestState, HostReport, JobReport, JobSummary, Survey};
+use nil_host::{GuestReport, GuestState, HostReport, HostStanding, JobReport, JobSummary, Survey};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -24,6 +24,7 @@ fn host(name: &str, number: u32, guests: u32) -> HostReport {
         "pools": [{ "id": id(100), "path": POOL, "slot": number, "free_bytes": 11_u64 << 30, "total_bytes": 16_u64 << 30 }],
         "guests": guests,
         "unattended": [],
+        "standing": "alive",
     }))
 }
 
@@ -126,12 +127,19 @@ pub(crate) fn rack() -> Sighting {
         worker_pid: None,
         ..vm("lost", 5, "C", 64 << 20)
     };
+    let rover = GuestReport {
+        protection: report(json!({
+            "state": "active", "interval_us": 25_000, "output": "hold", "commit": 1_704, "pages": 1_221, "standstill_us": 372
+        })),
+        ..vm("rover", 1, "A", 256 << 20)
+    };
     let silent = HostReport {
         silent: Some("the agent of host C did not answer in time".to_owned()),
         agent_pid: None,
+        standing: Some(HostStanding::Suspect),
         ..host("C", 2, 2)
     };
-    let guests = vec![lost, pinned, roamer, vm("rover", 1, "A", 256 << 20), settler];
+    let guests = vec![lost, pinned, roamer, rover, settler];
     let hosts = vec![host("A", 0, 2), host("B", 1, 1), silent];
     Sighting { at: Duration::from_secs(10), survey: Survey { guests, hosts, elsewhere: Vec::new() }, jobs: jobs() }
 }

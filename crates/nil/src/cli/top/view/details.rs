@@ -117,6 +117,7 @@ fn of_guest(guest: &GuestReport) -> (String, Facts) {
         ("uptime", guest.uptime_s.map(age)),
         ("worker", guest.worker_pid.map(|pid| format!("process {pid}"))),
         ("mapped at", guest.memory_address.map(|address| format!("{address:#x} of that process"))),
+        ("protection", guest.protection.as_ref().map(ToString::to_string)),
         ("limit", guest.move_limit.map(rate)),
         ("note", guest.detail.clone()),
     ];
@@ -139,6 +140,7 @@ fn of_host(model: &Model, host: &HostReport) -> (String, Facts) {
         let path = pool.path.display();
         facts.push(("pool", format!("{path} (slot {}), {} free", pool.slot, Bytes(pool.free_bytes))));
     }
+    facts.extend(host.lost_pools.iter().map(|lost| ("lost", lost.why.clone())));
     let unattended: Vec<&str> = host.unattended.iter().map(nil_host::GuestName::as_str).collect();
     if !unattended.is_empty() {
         facts.push(("run on", unattended.join(", ")));

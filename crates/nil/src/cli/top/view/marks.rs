@@ -1,7 +1,7 @@
 //! Small pictures and their colours: states, bars, a line of bandwidth. Colours are those of the terminal's own palette,
 //! and nothing is told by colour alone.
 
-use nil_host::{GuestState, HostReport};
+use nil_host::{GuestReport, GuestState, HostReport, HostStanding, ProtectionState};
 use nil_pool::Bytes;
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Span;
@@ -33,6 +33,29 @@ pub(super) fn agent(host: &HostReport) -> Span<'static> {
         (None, Some(_)) => Span::styled("? does not answer", ALARM),
         (None, None) => Span::styled("○ not running", ALARM),
     }
+}
+
+/// What others see of a host's lease.
+pub(super) fn lease(host: &HostReport) -> Span<'static> {
+    let Some(standing) = host.standing else { return Span::styled("–", QUIET) };
+    let style = match standing {
+        HostStanding::Alive => GOOD,
+        HostStanding::Late => QUIET,
+        HostStanding::Suspect => BUSY,
+        HostStanding::Expired | HostStanding::Dead | HostStanding::Fencing | HostStanding::Fenced => ALARM,
+    };
+    Span::styled(standing.word(), style)
+}
+
+/// What the protection of a guest is good for now, and its last commit.
+pub(super) fn protection(guest: &GuestReport) -> Span<'static> {
+    let Some(protection) = &guest.protection else { return Span::raw("") };
+    let style = match protection.state {
+        ProtectionState::Active => GOOD,
+        ProtectionState::Syncing => BUSY,
+        ProtectionState::Suspended => ALARM,
+    };
+    Span::styled(protection.brief(), style)
 }
 
 /// A bar of so many characters, in eighths of one.

@@ -3,7 +3,7 @@
 use super::super::model::{Direction, Mode, Model, Panel};
 use super::super::world::{Ending, Move, Past, Pool, Step};
 use super::columns::{self, Column, cut};
-use super::marks::{ALARM, BUSY, GOOD, HERE, QUIET, agent, bar, count, percent, rate, state, time};
+use super::marks::{ALARM, BUSY, GOOD, HERE, QUIET, agent, bar, count, lease, percent, protection, rate, state, time};
 use super::window;
 use crate::cli::duration::of_micros;
 use crate::cli::ps::age;
@@ -100,6 +100,7 @@ fn hosts(model: &Model) -> Content<'_> {
             4,
             column(&|host| host.agent_pid.map(|pid| pid.to_string()).unwrap_or_default().into()),
         ),
+        Column::texts("LEASE", 2, 5, column(&lease)),
         Column::texts("POOLS", 3, 8, column(&|host| pools(host).into())),
     ];
     let empty = "no hosts; start one with `nil host run --name A --pool PATH`";
@@ -155,6 +156,7 @@ fn guests(model: &Model) -> Content<'_> {
             column(&|guest| guest.worker_pid.map(|pid| pid.to_string()).unwrap_or_default().into()),
         ),
         Column::texts("POOL", 6, 8, column(&|guest| file_name(&guest.pool).into())),
+        Column::texts("PROTECTION", 9, 10, column(&|guest| protection(guest))),
         Column::texts("NOTE", 8, 16, column(&|guest| Span::styled(guest.detail.clone().unwrap_or_default(), QUIET))),
     ];
     let arrow = match model.direction {
