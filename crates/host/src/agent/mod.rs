@@ -364,7 +364,7 @@ impl Host {
         if !self.pools.lose(id) {
             return;
         }
-        let entries = |host: &Self| {
+        let entries = move |host: &Self| {
             let of_pool = |(_, entry): &(GuestName, table::Entry)| entry.control.pool().id() == id;
             host.table.entries().into_iter().filter(of_pool).collect::<Vec<_>>()
         };

@@ -6,7 +6,10 @@
 //!  └──────────────── h1 is killed in its turn ── … ── protected at h1 ── h0's agent started again ◀───────────────────────┘
 //! ```
 //!
-//! A takeover is measured from the kill to the guest's first instruction, which is stamped by the vCPU that executes it: both
+//! A host that is *killed* is dead for sure: the kernel says that nothing is left of it. One that is *stopped* (SIGSTOP) is still
+//! there, like one on another machine, and nothing but its lease tells that it does not run: so it expires.
+//!
+//! A takeover is measured from the signal to the guest's first instruction, which is stamped by the vCPU that executes it: both
 //! by the TSC of this machine. The guest verifies its memory after each.
 
 use crate::cli::{Output, Table, duration};
@@ -21,6 +24,7 @@ use crate::lab::observe::Observer;
 use crate::lab::progress::Progress;
 use crate::lab::soundness::{require_clean, require_sound};
 use anyhow::{Context, ensure};
+use nil_guest_abi::layout::MAX_VCPUS;
 use nil_guest_abi::{Mode, Options, Program};
 use nil_host::{
     GuestName, GuestReport, ImageSource, JobFilter, JobKind, JobResult, MemoryIn, ProtectGuest, RunVm, TakeoverOutcome,
@@ -33,7 +37,7 @@ use serde::{Serialize, Serializer};
 use std::fmt;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long anything may take that is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -43,7 +47,8 @@ const INTERVALS: u32 = 3;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   nil bench takeover
-  nil bench takeover --lease 10ms,100ms --samples 100 --json")]
+  nil bench takeover --lease 10ms,100ms --samples 100 --json
+  nil bench takeover --ends stopped --moment any       nothing but the lease tells")]
 pub(crate) struct Args {
     /// Intervals of the hosts' leases; the expiry is three of them.
     #[arg(long, default_value = "10ms,100ms", value_delimiter = ',', value_parser = duration::parse_some, value_name = "TIMES")]
@@ -54,27 +59,66 @@ pub(crate) struct Args {
     /// Memory of the guest.
     #[arg(long, default_value = "256M", value_name = "SIZE")]
     memory: Bytes,
+    /// Its vCPUs.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_VCPUS)))]
+    vcpus: u32,
     /// Pages that the guest stores into again and again.
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     pages: u64,
+    /// How hosts end, separated by commas.
+    #[arg(long, value_enum, default_value = "killed,stopped", value_delimiter = ',', value_name = "HOW")]
+    ends: Vec<End>,
+    /// When they do.
+    #[arg(long, value_enum, default_value_t = Moment::Commit, value_name = "WHEN")]
+    moment: Moment,
     /// How long from one checkpoint to the next.
     #[arg(long, default_value = "100ms", value_parser = duration::parse_some, value_name = "TIME")]
     protect: Duration,
+}
+
+/// How a host ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum End {
+    /// Its processes are gone, and the kernel says so.
+    Killed,
+    /// Its processes are there and do not run: only its lease tells.
+    Stopped,
+}
+
+impl End {
+    fn signal(self) -> Signal {
+        match self {
+            Self::Killed => Signal::KILL,
+            Self::Stopped => Signal::STOP,
+        }
+    }
+}
+
+/// When a host ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Moment {
+    /// Right after a checkpoint, when the most has to be brought back.
+    Commit,
+    /// At any moment between two.
+    Any,
 }
 
 /// The result of `nil bench takeover`.
 #[derive(Debug, Serialize)]
 struct Report {
     memory_bytes: u64,
+    vcpus: u32,
     cases: Vec<Case>,
 }
 
-/// Takeovers with one interval of the lease.
+/// Takeovers with one interval of the lease, from hosts that end in one way.
 #[derive(Debug, Serialize)]
 struct Case {
     lease_ms: u64,
+    end: End,
     takeovers: u64,
-    /// From the kill to the first instruction.
+    /// From the signal to the first instruction.
     takeover_ms: Option<Spread>,
     /// From the last sign of life to the judgement, in the median.
     detect_ms: Millis,
@@ -116,11 +160,12 @@ pub(super) fn run(args: &Args, output: Output) -> anyhow::Result<ExitCode> {
 }
 
 fn measure(args: &Args, output: Output) -> anyhow::Result<Report> {
-    let cases = args.lease.iter().map(|lease| case(args, *lease, output)).collect::<anyhow::Result<_>>()?;
-    Ok(Report { memory_bytes: args.memory.get(), cases })
+    let ways = args.lease.iter().flat_map(|lease| args.ends.iter().map(|end| (*lease, *end)));
+    let cases = ways.map(|(lease, end)| case(args, lease, end, output)).collect::<anyhow::Result<_>>()?;
+    Ok(Report { memory_bytes: args.memory.get(), vcpus: args.vcpus, cases })
 }
 
-fn case(args: &Args, lease: Duration, output: Output) -> anyhow::Result<Case> {
+fn case(args: &Args, lease: Duration, end: End, output: Output) -> anyhow::Result<Case> {
     let frequency = Frequency::measure();
     let progress = Progress::new(output, args.samples.into());
     progress.doing(format!("starting two hosts with a lease of {lease:?}"));
@@ -134,9 +179,11 @@ fn case(args: &Args, lease: Duration, output: Output) -> anyhow::Result<Case> {
     let mut victim = 0;
     for number in 0..args.samples {
         protect(args, &fleet, victim, &guest)?;
-        // Hosts die at any moment between two checkpoints.
-        std::thread::sleep(args.protect * (number * 37 % 100 + 100) / 100);
-        let taken = take(&fleet, victim, &guest, frequency)?;
+        match args.moment {
+            Moment::Commit => await_commit(&guest.control)?,
+            Moment::Any => std::thread::sleep(args.protect * (number * 37 % 100 + 100) / 100),
+        }
+        let taken = take(&fleet, (victim, end), &guest, frequency)?;
         verify(&fleet, 1 - victim, &guest, args.memory.get(), frequency)?;
         takeovers.record(frequency.nanoseconds(taken.resumed - taken.killed));
         detected.record(taken.report.detected_us * 1000);
@@ -157,6 +204,7 @@ fn case(args: &Args, lease: Duration, output: Output) -> anyhow::Result<Case> {
     let pauses = canary.pauses();
     Ok(Case {
         lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
+        end,
         takeovers: takeovers.count(),
         takeover_ms: takeovers.figures().map(Spread::of),
         detect_ms: median(&detected),
@@ -190,7 +238,7 @@ fn boot(args: &Args, fleet: &Fleet, frequency: Frequency) -> anyhow::Result<Subj
         pool: fleet.pools()[0].id(),
         memory_bytes: args.memory.get(),
         memory_in: MemoryIn::Dram,
-        vcpus: 1,
+        vcpus: args.vcpus,
         image: ImageSource::Builtin(Program::Pages.name().into()),
         command_line: options.to_string(),
         hosts: Vec::new(),
@@ -233,6 +281,17 @@ fn protect(args: &Args, fleet: &Fleet, host: usize, guest: &Subject) -> anyhow::
     })
 }
 
+/// Waits for the next checkpoint.
+fn await_commit(control: &GuestControl) -> anyhow::Result<()> {
+    let protection = control.protection()?.context("the guest is not protected")?;
+    let (before, deadline) = (protection.standing()?, Instant::now() + PATIENCE);
+    while protection.standing()? == before {
+        ensure!(Instant::now() < deadline, "there is no further checkpoint");
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    Ok(())
+}
+
 /// A takeover.
 struct Taken {
     /// By the TSC.
@@ -241,8 +300,8 @@ struct Taken {
     report: TakeoverReport,
 }
 
-/// Kills everything of a host, and waits until the other runs the guest.
-fn take(fleet: &Fleet, victim: usize, guest: &Subject, frequency: Frequency) -> anyhow::Result<Taken> {
+/// Ends everything of a host, and waits until the other runs the guest.
+fn take(fleet: &Fleet, (victim, end): (usize, End), guest: &Subject, frequency: Frequency) -> anyhow::Result<Taken> {
     let agent = fleet.call(victim)?.describe()?.agent_pid.context("the agent does not tell its pid")?;
     let worker =
         report_of(fleet, victim, &guest.name)?.and_then(|guest| guest.worker_pid).context("the guest has no worker")?;
@@ -250,8 +309,9 @@ fn take(fleet: &Fleet, victim: usize, guest: &Subject, frequency: Frequency) -> 
     let (agent, worker) = (pid(i32::try_from(agent)?)?, pid(worker)?);
     let earlier: Vec<_> = takeovers(fleet, 1 - victim)?;
     let killed = tsc::now();
-    kill_process(agent, Signal::KILL)?;
-    kill_process(worker, Signal::KILL)?;
+    // The agent first: it would see to a worker that has ended alone.
+    kill_process(agent, end.signal())?;
+    kill_process(worker, end.signal())?;
     // The word alone is looked at meanwhile: whatever else was asked would take CPU time from the takeover.
     let slot = fleet.pools()[0].find_host(fleet.hosts()[1 - victim].name().as_str()).context("no taker")?.slot;
     interrupt::wait_for("the guest does not run at the other host", PATIENCE, || {
@@ -261,6 +321,11 @@ fn take(fleet: &Fleet, victim: usize, guest: &Subject, frequency: Frequency) -> 
         Ok(takeovers(fleet, 1 - victim)?.into_iter().find(|report| !earlier.contains(report)))
     })?;
     ensure!(report.outcome == TakeoverOutcome::Resumed, "guest {}: {}", guest.name, report.outcome);
+    ensure!(report.sure == (end == End::Killed), "the host was {end:?}, and taken for dead for another reason");
+    if end == End::Stopped {
+        kill_process(worker, Signal::KILL)?;
+        kill_process(agent, Signal::KILL)?;
+    }
     let resumed = guest.control.timeline().get(Stamp::Entered);
     ensure!(resumed > killed, "the guest's first instruction is not stamped");
     ensure!(frequency.nanoseconds(resumed - killed) < 60_000_000_000, "the stamp is not of this takeover");
@@ -291,17 +356,23 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "a guest with {} of memory, whose host is killed, goes on at another from its last checkpoint:",
-            Bytes(self.memory_bytes)
+            "a guest with {} of memory and {} vCPU, whose host ends, goes on at another from its last checkpoint:",
+            Bytes(self.memory_bytes),
+            self.vcpus
         )?;
         let mut table =
-            Table::new(["LEASE", "TAKEOVERS", "P50", "P99", "MAX", "DETECTED", "UNDONE", "PAGES", "DISTURBED"]);
+            Table::new(["LEASE", "HOST", "TAKEOVERS", "P50", "P99", "MAX", "DETECTED", "UNDONE", "PAGES", "DISTURBED"]);
         for case in &self.cases {
             let ms = |value: Millis| format!("{:.1} ms", value.0);
             let spread =
                 |pick: fn(Spread) -> Millis| case.takeover_ms.map_or("-".to_owned(), |spread| ms(pick(spread)));
             table.row([
                 format!("{} ms", case.lease_ms),
+                match case.end {
+                    End::Killed => "killed",
+                    End::Stopped => "stopped",
+                }
+                .to_owned(),
                 case.takeovers.to_string(),
                 spread(|spread| spread.p50),
                 spread(|spread| spread.p99),

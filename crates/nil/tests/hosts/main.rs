@@ -14,6 +14,7 @@ mod jobs;
 mod journeys;
 #[path = "../kvm/mod.rs"]
 mod kvm;
+mod losses;
 mod move_crashes;
 mod moves;
 mod networks;

@@ -13,10 +13,10 @@ use std::mem::offset_of;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-fn run_protected(playground: &Playground, host: &str) -> Value {
-    let pool = playground.pool();
+fn run_protected(playground: &Playground, host: &str, vcpus: usize) -> Value {
+    let (pool, vcpus) = (playground.pool(), vcpus.to_string());
     let vm = ["vm", "run", "builtin:pages", "--memory", "64M", "--name", "g", "--pool", &pool, "--host", host];
-    playground.json(&[&vm[..], &["--protect", "5ms", "--output", "hold"]].concat())
+    playground.json(&[&vm[..], &["--vcpus", &vcpus, "--protect", "5ms", "--output", "hold"]].concat())
 }
 
 /// Waits until the guest can be brought back, and has been committed so often.
@@ -32,13 +32,15 @@ fn await_active(playground: &Playground, host: &str, commits: u64) {
 struct Block {
     memory: File,
     at: u64,
+    vcpus: usize,
 }
 
 impl Block {
     fn of(guest: &Value) -> Self {
         let pid = guest["worker_pid"].as_i64().expect("a worker");
         let memory = OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/mem")).expect("its memory");
-        Self { memory, at: guest["memory_address"].as_u64().expect("an address") + CONTROL_OFFSET as u64 }
+        let vcpus = guest["vcpus"].as_u64().and_then(|vcpus| usize::try_from(vcpus).ok()).expect("its vCPUs");
+        Self { memory, at: guest["memory_address"].as_u64().expect("an address") + CONTROL_OFFSET as u64, vcpus }
     }
 
     fn word(&self, offset: usize) -> u64 {
@@ -47,28 +49,31 @@ impl Block {
         u64::from_le_bytes(bytes)
     }
 
-    fn vcpu(&self, offset: usize) -> u64 {
-        self.word(offset_of!(ControlBlock, vcpu) + offset)
+    /// That word of each vCPU's block.
+    fn of_vcpus(&self, offset: usize) -> Vec<u64> {
+        let vcpus = 0..self.vcpus;
+        vcpus.map(|vcpu| self.word(offset_of!(ControlBlock, vcpu) + vcpu * size_of::<VcpuBlock>() + offset)).collect()
     }
 
-    fn turns(&self) -> u64 {
-        self.vcpu(offset_of!(VcpuBlock, counter))
+    fn turns(&self) -> Vec<u64> {
+        self.of_vcpus(offset_of!(VcpuBlock, counter))
     }
 
-    fn errors(&self) -> u64 {
-        self.vcpu(offset_of!(VcpuBlock, errors))
-    }
-
-    /// Has the guest verify every page and every register, and go on.
+    /// Has every vCPU verify its pages, its registers and what it counts beside memory, and all of them that the tickets that
+    /// each has drawn are together those that are gone: so memory and all vCPUs are of one instant. Then they go on.
     fn verify(&self) {
         let command = offset_of!(ControlBlock, command);
         let last = CommandWord::decode(self.word(command)).expect("a command");
         let word = last.then(Command::VerifyAll).encode();
         self.memory.write_all_at(&word.to_le_bytes(), self.at + command as u64).expect("written");
-        await_that("the guest's verification", || self.vcpu(offset_of!(VcpuBlock, acknowledged)) == word);
-        assert_eq!(self.errors(), 0, "the guest has found errors");
+        let acknowledged = || self.of_vcpus(offset_of!(VcpuBlock, acknowledged));
+        await_that("the guest's verification", || acknowledged().iter().all(|last| *last == word));
+        assert!(
+            self.of_vcpus(offset_of!(VcpuBlock, errors)).iter().all(|errors| *errors == 0),
+            "the guest has found errors"
+        );
         let turns = self.turns();
-        await_that("the guest's going on", || self.turns() > turns);
+        await_that("the guest's going on", || self.turns().iter().zip(&turns).all(|(now, before)| now > before));
     }
 }
 
@@ -84,10 +89,10 @@ fn a_guest_whose_host_is_killed_goes_on_elsewhere_from_its_last_commit_and_finds
     if !has_kvm() {
         return;
     }
-    for delay in [0, 3, 11, 40] {
+    for (vcpus, delay) in [(1, 0), (1, 3), (1, 11), (1, 40), (2, 0), (2, 7), (4, 0), (4, 13)] {
         let playground = Playground::new();
         let (a, _b) = (quick(&playground, "A"), quick(&playground, "B"));
-        run_protected(&playground, "A");
+        run_protected(&playground, "A", vcpus);
         await_active(&playground, "A", 3);
         let control = control(&playground);
         std::thread::sleep(Duration::from_millis(delay));
@@ -119,7 +124,7 @@ fn a_protected_guest_migrates_and_is_protected_there_and_nothing_else_moves_its_
     let playground = Playground::new();
     let (_a, _b) = (playground.agent("A"), playground.agent("B"));
     let free = playground.free_bytes();
-    run_protected(&playground, "A");
+    run_protected(&playground, "A", 2);
     await_active(&playground, "A", 2);
     playground.nil(&["decouple", "g"]).refuses(1, &["is protected", "nil unprotect g"]);
     for to in ["B", "A"] {

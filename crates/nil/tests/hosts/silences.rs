@@ -68,6 +68,22 @@ fn a_target_whose_agent_does_not_answer_keeps_nobody_waiting() {
 }
 
 #[test]
+fn an_agent_that_is_stopped_keeps_no_listing_waiting_and_is_named() {
+    let playground = Playground::new();
+    let (_a, b) = (playground.agent("A"), playground.agent("B"));
+    kill(b.pid(), Signal::STOP);
+    let jobs = playground.nil(&["job", "list"]);
+    assert!(jobs.status.success() && jobs.stdout.contains("agent of host B does not answer"), "{}", jobs.stdout);
+    let ps = playground.nil(&["ps"]);
+    assert!(ps.status.success() && ps.stdout.contains("does not answer"), "{}", ps.stdout);
+    let unknown = "6f9619ff-8b86-4d01-b42d-00c04fc964ff";
+    playground.nil(&["job", "show", unknown]).refuses(1, &["host B", "in time"]);
+    playground.nil(&["top", "--once"]);
+    kill(b.pid(), Signal::CONT);
+    await_that("an answer", || playground.json(&["job", "list"])["silent"].as_array().is_some_and(Vec::is_empty));
+}
+
+#[test]
 fn a_client_that_is_stopped_holds_up_no_move() {
     if !has_kvm() {
         return;

@@ -76,6 +76,13 @@ impl Counter {
     }
 }
 
+/// What others see of a host's lease, as `nil host list` has it.
+fn standing_of(playground: &Playground, host: &str) -> String {
+    let hosts = playground.json(&["host", "list"])["hosts"].as_array().expect("hosts").clone();
+    let found = hosts.into_iter().find(|known| known["name"] == host).expect("the host");
+    found["standing"].as_str().unwrap_or("nobody looks").to_owned()
+}
+
 /// The reports of takeovers that have ended.
 fn reports(playground: &Playground) -> Vec<serde_json::Value> {
     let jobs = playground.json(&["job", "list"])["jobs"].as_array().expect("a list of jobs").clone();
@@ -215,7 +222,9 @@ fn a_host_that_asks_takes_over_when_it_is_told_to() {
         assert!(!refused.status.success(), "{}", refused.stdout);
         refused.stderr.contains("alive")
     });
+    assert_eq!(standing_of(&playground, "A"), "alive");
     end_host(&playground, "A", a);
+    await_that("A's being known to be dead", || standing_of(&playground, "A") == "dead");
     playground.await_guest("g", "the advice", |guest| {
         guest["detail"].as_str().is_some_and(|detail| detail.contains("nil takeover A"))
     });
@@ -223,6 +232,8 @@ fn a_host_that_asks_takes_over_when_it_is_told_to() {
     let told = playground.json(&["takeover", "A"]);
     assert_eq!(told["taken"][0]["outcome"]["kind"], "lost", "{told}");
     assert!(is_lost(&guest) && fence_of(&playground, "A") == Fence::Fenced);
+    await_that("A's being known to be fenced", || standing_of(&playground, "A") == "fenced");
+    assert!(playground.nil(&["ps"]).stdout.contains("fenced"));
 }
 
 /// A program that does that with what it finds in its environment.
@@ -250,6 +261,7 @@ fn nothing_is_taken_before_the_fence_command_has_succeeded() {
     await_that("the fence command", || fs::read_to_string(&called).is_ok_and(|text| text.contains("A by B")));
     std::thread::sleep(A_WHILE);
     assert!(!is_lost(&guest) && fence_of(&playground, "A") == Fence::Fencing, "the command has failed");
+    assert_eq!(standing_of(&playground, "A"), "fencing");
     fs::write(&gate, "").expect("the gate is open");
     await_that("the guest's being lost", || is_lost(&guest));
     assert_eq!(fence_of(&playground, "A"), Fence::Fenced);
