@@ -59,7 +59,7 @@ const HOLDERS: &[(&str, &[&str])] = &[
             "state.rs",
         ],
     ),
-    ("nil-vmm", &["kick.rs", "memory.rs", "protect/dirty.rs", "vcpu.rs"]),
+    ("nil-vmm", &["kernel_mode.rs", "kick.rs", "memory.rs", "protect/dirty.rs", "vcpu.rs"]),
 ];
 
 pub(crate) fn check(this: &Run) -> Result<Outcome> {

@@ -45,3 +45,11 @@ pub use rehoming::NewHome;
 pub use report::{ChunkSizes, MoveOutcome, MoveProgress, MoveReport, Stall, StallFigures, StallReason, UndeclaredPin};
 pub use shares::fair_shares;
 pub use undeclared::{LockedMemory, PinWatch, Undeclared, Undetectable, undeclared_pins};
+
+/// Whether guests' memory can be moved here while they run: the kernel has what [`Move`] needs of userfaultfd, and permits it.
+///
+/// # Errors
+/// [`Error::NoUserfault`], [`Error::OldUserfault`], [`Error::Userfault`].
+pub fn check_userfaultfd() -> Result<()> {
+    userfault::Userfault::open().map(drop)
+}

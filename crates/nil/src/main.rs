@@ -7,6 +7,7 @@ use std::process::ExitCode;
 mod bench;
 mod cli;
 mod demo;
+mod doctor;
 mod images;
 mod lab;
 

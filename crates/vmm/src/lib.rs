@@ -7,6 +7,7 @@
 //!    │           └─ config    what a target must know before it can build the machine
 //!    ├─ cpu                   CPU models: what the guest may rely on
 //!    ├─ offer                 what a guest needs, what a host offers
+//!    ├─ kernel_mode           whether guests can run kernels here
 //!    ├─ boot                  image loader
 //!    ├─ warm                  second-level page tables, ahead of time
 //!    ├─ run                   the life of a vCPU thread
@@ -28,6 +29,7 @@ mod cpu;
 mod devices;
 mod error;
 mod handing_over;
+mod kernel_mode;
 mod kick;
 mod kvm;
 mod machine;
@@ -49,6 +51,7 @@ pub use cpu::{BadModel, CpuModel, Feature, Features, ModelName, UnknownFeature, 
 pub use devices::Console;
 pub use error::{Error, Result};
 pub use handing_over::{Deadlines, HandoffOutcome};
+pub use kernel_mode::KernelMode;
 pub use kvm::{KvmHost, Paging};
 pub use nil_migrate::{HandoffReport, Phases, Reason, WaitStyle};
 pub use offer::{Device, DeviceKind, GuestNeeds, KvmOffer, model_of};

@@ -73,6 +73,8 @@ enum Command {
     /// Measure it.
     #[command(subcommand)]
     Bench(crate::bench::Command),
+    /// Tell what this machine can and cannot do, and what to do about it.
+    Doctor(crate::doctor::Args),
     /// Make pools, look at them, check and mend them.
     #[command(subcommand)]
     Pool(pool::PoolCommand),
@@ -149,6 +151,7 @@ fn run(command: Command, output: Output) -> anyhow::Result<ExitCode> {
     match command {
         Command::Demo(args) => crate::demo::run(&args, output),
         Command::Bench(command) => crate::bench::run(&command, output),
+        Command::Doctor(args) => crate::doctor::run(&args, output),
         Command::Pool(command) => command.run(output == Output::Json),
         Command::Capacity(command) => command.run(output == Output::Json),
         Command::Tag(command) => tag::run(command, output),
