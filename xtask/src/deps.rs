@@ -16,6 +16,7 @@ const PERMITTED: &[(&str, &[&str])] = &[
     ("nil-qemu", &[]),
     ("nil-migrate", &["nil-pool"]),
     ("nil-mover", &["nil-pool"]),
+    ("nil-process", &["nil-pool", "nil-mover"]),
     ("nil-vmm", &["nil-pool", "nil-migrate", "nil-mover", "nil-guest-abi"]),
     ("nil-host", &["nil-pool", "nil-fabric", "nil-migrate", "nil-mover", "nil-vmm"]),
     (

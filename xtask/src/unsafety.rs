@@ -59,6 +59,7 @@ const HOLDERS: &[(&str, &[&str])] = &[
             "state.rs",
         ],
     ),
+    ("nil-process", &["tracee.rs"]),
     ("nil-vmm", &["kernel_mode.rs", "kick.rs", "memory.rs", "protect/dirty.rs", "vcpu.rs"]),
 ];
 

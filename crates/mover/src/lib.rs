@@ -45,6 +45,7 @@ pub use rehoming::NewHome;
 pub use report::{ChunkSizes, MoveOutcome, MoveProgress, MoveReport, Stall, StallFigures, StallReason, UndeclaredPin};
 pub use shares::fair_shares;
 pub use undeclared::{LockedMemory, PinWatch, Undeclared, Undetectable, undeclared_pins};
+pub use userfault::Userfault;
 
 /// Whether guests' memory can be moved here while they run: the kernel has what [`Move`] needs of userfaultfd, and permits it.
 ///

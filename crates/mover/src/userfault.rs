@@ -118,7 +118,7 @@ impl Span {
 
 /// A userfaultfd. What is registered with it is released when it is dropped, and whoever waits goes on.
 #[derive(Debug)]
-pub(crate) struct Userfault {
+pub struct Userfault {
     fd: OwnedFd,
 }
 
@@ -142,6 +142,16 @@ impl Userfault {
         Ok(userfault)
     }
 
+    /// Takes one that another process has opened, for its own memory, and agreed on nothing with yet.
+    ///
+    /// # Errors
+    /// [`Error::Userfault`] when the kernel lacks what [`Userfault`] needs.
+    pub fn adopt(fd: OwnedFd) -> Result<Self> {
+        let userfault = Self { fd };
+        userfault.agree(FEATURES.iter().fold(0, |all, (bit, _)| all | bit))?;
+        Ok(userfault)
+    }
+
     /// By the system call, or by the device where only that is permitted (Documentation/admin-guide/mm/userfaultfd.rst).
     fn new() -> Result<Self> {
         let by_call = match by_system_call() {
@@ -162,12 +172,18 @@ impl Userfault {
     }
 
     /// Makes it possible to protect this range: whole pages of mappings of one kind or several.
-    pub(crate) fn register(&self, range: &Range<usize>) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn register(&self, range: &Range<usize>) -> io::Result<()> {
         self.call(REGISTER, &mut Register { range: Span::of(range), mode: MODE_WP, ioctls: 0 })
     }
 
     /// Takes that back; nothing of the range is protected any more.
-    pub(crate) fn unregister(&self, range: &Range<usize>) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn unregister(&self, range: &Range<usize>) -> io::Result<()> {
         self.call(UNREGISTER, &mut Span::of(range))
     }
 
@@ -191,12 +207,18 @@ impl Userfault {
     }
 
     /// From now on stores into the range wait.
-    pub(crate) fn protect(&self, range: &Range<usize>) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn protect(&self, range: &Range<usize>) -> io::Result<()> {
         self.write_protect(range, WRITEPROTECT_ON)
     }
 
     /// Lets stores into the range through, those that wait among them.
-    pub(crate) fn unprotect(&self, range: &Range<usize>) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn unprotect(&self, range: &Range<usize>) -> io::Result<()> {
         self.write_protect(range, 0)
     }
 
@@ -211,7 +233,10 @@ impl Userfault {
     }
 
     /// Has whoever waits for the range try again.
-    pub(crate) fn wake(&self, range: &Range<usize>) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn wake(&self, range: &Range<usize>) -> io::Result<()> {
         self.call(WAKE, &mut Span::of(range))
     }
 
