@@ -5,10 +5,11 @@ use crate::cpu::{out, out_word};
 use crate::gaps::GapRecorder;
 use crate::pages::Pages;
 use crate::registers::Registers;
+use crate::serial::say;
 use crate::tickets::Tickets;
 use core::sync::atomic::Ordering;
 use nil_guest_abi::layout::{EXIT_PORT, EXIT_REFUSED, EXIT_STOPPED, LONGEST_REST_US, REST_PORT};
-use nil_guest_abi::{Command, CommandWord, ControlBlock, GuestState, Program, VcpuBlock};
+use nil_guest_abi::{Command, CommandWord, ControlBlock, ErrorKind, GuestState, Program, VcpuBlock};
 
 /// Turns of its loop that a guest which rests makes between two rests: some ten microseconds of work.
 const STRETCH: u64 = 64;
@@ -37,6 +38,7 @@ pub fn run(program: Program, entry: Entry) -> ! {
         control.state.store(GuestState::Running as u32, Ordering::Release);
     }
     let rest = rest_of(program, &guest);
+    let says = if guest.index == 0 { guest.options.say } else { 0 };
     let mut seen = 0;
     loop {
         let turn = vcpu.counter.load(Ordering::Relaxed) + 1;
@@ -44,6 +46,13 @@ pub fn run(program: Program, entry: Entry) -> ! {
         if rest != 0 && turn.is_multiple_of(STRETCH) {
             out_word(REST_PORT, rest);
             gaps.rested();
+        }
+        if says != 0 && turn.is_multiple_of(says) {
+            say(turn);
+            gaps.rested();
+        }
+        if guest.index == 0 {
+            listen(control, vcpu);
         }
         gaps.tick();
         work.turn(&mut gaps);
@@ -104,6 +113,24 @@ impl Work {
             gaps.tick();
         }
     }
+}
+
+/// Takes note of what another guest was heard to say: never less than before.
+#[inline(always)]
+fn listen(control: &ControlBlock, vcpu: &VcpuBlock) {
+    let (heard, last) = (control.heard.load(Ordering::Acquire), vcpu.heard.load(Ordering::Relaxed));
+    if heard == last {
+        return;
+    }
+    // KVM does not see who writes into this memory from outside. A store of our own makes the word part of the next commit
+    // before what follows from it is.
+    if control.heard.compare_exchange(heard, heard, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        return;
+    }
+    if heard < last {
+        vcpu.record_error(ErrorKind::HeardBackwards, 0, last, heard);
+    }
+    vcpu.heard.store(heard, Ordering::Release);
 }
 
 /// Carries out a command of the host. A word that is no command is left unacknowledged.

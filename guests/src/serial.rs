@@ -1,4 +1,4 @@
-//! The first serial port, for the one line that a guest says.
+//! The first serial port: what a guest says of itself when it boots, and the turns that it counts aloud.
 
 use crate::cpu::out;
 use core::fmt;
@@ -12,4 +12,13 @@ impl fmt::Write for Serial {
         text.bytes().for_each(|byte| out(SERIAL_PORT, byte));
         Ok(())
     }
+}
+
+/// Says a number: `#`, sixteen hexadecimal digits, the end of the line. So a line that was cut in two is known for one.
+pub(crate) fn say(number: u64) {
+    out(SERIAL_PORT, b'#');
+    for digit in (0..16).rev() {
+        out(SERIAL_PORT, b"0123456789abcdef"[(number >> (digit * 4)) as usize & 0xF]);
+    }
+    out(SERIAL_PORT, b'\n');
 }

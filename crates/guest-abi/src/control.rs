@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! +0      header       magic, version, state, what the guest tests        written by vCPU 0 before `Running`
-//! +128    command      the one word that the host writes
+//! +128    command      what the host orders
+//! +136    heard        what another guest was heard to say, told by the host
 //! +192    tickets      what `lock xadd` counts
 //! +4096   vCPU 0       figures, first error, gap ring (512 records)       each written by its vCPU alone
 //! …       vCPU 15
@@ -56,7 +57,9 @@ pub struct ControlBlock {
     reserved0: [u64; 4],
     /// The host's [`CommandWord`].
     pub command: AtomicU64,
-    reserved1: [u64; 7],
+    /// The highest number that the outside has heard another guest say; whoever tells it never tells a smaller one.
+    pub heard: AtomicU64,
+    reserved1: [u64; 6],
     /// Tickets drawn by all vCPUs.
     pub tickets: AtomicU64,
     reserved2: [u64; 487],
@@ -126,7 +129,9 @@ pub struct VcpuBlock {
     pub acknowledged: AtomicU64,
     /// The last [`CommandWord`] for which this vCPU has come to rest, so that sums over vCPUs can be compared.
     pub parked: AtomicU64,
-    reserved3: [u64; 6],
+    /// The last [`ControlBlock::heard`] that this vCPU took note of; vCPU 0 alone does.
+    pub heard: AtomicU64,
+    reserved3: [u64; 5],
 
     /// Errors found.
     pub errors: AtomicU64,
@@ -232,6 +237,8 @@ pub enum ErrorKind {
     Twin = 10,
     /// The guest panicked; `found` is the line.
     Panic = 11,
+    /// What it heard from another guest went back: what the outside had seen of that one was undone.
+    HeardBackwards = 12,
 }
 
 /// Numbers of registers in an [`ErrorRecord`].
@@ -333,6 +340,7 @@ decode!(
         TicketSum,
         Twin,
         Panic,
+        HeardBackwards,
     ]
 );
 
@@ -510,6 +518,7 @@ const _: () = {
     assert!(offset_of!(ControlBlock, ranges) == 48);
     assert!(offset_of!(ControlBlock, workset) == 80);
     assert!(offset_of!(ControlBlock, command) == 128);
+    assert!(offset_of!(ControlBlock, heard) == 136);
     assert!(offset_of!(ControlBlock, tickets) == 192);
     assert!(offset_of!(ControlBlock, vcpu) == 4096);
     assert!(offset_of!(VcpuBlock, pages_verified) == 64);

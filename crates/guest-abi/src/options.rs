@@ -85,11 +85,13 @@ pub struct Options {
     pub dwell: u64,
     /// Microseconds that the guest rests after each stretch of work; 0 lets the program choose.
     pub rest: u64,
+    /// After so many turns of its loop vCPU 0 says their number on the console, each time; 0 is never.
+    pub say: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { mode: Mode::Hot, threshold: 0, workset: 0, memory: 0, tsc_khz: 0, dwell: 0, rest: 0 }
+        Self { mode: Mode::Hot, threshold: 0, workset: 0, memory: 0, tsc_khz: 0, dwell: 0, rest: 0, say: 0 }
     }
 }
 
@@ -181,6 +183,7 @@ impl Options {
             b"tsc_khz" => self.tsc_khz = size()?,
             b"dwell" => self.dwell = size()?,
             b"rest" => self.rest = size()?,
+            b"say" => self.say = size()?,
             _ => return Err(unknown),
         }
         Ok(())
@@ -217,6 +220,7 @@ impl fmt::Display for Options {
             ("tsc_khz", self.tsc_khz),
             ("dwell", self.dwell),
             ("rest", self.rest),
+            ("say", self.say),
         ];
         numbers.iter().filter(|(_, value)| *value != 0).try_for_each(|(name, value)| write!(f, " {name}={value}"))
     }
@@ -238,6 +242,7 @@ mod tests {
             tsc_khz: 2_400_000,
             dwell: 9,
             rest: 20_000,
+            say: 64,
         };
         assert_eq!(Options::parse(options.to_string().as_bytes()), Ok(options));
         assert_eq!(Options::parse(Options::default().to_string().as_bytes()), Ok(Options::default()));

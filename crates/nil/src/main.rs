@@ -5,6 +5,7 @@
 use std::process::ExitCode;
 
 mod bench;
+mod chaos;
 mod cli;
 mod demo;
 mod doctor;

@@ -5,6 +5,7 @@ use crate::message::{WorkerReply, WorkerRequest};
 use crate::name::GuestName;
 use crate::run_dir::HostDir;
 use crate::wire::Connection;
+use rustix::net::sockopt::socket_peercred;
 use std::io::{self, BufReader, Read};
 use std::os::unix::net::UnixStream;
 
@@ -25,6 +26,14 @@ impl ConsoleStream {
             WorkerReply::Refused(why) => Err(Error::Refused(why)),
             other => Err(Error::refused(format!("the worker of guest {guest} answered {other:?} to another question"))),
         }
+    }
+
+    /// The process that shows it, by the kernel's word.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn worker_pid(&self) -> io::Result<i32> {
+        Ok(socket_peercred(self.0.get_ref())?.pid.as_raw_nonzero().get())
     }
 }
 

@@ -75,7 +75,7 @@ pub(crate) fn run(command: &Command, output: Output) -> anyhow::Result<ExitCode>
 }
 
 /// A seed that differs from run to run; the report tells it.
-fn seed_of_the_moment() -> u64 {
+pub(crate) fn seed_of_the_moment() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::from(now.subsec_nanos()) ^ now.as_secs()
 }

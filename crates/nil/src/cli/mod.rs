@@ -43,6 +43,7 @@ mod vm;
 mod worker;
 
 pub(crate) use output::Output;
+pub(crate) use protect::OutputArg;
 pub(crate) use table::Table;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -75,6 +76,8 @@ enum Command {
     Bench(crate::bench::Command),
     /// Tell what this machine can and cannot do, and what to do about it.
     Doctor(crate::doctor::Args),
+    /// Break it: hosts die and stand still, guests move and are taken over, and nothing may be lost or undone.
+    Chaos(crate::chaos::Args),
     /// Make pools, look at them, check and mend them.
     #[command(subcommand)]
     Pool(pool::PoolCommand),
@@ -152,6 +155,7 @@ fn run(command: Command, output: Output) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => crate::demo::run(&args, output),
         Command::Bench(command) => crate::bench::run(&command, output),
         Command::Doctor(args) => crate::doctor::run(&args, output),
+        Command::Chaos(args) => crate::chaos::run(&args, output),
         Command::Pool(command) => command.run(output == Output::Json),
         Command::Capacity(command) => command.run(output == Output::Json),
         Command::Tag(command) => tag::run(command, output),

@@ -19,8 +19,8 @@ use super::rack::{check_kvm, host_dir, last_lines};
 use anyhow::{Context, bail};
 use nil_host::{Client, HostDir, RunDir};
 use nil_pool::{Access, CreateOptions, GRANULE, HostSlot, Pool, PoolId};
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Room in each pool for its tables.
@@ -29,6 +29,9 @@ const TABLES: u64 = 64 << 20;
 const STATE: u64 = 8 << 20;
 /// How long all agents together may take to join their pools.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// After which time an agent that does not answer is started once more: a child of the dead one that is still being born
+/// holds its lock for a moment.
+const START_AGAIN: Duration = Duration::from_secs(3);
 
 /// What a fleet is to be built for.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +42,15 @@ pub(crate) struct FleetPlan {
     pub(crate) guests: u64,
     /// Bytes of memory of each guest.
     pub(crate) memory_bytes: u64,
+}
+
+/// Where a fleet's pools lie.
+#[derive(Clone, Debug)]
+pub(crate) enum Site {
+    /// Where nobody else sees them, and whatever happens they go with the fleet.
+    Private,
+    /// In this directory; they stay there if that is said.
+    Directory { path: PathBuf, kept: bool },
 }
 
 /// Hosts and pools. The order of the fields is the order of their end.
@@ -98,16 +110,29 @@ impl Fleet {
         Self::build_with(plan, |_| Ok(()))
     }
 
-    /// The same; `prepare` writes into the fleet's directory what agents are to read besides ([`keeper::host_config`]).
+    /// The same; see [`Fleet::build_at`].
     pub(crate) fn build_with(
         plan: &FleetPlan,
+        prepare: impl FnOnce(&Path) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
+        Self::build_at(plan, &Site::Private, prepare)
+    }
+
+    /// The same; `prepare` writes into the fleet's directory what agents are to read besides ([`keeper::host_config`]).
+    pub(crate) fn build_at(
+        plan: &FleetPlan,
+        site: &Site,
         prepare: impl FnOnce(&Path) -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
         let demand = plan.demand();
         demand.check_machine()?;
         check_kvm(Path::new("/dev/kvm"))?;
         let directory = tempfile::Builder::new().prefix("nil-").tempdir().context("cannot make a directory")?;
-        let ground = Ground::fleeting(directory.path(), demand, Pages::Huge)?.shared_by(plan.pools);
+        let ground = match site {
+            Site::Private => Ground::fleeting(directory.path(), demand, Pages::Huge)?,
+            Site::Directory { path, kept } => Ground::within(path, directory.path(), demand, *kept)?,
+        };
+        let ground = ground.shared_by(plan.pools);
         for (number, path) in ground.pools().enumerate() {
             let label = format!("pool {number}");
             drop(Pool::create(
@@ -170,6 +195,19 @@ impl Fleet {
     /// Has the agent of a host started again, as it was started at first. The earlier one must have ended.
     pub(crate) fn start_again(&self, host: usize) -> anyhow::Result<()> {
         self.keeper.start_again(self.hosts[host].name().as_str())
+    }
+
+    /// Has the agent of a host started again, as often as it takes, and waits until it answers and has joined its pools.
+    pub(crate) fn bring_up(&self, host: usize) -> anyhow::Result<()> {
+        let mut asked: Option<Instant> = None;
+        interrupt::wait_for("a restarted agent does not answer", PATIENCE, || {
+            if asked.is_none_or(|asked| asked.elapsed() > START_AGAIN) {
+                asked = Some(Instant::now());
+                self.start_again(host)?;
+            }
+            Ok(self.is_up(host).then_some(()))
+        })
+        .with_context(|| format!("agent {}", self.hosts[host].name()))
     }
 
     /// Whether the agent of a host answers, and has joined its pools.

@@ -41,7 +41,7 @@ pub(crate) struct Ground {
 #[derive(Debug)]
 enum Kind {
     Private { mount_point: PathBuf, pages: Pages },
-    Open { kept: bool, why: Why },
+    Open { why: Why },
 }
 
 /// Why a ground is not private.
@@ -49,6 +49,8 @@ enum Kind {
 enum Why {
     /// The pool shall stay.
     Kept,
+    /// It shall lie there, and go all the same.
+    Wanted,
     /// Mounting failed.
     NotPermitted(io::Error),
 }
@@ -71,13 +73,23 @@ impl Ground {
         Self::open(directory, demand, Why::Kept)
     }
 
+    /// Prepares the ground for a pool in the directory `place`, where it stays if it is `kept`.
+    pub(crate) fn within(place: &Path, directory: &Path, demand: Demand, kept: bool) -> anyhow::Result<Self> {
+        demand.check_machine()?;
+        Self::open_in(place, directory, demand, if kept { Why::Kept } else { Why::Wanted })
+    }
+
     fn open(directory: &Path, demand: Demand, why: Why) -> anyhow::Result<Self> {
         let shared_memory = PathBuf::from(SHARED_MEMORY);
         let place = if shared_memory.is_dir() { shared_memory } else { std::env::temp_dir() };
-        demand.check_file_system(&place)?;
+        Self::open_in(&place, directory, demand, why)
+    }
+
+    fn open_in(place: &Path, directory: &Path, demand: Demand, why: Why) -> anyhow::Result<Self> {
+        demand.check_file_system(place)?;
         let name = directory.file_name().unwrap_or(POOL.as_ref());
         let pool = place.join(name).with_extension(POOL);
-        Ok(Self::at(pool, Kind::Open { kept: matches!(why, Why::Kept), why }))
+        Ok(Self::at(pool, Kind::Open { why }))
     }
 
     fn at(pool: PathBuf, kind: Kind) -> Self {
@@ -103,7 +115,7 @@ impl Ground {
 
     /// Whether the pool stays when the rack goes.
     pub(crate) fn is_kept(&self) -> bool {
-        matches!(self.kind, Kind::Open { kept: true, .. })
+        matches!(self.kind, Kind::Open { why: Why::Kept })
     }
 
     /// A sentence for the report.
@@ -113,8 +125,9 @@ impl Ground {
                 "a private tmpfs with 2 MiB pages where the kernel has them".into()
             }
             Kind::Private { pages: Pages::Small, .. } => "a private tmpfs with 4 KiB pages".into(),
-            Kind::Open { why: Why::Kept, .. } => format!("{} with 4 KiB pages (kept)", self.first.display()),
-            Kind::Open { why: Why::NotPermitted(error), .. } => format!(
+            Kind::Open { why: Why::Kept } => format!("{} with 4 KiB pages (kept)", self.first.display()),
+            Kind::Open { why: Why::Wanted } => format!("{} with 4 KiB pages", self.first.display()),
+            Kind::Open { why: Why::NotPermitted(error) } => format!(
                 "{} with 4 KiB pages: a tmpfs of its own with 2 MiB pages could not be mounted ({error})",
                 self.first.display()
             ),
@@ -129,12 +142,12 @@ impl Drop for Ground {
             Kind::Private { mount_point, .. } => {
                 let _ = unmount(mount_point, UnmountFlags::DETACH);
             }
-            Kind::Open { kept: false, .. } => {
+            Kind::Open { why: Why::Wanted | Why::NotPermitted(_) } => {
                 for pool in self.pools() {
                     let _ = fs::remove_file(pool);
                 }
             }
-            Kind::Open { kept: true, .. } => {}
+            Kind::Open { why: Why::Kept } => {}
         }
     }
 }

@@ -16,6 +16,9 @@
 //!   └ yardstick         what a plain memcpy of as many bytes takes
 //! Fleet                 several hosts, several pools
 //!   ├ prey, vitals      the processes of it: to be killed, to be weighed
+//!   ├ census            which guest runs where, and in which process, by everybody who knows
+//!   ├ chronicle         what has happened to it
+//!   ├ errand            an order to migrate, called off or not, and how it ended
 //!   └ resident          a guest that rests most of the time, so that many fit
 //! canary                whether the machine itself stood still meanwhile
 //! ```
@@ -24,8 +27,11 @@
 
 pub(crate) mod backing;
 pub(crate) mod canary;
+pub(crate) mod census;
+pub(crate) mod chronicle;
 pub(crate) mod counters;
 pub(crate) mod dice;
+pub(crate) mod errand;
 pub(crate) mod figures;
 mod file_view;
 pub(crate) mod fleet;

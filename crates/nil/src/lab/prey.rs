@@ -47,6 +47,21 @@ impl Prey {
         Self::hold(pid).filter(|prey| is_agent(prey.pid, host)).context("the agent has ended")
     }
 
+    /// All living processes of a host: its agent first, if it has one, then its workers.
+    pub(crate) fn household(host: &HostDir) -> Vec<Self> {
+        let run_dir = host.run_dir();
+        let is_worker = |pid| Worker::of(pid, &run_dir).is_some_and(|worker| worker.host == host.name().as_str());
+        let (agents, others): (Vec<_>, Vec<_>) = pids().partition(|pid| is_agent(*pid, host));
+        let workers = others.into_iter().filter(|pid| is_worker(*pid));
+        let held = |pid| Self::hold(pid).filter(|prey| is_agent(prey.pid, host) || is_worker(prey.pid));
+        agents.into_iter().chain(workers).filter_map(held).collect()
+    }
+
+    /// The process of a worker that was found.
+    pub(crate) fn of(worker: &Worker, run_dir: &RunDir) -> Option<Self> {
+        Self::hold(worker.pid).filter(|prey| Worker::of(prey.pid, run_dir).as_ref() == Some(worker))
+    }
+
     pub(crate) fn pid(&self) -> i32 {
         self.pid
     }

@@ -6,7 +6,6 @@ use super::frequency::Frequency;
 use super::interrupt;
 use super::observe::Observer;
 use super::soundness::require_clean;
-use super::view::View;
 use anyhow::{Context, bail, ensure};
 use nil_guest_abi::{Command, CommandWord, Options, Program};
 use nil_host::{GuestName, GuestReport, ImageSource, MemoryIn, RunVm};
@@ -48,16 +47,28 @@ pub(crate) struct Owner {
 }
 
 impl Resident {
-    /// Boots a guest and waits until it has filled its memory and runs.
+    /// Boots a guest on a host, with its home in a pool, and waits until it has filled its memory and runs.
     pub(crate) fn boot(
+        fleet: &Fleet,
+        place: (usize, usize),
+        name: &str,
+        memory: (u64, MemoryIn),
+        frequency: Frequency,
+    ) -> anyhow::Result<Self> {
+        Self::boot_with(fleet, place, name, memory, frequency, Options::default())
+    }
+
+    /// The same, with options of its own besides the frequency.
+    pub(crate) fn boot_with(
         fleet: &Fleet,
         (host, pool): (usize, usize),
         name: &str,
         (memory_bytes, memory_in): (u64, MemoryIn),
         frequency: Frequency,
+        options: Options,
     ) -> anyhow::Result<Self> {
         let name: GuestName = name.parse()?;
-        let options = Options { tsc_khz: frequency.khz(), ..Options::default() };
+        let options = Options { tsc_khz: frequency.khz(), ..options };
         let order = RunVm {
             name: name.clone(),
             pool: fleet.pools()[pool].id(),
@@ -135,14 +146,19 @@ impl Resident {
     pub(crate) fn look_at(&mut self, report: &GuestReport) -> anyhow::Result<()> {
         let view =
             view_of(report).with_context(|| format!("guest {}: its process cannot be looked into", self.name))?;
-        self.look_through(view)
-    }
-
-    fn look_through(&mut self, view: View) -> anyhow::Result<()> {
         self.observer.look_through(view);
         let now = Counters::read(&*self.observer.block()?)?;
         now.check_since(&self.counters).with_context(|| format!("guest {}", self.name))?;
         self.counters = now;
+        Ok(())
+    }
+
+    /// The same of a guest that may have been brought back to an earlier instant: what it counts begins anew.
+    pub(crate) fn look_again_at(&mut self, report: &GuestReport) -> anyhow::Result<()> {
+        let view =
+            view_of(report).with_context(|| format!("guest {}: its process cannot be looked into", self.name))?;
+        self.observer.look_through(view);
+        self.counters = Counters::read(&*self.observer.block()?)?;
         Ok(())
     }
 

@@ -59,6 +59,9 @@ fn describe(error: &FirstError) -> String {
         Ok(ErrorKind::TicketSum) => format!("the vCPUs drew {expected} tickets in all, and the counter says {found}"),
         Ok(ErrorKind::Twin) => format!("somebody else ran as this very vCPU ({differs})"),
         Ok(ErrorKind::Panic) => format!("the guest found a bug in itself (line {found})"),
+        Ok(ErrorKind::HeardBackwards) => {
+            format!("it heard {found:#x} from another guest after {expected:#x}: what that one had said was undone")
+        }
         Err(kind) => format!("an error of the unknown kind {kind} at {address:#x} ({differs})"),
     }
 }

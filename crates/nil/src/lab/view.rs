@@ -179,6 +179,19 @@ impl View {
         Ok(word)
     }
 
+    /// Tells the guest what another one was heard to say, if its memory can be written just now.
+    pub(crate) fn let_hear(&self, word: u64) -> anyhow::Result<()> {
+        match self {
+            Self::Bytes(bytes) => {
+                bytes.try_write(CONTROL_OFFSET + offset_of!(ControlBlock, heard), &word.to_le_bytes())
+            }
+            Self::Pool(_) | Self::File(_) => {
+                self.block()?.heard.store(word, Ordering::Release);
+                Ok(())
+            }
+        }
+    }
+
     /// The addresses at which this process has the guest's memory mapped, if it has.
     pub(crate) fn mapping(&self) -> Option<Range<usize>> {
         let (start, length) = match self {
@@ -263,6 +276,11 @@ impl Bytes {
                 done => return done.with_context(|| format!("cannot write the guest's memory in {self}")),
             }
         }
+    }
+
+    fn try_write(&self, offset: usize, bytes: &[u8]) -> anyhow::Result<()> {
+        let written = self.file.write_all_at(bytes, self.at(offset)?);
+        written.with_context(|| format!("cannot write the guest's memory in {self}"))
     }
 
     fn at(&self, offset: usize) -> anyhow::Result<u64> {

@@ -133,8 +133,11 @@ impl Vm {
         let _local = memory.keep_local().map_err(Error::Hole)?;
         let ended = self.protect_local(&guest, &protection, control, tell);
         self.shared.standstill.set_place(None);
-        self.console().show_all();
         let suspended = protection.suspend();
+        if suspended.is_ok() {
+            // Only now nobody can undo it. What is held of a guest that somebody has taken is never said.
+            self.console().show_all();
+        }
         ended.and(suspended.map(drop).map_err(Error::from))
     }
 

@@ -327,3 +327,28 @@ fn a_ticket_that_nobody_drew_is_noticed() {
     let error = first_error(&machine);
     assert_eq!((error.kind, error.found), (Ok(ErrorKind::TicketSum), error.expected + 1));
 }
+
+#[test]
+fn a_guest_counts_aloud_and_that_is_no_gap() {
+    let Some(kvm) = kvm() else { return };
+    let machine = start(&kvm, Program::Rest, Options { rest: 1_000, say: 64, ..Options::default() }, 1);
+    machine.wait_until("some turns", |control| control.vcpu[0].counter.load(Relaxed) > 5 * 64);
+    let said = machine.serial();
+    let numbers: Vec<&str> = said.lines().skip(1).take(4).collect();
+    assert_eq!(numbers, ["#0000000000000040", "#0000000000000080", "#00000000000000c0", "#0000000000000100"]);
+    assert_eq!(machine.control().first_error(), None);
+}
+
+#[test]
+fn what_is_heard_from_another_guest_must_not_go_back() {
+    let Some(kvm) = kvm() else { return };
+    let machine = start(&kvm, Program::Xadd, Options::default(), 1);
+    for heard in [5, 7] {
+        machine.control().heard.store(heard, Relaxed);
+        machine.wait_until("its notice", |control| control.vcpu[0].heard.load(Relaxed) == heard);
+    }
+    assert_eq!(machine.control().errors(), 0);
+    machine.control().heard.store(6, Relaxed);
+    let error = first_error(&machine);
+    assert_eq!((error.kind, error.expected, error.found), (Ok(ErrorKind::HeardBackwards), 7, 6));
+}

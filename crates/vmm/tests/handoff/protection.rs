@@ -182,3 +182,29 @@ fn output_that_is_held_is_seen_once_its_epoch_is_committed_and_no_sooner() {
     assert!(!vm.console().read_from(0).0.is_empty());
     vm.halt();
 }
+
+#[test]
+fn what_is_held_of_a_guest_that_was_taken_is_never_said() {
+    if !kvm() {
+        return;
+    }
+    let rack = Rack::new();
+    let (control, vm) = rack.boot(&TALKING, false, MemoryHome::Dram);
+    vm.start().expect("the guest starts");
+    let interval = Duration::from_secs(3600);
+    rack.hosts[0]
+        .protect(&control, ProtectionSettings { interval, output: OutputRule::Hold }, None)
+        .expect("protected");
+    let (seen, ended) = protected(&vm, |commits| {
+        await_commits(commits, 1);
+        let seen = vm.console().read_from(0).1;
+        std::thread::sleep(Duration::from_millis(50));
+        // Another host has fenced this one, and goes on from that commit.
+        let Ok(Ownership::Owned { host, epoch }) = control.ownership().load() else { panic!("it is owned") };
+        control.restore(host, epoch.next().expect("a later epoch"), || true).expect("it can be brought back");
+        seen
+    });
+    ended.expect_err("it is protected here no more");
+    assert_eq!(vm.console().read_from(0).1, seen, "what came after the commit was undone");
+    vm.halt();
+}

@@ -13,10 +13,11 @@ mod readers;
 mod report;
 mod strangers;
 
-use super::rack::{Chronicle, Stretch, Tally, Vigil, lock};
+use super::rack::{Stretch, Tally, Vigil, lock};
 use super::seed_of_the_moment;
 use crate::cli::Output;
 use crate::lab::canary::Canary;
+use crate::lab::chronicle::Chronicle;
 use crate::lab::fleet::{Fleet, FleetPlan};
 use crate::lab::frequency::Frequency;
 use crate::lab::interrupt;

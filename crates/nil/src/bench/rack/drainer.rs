@@ -1,8 +1,8 @@
 //! Empties hosts of chance while guests move and agents die, and lets guests come again.
 
-use super::chronicle::Chronicle;
 use super::reaper::{Disturbances, PATIENCE};
 use super::stretch::{Tally, lock};
+use crate::lab::chronicle::Chronicle;
 use crate::lab::dice::Dice;
 use crate::lab::fleet::Fleet;
 use crate::lab::interrupt;

@@ -10,13 +10,13 @@
 //! |                                                     | `Pool::check` finds nothing                        |
 
 use super::vigil::Vigil;
+use crate::lab::census::Census;
 use crate::lab::fleet::Fleet;
 use crate::lab::interrupt;
-use crate::lab::prey;
 use crate::lab::resident::Resident;
 use crate::lab::soundness::{Fate, misplaced, require_sound};
-use anyhow::{anyhow, bail};
-use nil_host::{Client, GuestReport, GuestState, JobFilter};
+use anyhow::bail;
+use nil_host::{Client, JobFilter};
 use nil_pool::Tag;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -41,9 +41,6 @@ pub(super) struct Judge {
     pub(super) most_jobs: usize,
 }
 
-/// The reports of the guests' own hosts.
-type FirstHand = BTreeMap<String, (usize, GuestReport)>;
-
 impl Judge {
     /// To be called while there is no guest.
     pub(super) fn appoint(fleet: &Fleet) -> Self {
@@ -55,17 +52,17 @@ impl Judge {
     pub(super) fn judge(&mut self, fleet: &Fleet, guests: &mut [Resident], vigil: &Vigil) -> anyhow::Result<()> {
         self.quiet_points += 1;
         let begun = Instant::now();
-        let reports = loop {
+        let census = loop {
             interrupt::check()?;
             match self.look(fleet, guests, vigil) {
-                Ok(reports) => break reports,
+                Ok(census) => break census,
                 Err(_) if begun.elapsed() < PATIENCE => std::thread::sleep(LOOK),
                 Err(misfit) => return Err(misfit.context(format!("the rack has not come to rest within {PATIENCE:?}"))),
             }
         };
         let mut words = Vec::new();
         for guest in guests.iter_mut() {
-            if let Some((_, report)) = reports.get(guest.name().as_str()) {
+            if let Some(report) = census.report(guest.name().as_str()) {
                 guest.look_at(report)?;
             }
             words.push(guest.begin_to_verify()?);
@@ -110,51 +107,31 @@ impl Judge {
     }
 
     /// Looks at everything once; the error is what does not fit, or not yet.
-    fn look(&self, fleet: &Fleet, guests: &[Resident], vigil: &Vigil) -> anyhow::Result<FirstHand> {
-        let reports = first_hand(fleet)?;
+    fn look(&self, fleet: &Fleet, guests: &[Resident], vigil: &Vigil) -> anyhow::Result<Census> {
+        let mut census = Census::take(fleet)?;
         let mut homes: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
-        let mut workers = prey::workers(fleet.run_dir());
         for guest in guests {
             let name = guest.name().as_str();
-            let owner = guest.owner(fleet)?;
-            let host = fleet.hosts()[owner.host].name();
-            let report = reports.get(name).filter(|(teller, _)| *teller == owner.host);
-            let Some((_, report)) = report else { bail!("guest {name} is {host}'s, which does not know it") };
-            if report.state != GuestState::Running || report.moving.is_some() {
-                bail!("guest {name}: host {host} says it is {}: {:?}", report.state, report.detail);
-            }
-            let (own, others): (Vec<_>, _) = workers.into_iter().partition(|worker| worker.guest == guest.id());
-            workers = others;
-            match &own[..] {
-                [worker] if worker.host == host.as_str() && report.worker_pid == Some(worker.pid) => {}
-                _ => bail!("guest {name} is {host}'s, in process {:?}; its workers are {own:?}", report.worker_pid),
-            }
+            let owner = census.settle(fleet, guest)?;
             if let Some(odd) = misplaced(&guest.map(), (owner.slot, owner.epoch), Fate::Runs) {
                 bail!("guest {name}: {odd}");
             }
             homes.entry(owner.host).or_default().insert(name.to_owned());
         }
-        if let Some(stray) = workers.first() {
-            bail!("process {} is a worker of host {} for a guest that does not need it", stray.pid, stray.host);
-        }
+        census.require_no_strays(fleet, &homes)?;
         for host in 0..fleet.hosts().len() {
             if let Some(job) = fleet.call(host)?.jobs(&JobFilter::latest(0))?.first() {
                 bail!("agent {} has a {} under way: {:?}", fleet.hosts()[host].name(), job.kind, job.progress);
             }
-            let at_home = homes.remove(&host).unwrap_or_default();
-            let sockets: BTreeSet<String> =
-                fleet.hosts()[host].worker_sockets()?.iter().map(ToString::to_string).collect();
-            if sockets != at_home {
-                bail!("host {} has the guests {at_home:?} and sockets of {sockets:?}", fleet.hosts()[host].name());
-            }
-            if let Some(excess) = vigil.excess(fleet, host, at_home.len())? {
+            let at_home = homes.get(&host).map_or(0, BTreeSet::len);
+            if let Some(excess) = vigil.excess(fleet, host, at_home)? {
                 bail!(excess);
             }
         }
         for pool in 0..fleet.pools().len() {
             self.account_for(fleet, pool, guests)?;
         }
-        Ok(reports)
+        Ok(census)
     }
 
     /// Fails when a pool has a capacity that nobody needs, lacks one, or has other than its free bytes free.
@@ -196,26 +173,6 @@ impl Judge {
         }
         Ok(())
     }
-}
-
-/// What every host says of its own guests.
-fn first_hand(fleet: &Fleet) -> anyhow::Result<FirstHand> {
-    let mut reports = FirstHand::new();
-    for (index, host) in fleet.hosts().iter().enumerate() {
-        let mut client = fleet.call(index)?;
-        if let Some(unattended) = client.describe()?.unattended.first() {
-            return Err(anyhow!("guest {unattended}: host {} has not adopted its worker", host.name()));
-        }
-        for report in client.ps()? {
-            if report.host.as_deref() == Some(host.name().as_str()) {
-                let name = report.name.clone();
-                if reports.insert(name.clone(), (index, report)).is_some() {
-                    return Err(anyhow!("guest {name}: two hosts say that they have it"));
-                }
-            }
-        }
-    }
-    Ok(reports)
 }
 
 /// How many jobs an agent knows of, page by page.

@@ -9,30 +9,26 @@
 //!
 //! | module      | holds                                                          |
 //! |-------------|----------------------------------------------------------------|
-//! | `errand`    | one order, and how it ended                                    |
 //! | `reaper`    | the kills                                                      |
 //! | `drainer`   | the hosts that are emptied                                     |
 //! | `stretch`   | many orders at once, from quiet point to quiet point           |
 //! | `judge`     | what must hold at a quiet point                                |
 //! | `vigil`     | what agents cost and hold                                      |
-//! | `chronicle` | what has happened, for whoever has to find out why             |
 //! | `report`    | what it all came to                                            |
 
-mod chronicle;
 mod drainer;
-mod errand;
 mod judge;
 mod reaper;
 mod report;
 mod stretch;
 mod vigil;
 
-pub(super) use chronicle::Chronicle;
 pub(super) use stretch::{Stretch, Tally, lock};
 pub(super) use vigil::Vigil;
 
 use super::seed_of_the_moment;
 use crate::cli::Output;
+use crate::lab::chronicle::Chronicle;
 use crate::lab::dice::Dice;
 use crate::lab::fleet::{Fleet, FleetPlan};
 use crate::lab::frequency::Frequency;

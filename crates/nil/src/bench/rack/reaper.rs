@@ -1,7 +1,7 @@
 //! Kills agents at random instants, and has them started again.
 
-use super::chronicle::Chronicle;
 use super::vigil::Vigil;
+use crate::lab::chronicle::Chronicle;
 use crate::lab::dice::Dice;
 use crate::lab::fleet::Fleet;
 use crate::lab::interrupt;
@@ -16,9 +16,6 @@ const SPREAD: Duration = Duration::from_millis(60);
 const LONGEST_ABSENCE: Duration = Duration::from_millis(1_500);
 /// How long it may take to be dead, and to answer again.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
-/// After which time an agent that does not answer is started once more: a child of the dead one that is still being born
-/// holds its lock for a moment.
-const START_AGAIN: Duration = Duration::from_secs(3);
 
 /// Whom to kill, and when.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,15 +67,7 @@ impl Kill {
         interrupt::wait_for("the killed agent is not dead", PATIENCE, || Ok(prey.is_dead().then_some(())))?;
         std::thread::sleep(self.absence);
         let begun = Instant::now();
-        let mut asked: Option<Instant> = None;
-        interrupt::wait_for("a restarted agent does not answer", PATIENCE, || {
-            if asked.is_none_or(|asked| asked.elapsed() > START_AGAIN) {
-                asked = Some(Instant::now());
-                fleet.start_again(self.host)?;
-            }
-            Ok(fleet.is_up(self.host).then_some(()))
-        })
-        .with_context(|| format!("agent {name}"))?;
+        fleet.bring_up(self.host)?;
         chronicle.note(format!("agent {name}: up again after {} ms", begun.elapsed().as_millis()));
         Ok(())
     }

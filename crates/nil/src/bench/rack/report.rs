@@ -2,10 +2,10 @@
 
 use super::Campaign;
 use super::drainer::Ended;
-use super::errand::Outcome;
 use super::stretch;
 use super::vigil::Most;
 use crate::cli::Table;
+use crate::lab::errand::Outcome;
 use crate::lab::figures::{Figures, Microseconds, Samples};
 use crate::lab::histogram;
 use nil_pool::Bytes;

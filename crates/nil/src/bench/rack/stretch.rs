@@ -1,11 +1,11 @@
 //! Many orders at once, from one quiet point to the next.
 
-use super::chronicle::Chronicle;
 use super::drainer::{self, Ended};
-use super::errand::{Done, Errand, Outcome, Report};
 use super::reaper::{Disturbances, Kill};
 use super::vigil::Vigil;
+use crate::lab::chronicle::Chronicle;
 use crate::lab::dice::Dice;
+use crate::lab::errand::{Done, Errand, Outcome, Report};
 use crate::lab::figures::Samples;
 use crate::lab::fleet::Fleet;
 use crate::lab::interrupt;

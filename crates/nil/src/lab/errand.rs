@@ -1,9 +1,9 @@
 //! One order, drawn from the seed: a guest goes to another host, and may be called back at any instant. Some go to hosts that
 //! share no pool with theirs, over others.
 
-use crate::lab::dice::Dice;
-use crate::lab::fleet::Fleet;
-use crate::lab::resident::{Owner, Resident};
+use super::dice::Dice;
+use super::fleet::Fleet;
+use super::resident::{Owner, Resident};
 use nil_host::{
     Error, JobFilter, JobKind, LegResult, Migrate, MigrationOutcome, MigrationReport, Route, RouteOutcome, RouteReport,
     Settling,
@@ -24,7 +24,7 @@ const FAR: u64 = 4;
 
 /// What an order asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Errand {
+pub(crate) struct Errand {
     /// Which of the hosts that share a pool with the guest's, apart from its own; taken modulo their number.
     target: u64,
     /// Whether one of the others is meant: those that share none.
@@ -38,7 +38,7 @@ pub(super) struct Errand {
 /// How an order ended.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// The guest runs at the target.
     Moved,
     /// It runs at its source: the target did not come in time.
@@ -57,24 +57,24 @@ pub(super) enum Outcome {
 
 /// What came of an order.
 #[derive(Clone, Debug)]
-pub(super) struct Done {
-    pub(super) outcome: Outcome,
+pub(crate) struct Done {
+    pub(crate) outcome: Outcome,
     /// Why, unless the guest moved.
-    pub(super) why: Option<String>,
-    pub(super) took: Duration,
-    pub(super) to: usize,
-    pub(super) report: Option<Report>,
+    pub(crate) why: Option<String>,
+    pub(crate) took: Duration,
+    pub(crate) to: usize,
+    pub(crate) report: Option<Report>,
 }
 
 /// What the agents have to say.
 #[derive(Clone, Debug)]
-pub(super) enum Report {
+pub(crate) enum Report {
     Migration(Box<MigrationReport>),
     Route(Box<RouteReport>),
 }
 
 impl Errand {
-    pub(super) fn draw(dice: &mut Dice) -> Self {
+    pub(crate) fn draw(dice: &mut Dice) -> Self {
         Self {
             target: dice.next(),
             far: dice.once_in(FAR),
@@ -85,7 +85,7 @@ impl Errand {
     }
 
     /// Gives the order and waits for its end. `typical` is how long one takes that nobody calls off.
-    pub(super) fn run(&self, fleet: &Fleet, guest: &Resident, from: Owner, typical: Duration) -> Done {
+    pub(crate) fn run(&self, fleet: &Fleet, guest: &Resident, from: Owner, typical: Duration) -> Done {
         let members = fleet.members(guest.pool());
         let far: Vec<usize> = (0..fleet.hosts().len()).filter(|host| !members.contains(host)).collect();
         let is_far = self.far && !far.is_empty();
@@ -137,7 +137,7 @@ fn call_off(fleet: &Fleet, guest: &Resident, host: usize, is_far: bool) -> nil_h
 
 impl Report {
     /// How long the guest stood still, at each handoff.
-    pub(super) fn blackouts(&self) -> Vec<u64> {
+    pub(crate) fn blackouts(&self) -> Vec<u64> {
         match self {
             Self::Migration(report) => report.handoff.iter().map(|handoff| handoff.blackout_ns).collect(),
             Self::Route(report) => {
@@ -151,7 +151,7 @@ impl Report {
     }
 
     /// Bytes of the guest's memory that handoffs have copied.
-    pub(super) fn copied_bytes(&self) -> u64 {
+    pub(crate) fn copied_bytes(&self) -> u64 {
         match self {
             Self::Migration(report) => report.copied_bytes,
             Self::Route(report) => {
@@ -196,7 +196,7 @@ impl Done {
 
 impl Outcome {
     /// Whether the order was carried out, one way or the other, by the agents.
-    pub(super) fn is_answer(self) -> bool {
+    pub(crate) fn is_answer(self) -> bool {
         match self {
             Self::Moved | Self::TakenBack | Self::CalledOff | Self::Stalled | Self::Stranded => true,
             Self::Refused | Self::AgentGone => false,

@@ -1,4 +1,4 @@
-//! What has happened on the rack: the story that a violation is told with.
+//! What has happened to a fleet: the numbered story that a violation is told with.
 
 use std::collections::VecDeque;
 use std::fmt::Write;
@@ -12,33 +12,44 @@ const TOLD: usize = 40;
 
 /// The latest events.
 #[derive(Debug)]
-pub(in crate::bench) struct Chronicle {
+pub(crate) struct Chronicle {
     begun: Instant,
-    events: Mutex<VecDeque<Event>>,
+    log: Mutex<Log>,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    /// Events that were noted in all.
+    noted: u64,
+    latest: VecDeque<Event>,
 }
 
 #[derive(Debug)]
 struct Event {
+    number: u64,
     millis: u128,
     what: String,
 }
 
 impl Chronicle {
-    pub(in crate::bench) fn begin() -> Self {
-        Self { begun: Instant::now(), events: Mutex::default() }
+    pub(crate) fn begin() -> Self {
+        Self { begun: Instant::now(), log: Mutex::default() }
     }
 
-    pub(in crate::bench) fn note(&self, what: String) {
-        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        if events.len() == KEPT {
-            events.pop_front();
+    pub(crate) fn note(&self, what: String) {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if log.latest.len() == KEPT {
+            log.latest.pop_front();
         }
-        events.push_back(Event { millis: self.begun.elapsed().as_millis(), what });
+        log.noted += 1;
+        let event = Event { number: log.noted, millis: self.begun.elapsed().as_millis(), what };
+        log.latest.push_back(event);
     }
 
     /// The latest events, and before them those whose subject is named in `what`.
-    pub(in crate::bench) fn story(&self, what: &str) -> String {
-        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn story(&self, what: &str) -> String {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let events = &log.latest;
         let named = |event: &Event| {
             let subject = event.what.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
             let subject = subject.trim_end_matches(':');
@@ -47,9 +58,9 @@ impl Chronicle {
         let latest = events.len().saturating_sub(TOLD);
         let told = events.iter().enumerate().filter(|(index, event)| *index >= latest || named(event));
         let mut text = String::new();
-        for (_, Event { millis, what }) in told {
+        for (_, Event { number, millis, what }) in told {
             // Writing into a String cannot fail.
-            let _ = write!(text, "\n  {millis} ms: {what}");
+            let _ = write!(text, "\n  {number}. {millis} ms: {what}");
         }
         text
     }
