@@ -19,6 +19,7 @@ const NEEDED: &[Needed] = &[
         package: "qemu-system-x86",
         purpose: "the tests against QEMU, the benchmark's peer",
     },
+    Needed { program: "criu", package: "criu", purpose: "the tests that hand processes over" },
     Needed { program: "chromium", package: "chromium", purpose: "the check of the page that agents serve" },
     Needed { program: "c++", package: "g++", purpose: "libFuzzer, which the fuzz targets are linked with" },
 ];

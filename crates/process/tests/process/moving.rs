@@ -1,18 +1,7 @@
 //! Memory of processes that run goes into the pool and back; the programs check that they notice nothing.
 
-mod stand;
-mod subjects;
-
+use super::stand::{Ground, Subject, can_run, check_under, guarded};
 use nil_process::{Error, Guard, Leave};
-use stand::{Ground, SUBJECT, Subject, can_run, check_under, guarded};
-
-#[test]
-#[ignore = "the programs that the other tests move"]
-fn subject() {
-    if let Ok(name) = std::env::var(SUBJECT) {
-        subjects::run(&name);
-    }
-}
 
 /// Moves a program's memory there and back, `rounds` times; it checks itself before, in between and after.
 fn survives(name: &str, rounds: u32, least_pooled: u64) {

@@ -1,11 +1,8 @@
 //! nil is killed at any instant while it moves a process; the process goes on, and can be moved again.
 
-mod stand;
-mod subjects;
-
+use super::stand::{Ground, Subject, can_run, check_under, guarded};
 use nil_pool::{Access, Pool};
 use nil_process::{Guard, Home, Leave};
-use stand::{Ground, SUBJECT, Subject, can_run, check_under, guarded};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -15,14 +12,6 @@ use std::time::Duration;
 const ORDER: &str = "NIL_PROCESS_ORDER";
 /// How often it is killed.
 const KILLS: u32 = 60;
-
-#[test]
-#[ignore = "the programs that the other tests move"]
-fn subject() {
-    if let Ok(name) = std::env::var(SUBJECT) {
-        subjects::run(&name);
-    }
-}
 
 /// Moves a process there and back until it is killed.
 #[test]
@@ -43,7 +32,7 @@ fn mover() {
 fn kill_after(delay: Duration, ground: &Ground, pid: i32) {
     let order = format!("{} {} {pid}", ground.member.pool().path().display(), ground.tag);
     let mut mover = Command::new(std::env::current_exe().expect("this program"))
-        .args(["--exact", "mover", "--ignored", "--nocapture", "--quiet"])
+        .args(["--exact", "kill::mover", "--ignored", "--nocapture", "--quiet"])
         .env(ORDER, order)
         .stdout(Stdio::piped())
         .spawn()
@@ -64,7 +53,6 @@ fn outlives_its_movers(name: &str) {
         // Fine steps through the beginning, then coarser ones through the moves.
         let delay = if kill < KILLS / 2 { 150 * kill } else { 2000 * kill };
         kill_after(Duration::from_micros(delay.into()), &ground, subject.pid());
-        eprintln!("killed after {delay} us");
         subject.check();
     }
     guarded(subject.pid(), &ground, |mut guard| {
