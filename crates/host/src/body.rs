@@ -1,8 +1,12 @@
 //! What is sent to agents to order something of a guest whose name stands in the path. Only what has no default must be
 //! there, and what is not known is refused.
 
+use crate::error::Result;
 use crate::name::{GuestName, HostName};
-use crate::order::{GuestRange, Migrate, MoveMemory, PinMemory, ProtectGuest, Rehome, Route, Settling, Striping};
+use crate::order::{
+    GuestRange, Migrate, MoveMemory, PinMemory, ProtectGuest, Rehome, Route, Settling, Striping, check_costs,
+    check_deadline,
+};
 use nil_mover::{Budget, Direction, MovePlan};
 use nil_pool::{OutputRule, PoolId};
 use serde::{Deserialize, Serialize};
@@ -170,6 +174,29 @@ pub(crate) enum OfferAnswer {
     Refuse,
 }
 
+impl RouteBody {
+    /// Where the guest is to go.
+    pub(crate) fn to(&self) -> &HostName {
+        &self.to
+    }
+
+    /// Hosts that it must not pass.
+    pub(crate) fn avoid(&self) -> &[HostName] {
+        &self.avoid
+    }
+
+    /// So much of its time has gone by, in microseconds. Some is left always: no limit would be none.
+    pub(crate) fn spend(&mut self, gone_us: u64) {
+        self.time_limit_us = self.time_limit_us.map(|limit| limit.saturating_sub(gone_us).max(1));
+    }
+
+    /// Refuses limits that make no sense.
+    pub(crate) fn check_limits(&self) -> Result<()> {
+        check_deadline(self.deadline_us)?;
+        check_costs(self.budget, self.stall_timeout_us)
+    }
+}
+
 fn frozen_us() -> u64 {
     Migrate::DEADLINE_US
 }
@@ -268,6 +295,17 @@ mod tests {
             "moves",
             "tolerance_percent",
             "parallel",
+            "onward",
+            "job",
+            "way",
+            "steps",
+            "failed",
+            "handoffs",
+            "handoff",
+            "rehome",
+            "at",
+            "from",
+            "over",
             "x",
         ]);
         leaf.prop_recursive(4, 64, 8, move |inner| {
@@ -298,6 +336,8 @@ mod tests {
         survives::<crate::order::Drain>(text);
         survives::<crate::order::Rebalance>(text);
         survives::<crate::order::ArmOrder>(text);
+        survives::<crate::itinerary::Onward>(text);
+        survives::<crate::itinerary::Step>(text);
         survives::<crate::order::SettleOrder>(text);
     }
 

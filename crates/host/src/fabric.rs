@@ -2,10 +2,11 @@
 //!
 //! Hosts of this machine are known by their agents. Hosts of other machines are known by the pools' host tables, which tell
 //! their names and whether they are cordoned, and by what their agents have told those of this one: CPUs, DRAM, load. One
+//! Those also tell which other pools they have joined, which no host of this machine need have, and whoever else is there. One
 //! whose agent tells nothing counts as a host with one CPU and no DRAM, so that no plan relies on it for more than a handoff.
 
 use crate::name::HostName;
-use crate::report::{HostReport, PoolReport, Resources};
+use crate::report::{HostReport, JoinedPool, Life, PoolReport, Resources};
 use crate::survey::Survey;
 use nil_fabric::{Bytes, Fabric, Host, LiveHost, LivePool, Name, PoolUuid, Rate, Result};
 use nil_pool::{Access, HostId, HostInfo, HostKind, Liveness, Pool, PoolId};
@@ -49,10 +50,26 @@ pub(crate) fn fabric_of(survey: &Survey, load: impl Fn(&HostName, &Resources) ->
             seen.pools.push(uuid(*pool)?);
         }
     }
+    let mut joined: BTreeMap<PoolId, JoinedPool> =
+        pools.values().map(|pool| (pool.id, JoinedPool::from((*pool).clone()))).collect();
+    for known in survey.elsewhere.iter().filter(|known| known.life != Life::Gone) {
+        for pool in &known.joined {
+            let Ok(name) = known.name.as_str().parse::<Name>() else { continue };
+            let has = known.resources.map_or(NOTHING_TOLD, Resources::plausible);
+            let unseen = || LiveHost { host: host(name.clone(), &has, has.load(), known.cordoned), pools: Vec::new() };
+            let seen = hosts.entry(known.name.to_string()).or_insert_with(unseen);
+            seen.host.cordoned |= known.cordoned;
+            let id = uuid(pool.id)?;
+            if !seen.pools.contains(&id) {
+                seen.pools.push(id);
+            }
+            joined.entry(pool.id).or_insert_with(|| pool.clone());
+        }
+    }
     let taken: Vec<String> = hosts.keys().cloned().collect();
     let hosts: Vec<LiveHost> = hosts.into_values().collect();
     let mut described: Vec<LivePool> = Vec::new();
-    for pool in pools.values() {
+    for pool in joined.values() {
         let name =
             pool_name(pool, |name| taken.contains(&name.to_string()) || described.iter().any(|one| one.name == *name));
         let size = Bytes(pool.total_bytes.max(pool.free_bytes));
@@ -97,8 +114,8 @@ fn uuid(pool: PoolId) -> Result<PoolUuid> {
 }
 
 /// A pool is called as its file is, unless something else is.
-fn pool_name(pool: &PoolReport, taken: impl Fn(&Name) -> bool) -> Result<Name> {
-    let file = pool.path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<Name>().ok());
+fn pool_name(pool: &JoinedPool, taken: impl Fn(&Name) -> bool) -> Result<Name> {
+    let file = pool.name.parse::<Name>().ok();
     match file.filter(|name| !taken(name)) {
         Some(name) => Ok(name),
         None => pool.id.to_string().parse(),
@@ -186,6 +203,7 @@ mod tests {
             pools: vec![pool.id()],
             guests: 0,
             resources,
+            joined: Vec::new(),
         };
         let told = |elsewhere| {
             let fabric = live_fabric(&Survey { guests: Vec::new(), hosts: hosts(), elsewhere }).expect("a fabric");

@@ -20,6 +20,7 @@ mod config;
 mod error;
 mod fabric;
 mod feed;
+mod itinerary;
 mod joined;
 mod layout;
 mod message;
@@ -58,8 +59,8 @@ pub use order::{
 pub use problem::Problem;
 pub use report::{
     CordonReport, Departure, DrainOutcome, DrainReport, GuestReport, GuestState, Happening, HostEvent, HostReport,
-    HostStanding, JobKind, JobOutcome, JobPhase, JobReport, JobResult, JobSummary, KnownHost, LegReport, LegResult,
-    Life, LostPool, MemoryMoved, MemoryReport, MigrationOutcome, MigrationReport, OfferReport, PinReport,
+    HostStanding, JobKind, JobOutcome, JobPhase, JobReport, JobResult, JobSummary, JoinedPool, KnownHost, LegReport,
+    LegResult, Life, LostPool, MemoryMoved, MemoryReport, MigrationOutcome, MigrationReport, OfferReport, PinReport,
     PlacementPlan, PlannedMove, PoolReport, Progress, ProtectionReport, ProtectionState, RebalanceOutcome,
     RebalancePlan, RebalanceReport, RehomingOutcome, RehomingReport, Resources, RouteOutcome, RouteReport,
     SandboxLayer, SandboxReport, Stay, Takeover, TakeoverOutcome, TakeoverReport, Unevenness, Whereabouts,

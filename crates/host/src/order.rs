@@ -1,7 +1,9 @@
 //! What programs order from an agent.
 
+use crate::error::{Error, Result};
+use crate::itinerary::Onward;
 use crate::name::{GuestName, HostName};
-use nil_mover::{Budget, Direction, MovePlan, MoveRange};
+use nil_mover::{Budget, Direction, MovePlan, MoveRange, Pace};
 use nil_pool::{GuestId, GuestSlot, JobId, LegRequest, OutputRule, PoolId, StripeRequest};
 use nil_vmm::CpuModel;
 use serde::{Deserialize, Serialize};
@@ -9,6 +11,9 @@ use std::fmt;
 use std::path::PathBuf;
 use utoipa::openapi::{ObjectBuilder, OneOfBuilder, Ref, RefOr, Schema, Type};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
+
+/// The shortest and the longest that a guest may be ordered to wait for its target, in microseconds.
+const DEADLINES: std::ops::RangeInclusive<u64> = 1_000..=60_000_000;
 
 /// Where a guest's image comes from.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -243,6 +248,10 @@ pub(crate) struct ArmOrder {
     pub(crate) name: GuestName,
     /// The host that runs it.
     pub(crate) from: HostName,
+    /// Where the guest goes on to once it runs there; `None` when it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(crate) onward: Option<Onward>,
 }
 
 /// Memory that was in the source's DRAM before a migration, and is to come into the target's.
@@ -421,6 +430,33 @@ impl fmt::Display for GuestRange {
             bytes if bytes % (1 << 10) == 0 => write!(f, "{address:#x}+{}K", bytes >> 10),
             bytes => write!(f, "{address:#x}+{bytes}"),
         }
+    }
+}
+
+/// Refuses a deadline that no handoff could keep to, or after which a guest would have stood still too long.
+pub(crate) fn check_deadline(deadline_us: u64) -> Result<()> {
+    if DEADLINES.contains(&deadline_us) {
+        return Ok(());
+    }
+    Err(Error::refused("a handoff's deadline is between 1 ms and 60 s; the default is 1s"))
+}
+
+/// Refuses a budget with which nothing could ever move.
+pub(crate) fn check_costs(budget: Budget, stall_timeout_us: u64) -> Result<()> {
+    if budget.bandwidth == Some(0) {
+        return Err(Error::refused("with a bandwidth of 0 nothing ever moves; leave it away for no limit"));
+    }
+    match budget.pace {
+        Pace::Paced { max_stall_us: 0, .. } => {
+            Err(Error::refused("memory cannot move without any stall; choose a longest stall of 1us or more"))
+        }
+        Pace::Paced { max_slowdown_pct: 0 | 101.., .. } => {
+            Err(Error::refused("a slowdown is between 1 % and 100 %; the default is 20 %"))
+        }
+        Pace::Paced { .. } | Pace::Fast if stall_timeout_us == 0 => {
+            Err(Error::refused("a stall timeout of 0 gives up before anything has begun; the default is 30s"))
+        }
+        Pace::Paced { .. } | Pace::Fast => Ok(()),
     }
 }
 

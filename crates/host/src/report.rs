@@ -15,7 +15,7 @@ pub use event::{Happening, HostEvent};
 pub(crate) use job::{ArmNews, CalledOff};
 pub use job::{JobKind, JobOutcome, JobPhase, JobReport, JobResult};
 pub use job_summary::JobSummary;
-pub use known_host::{HostStanding, KnownHost, Life};
+pub use known_host::{HostStanding, JoinedPool, KnownHost, Life};
 pub(crate) use memory::describe;
 pub use memory::{MemoryMoved, MemoryReport, PinReport, Whereabouts};
 pub use offer::OfferReport;

@@ -6,6 +6,7 @@
 //!               /agent.sock            the agent's socket
 //!               /workers/GUEST.sock    one per guest: its worker's socket
 //!               /workers/GUEST.log     what that worker said
+//!               /ways/JOB.json         one per guest that is on its way over several hosts: what is left of that
 //! ```
 //!
 //! `RUN` is `$NIL_RUN_DIR`, else `$XDG_RUNTIME_DIR/nil`, else `/run/nil` for root, else `/tmp/nil-UID`. Everything in it
@@ -129,6 +130,11 @@ impl HostDir {
     #[must_use]
     pub fn workers(&self) -> PathBuf {
         self.path.join("workers")
+    }
+
+    /// The directory of what is left of guests' ways.
+    pub(crate) fn ways(&self) -> PathBuf {
+        self.path.join("ways")
     }
 
     /// The socket of the worker that runs `guest`.

@@ -160,6 +160,9 @@ fn join(known: &mut KnownHost, more: KnownHost) {
     let new: Vec<PoolId> = more.pools.into_iter().filter(|pool| !known.pools.contains(pool)).collect();
     known.pools.extend(new);
     known.guests = known.guests.max(more.guests);
+    if known.joined.is_empty() {
+        known.joined = more.joined;
+    }
 }
 
 /// A host whose agent does not run, or does not answer, as its workers show it.

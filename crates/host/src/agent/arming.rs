@@ -2,12 +2,14 @@
 
 use super::Host;
 use super::pools::slot_number;
+use super::table::Reservation;
 use crate::error::{Error, Result};
 use crate::message::{Phase, WorkerRequest};
 use crate::name::GuestName;
 use crate::order::ArmOrder;
 use crate::process::ProcessId;
 use crate::report::ArmNews;
+use nil_pool::{GuestControl, Membership, Ownership, Pool};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -20,6 +22,13 @@ pub(super) const PATIENCE_WITH_ARMING: Duration = Duration::from_secs(120);
 const LOOK_FOR_HANGUP: Duration = Duration::from_millis(50);
 /// How long a worker stays armed when the agent that wanted it is no more.
 const PATIENCE_WITH_ORPHANS: Duration = Duration::from_secs(2);
+
+/// Whether a guest has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Landing {
+    Landed,
+    CalledOff,
+}
 
 /// The agent of the host that is to hand a guest over, as its target sees it.
 #[derive(Debug)]
@@ -49,10 +58,11 @@ impl Source {
 
 impl Host {
     /// Gets ready for a guest, tells its source so, and then tells it that the guest has landed. When the source hangs
-    /// up before that, the worker is sent home.
+    /// up before that, the worker is sent home. A guest that is to go on from here does so when it has landed.
     pub(crate) fn take_over(self: &Arc<Self>, order: &ArmOrder, source: &Source) -> Result<()> {
         let membership = self.pools.get(order.pool)?;
         let control = membership.pool().guest(order.slot, order.id)?;
+        check_source(membership.pool(), &control, order)?;
         self.check_adopted(&order.name)?;
         let reserved = self.table.reserve(&order.name, self.dir.name(), PATIENCE_WITH_LEAVING);
         let reservation = reserved.map_err(|error| match self.table.find_id(order.id) {
@@ -65,8 +75,31 @@ impl Host {
             None => error,
         })?;
         self.check_open()?;
+        let way = self.expect_traveller(order)?;
+        let landed = self.await_guest(order, &membership, &reservation, &control, source);
+        match (way, matches!(landed, Ok(Landing::Landed))) {
+            // Before its source hears of it, which asks for that job then.
+            (Some(way), true) => self.send_on(way),
+            (Some(way), false) => way.forget(&self.dir),
+            (None, _) => {}
+        }
+        if landed? == Landing::Landed {
+            source.tell(ArmNews::Landed);
+        }
+        Ok(())
+    }
+
+    /// Has a worker stand ready until the guest has landed, or is not to come.
+    fn await_guest(
+        self: &Arc<Self>,
+        order: &ArmOrder,
+        membership: &Membership,
+        reservation: &Reservation<'_>,
+        control: &GuestControl,
+        source: &Source,
+    ) -> Result<Landing> {
         let begun = Instant::now();
-        let worker = self.start_worker(&reservation, &control, membership.slot(), None)?.id();
+        let worker = self.start_worker(reservation, control, membership.slot(), None)?.id();
         tracing::debug!("guest {}: its worker is up after {:?}", order.name, begun.elapsed());
         let armed = self.order(&order.name, &WorkerRequest::Arm, PATIENCE_WITH_ARMING);
         if let Err(error) = armed {
@@ -79,20 +112,21 @@ impl Host {
         self.await_landing(&order.name, worker, source)
     }
 
-    fn await_landing(&self, name: &GuestName, worker: ProcessId, source: &Source) -> Result<()> {
+    fn await_landing(&self, name: &GuestName, worker: ProcessId, source: &Source) -> Result<Landing> {
         let settled = |phase| !matches!(phase, Phase::Empty | Phase::Starting | Phase::Armed);
+        let mut called_off: Option<Instant> = None;
         loop {
-            match self.table.wait(name, worker, LOOK_FOR_HANGUP, settled) {
-                Some(phase) if settled(phase) => {
-                    source.tell(ArmNews::Landed);
-                    return Ok(());
-                }
-                Some(_) if source.has_hung_up() => {
+            match (self.table.wait(name, worker, LOOK_FOR_HANGUP, settled), called_off) {
+                (Some(phase), _) if settled(phase) => return Ok(Landing::Landed),
+                (Some(_), None) if source.has_hung_up() => {
                     self.disarm(name);
-                    return Ok(());
+                    called_off = Some(Instant::now());
                 }
-                Some(_) => {}
-                None => return Err(Error::refused(format!("guest {name} did not come"))),
+                // The guest may have been quicker, and its worker about to say so.
+                (Some(_), Some(at)) if at.elapsed() < PATIENCE_WITH_ORPHANS => {}
+                (Some(_) | None, Some(_)) => return Ok(Landing::CalledOff),
+                (Some(_), None) => {}
+                (None, None) => return Err(Error::refused(format!("guest {name} did not come"))),
             }
         }
     }
@@ -126,4 +160,15 @@ impl Host {
             Err(error) => tracing::warn!("guest {name}: its worker cannot be dismissed: {}", error.story()),
         }
     }
+}
+
+/// Refuses an order of anybody but the host that has the guest, as the pool says.
+fn check_source(pool: &Pool, control: &GuestControl, order: &ArmOrder) -> Result<()> {
+    let responsible = control.ownership().load().ok().and_then(Ownership::responsible);
+    let owner = responsible.and_then(|slot| pool.host_name(slot));
+    if owner.as_deref() == Some(order.from.as_str()) {
+        return Ok(());
+    }
+    let owner = owner.map_or_else(|| "no host".to_owned(), |owner| format!("host {owner}"));
+    Err(Error::refused(format!("guest {} is not host {}'s to hand over: {owner} has it", order.name, order.from)))
 }

@@ -27,6 +27,11 @@ impl Former {
         Ok(Self((0..map.granules()).map(|index| side(&map, index)).collect()))
     }
 
+    /// All of it.
+    pub(super) fn all(&self) -> Vec<MoveRange> {
+        ranges(self.0.iter().map(|_| true))
+    }
+
     /// What was not wholly in the pool.
     pub(super) fn outside_pool(&self) -> Vec<MoveRange> {
         ranges(self.0.iter().map(|side| *side != Side::Pool))

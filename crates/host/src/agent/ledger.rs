@@ -135,9 +135,14 @@ impl fmt::Display for Purpose {
 
 impl Record {
     /// A job that is about to begin. `orderer` is told when it has, or why it does not.
-    pub(super) fn new(host: &HostName, purpose: Purpose, orderer: oneshot::Sender<Result<JobReport>>) -> Self {
+    pub(super) fn new(
+        id: JobId,
+        host: &HostName,
+        purpose: Purpose,
+        orderer: oneshot::Sender<Result<JobReport>>,
+    ) -> Self {
         Self {
-            id: JobId::random(),
+            id,
             host: host.clone(),
             purpose,
             created_ms: now_ms(),
@@ -364,7 +369,7 @@ mod tests {
     fn record(guest: &str) -> Arc<Record> {
         let guest = Some(guest.parse().expect("a good name"));
         let purpose = Purpose { kind: JobKind::Settle, guest, to: None, limit: None };
-        Arc::new(Record::new(&"A".parse().expect("a good name"), purpose, oneshot::channel().0))
+        Arc::new(Record::new(JobId::random(), &"A".parse().expect("a good name"), purpose, oneshot::channel().0))
     }
 
     fn run(ledger: &Ledger, guest: &str) -> Arc<Record> {

@@ -23,15 +23,15 @@ use super::Host;
 use super::former::Former;
 use super::jobs::{End, Errand, Stage};
 use super::ledger::Record;
-use super::moving::check_costs;
 use super::relocating::{Hearer, Relocated, Relocation};
 use super::table::Occupation;
 use super::target::Target;
 use crate::error::{Error, Result};
+use crate::itinerary::Onward;
 use crate::joined::{Relation, join, moved_bytes};
 use crate::message::{Lane, WorkerReply, WorkerRequest};
 use crate::micros::micros;
-use crate::order::{ArmOrder, Migrate, SettleOrder, Settling};
+use crate::order::{ArmOrder, Migrate, SettleOrder, Settling, check_costs, check_deadline};
 use crate::report::{MigrationOutcome, MigrationReport, Progress};
 use nil_migrate::HandoffReport;
 use nil_mover::{Direction, MoveOutcome, MoveReport};
@@ -39,8 +39,6 @@ use nil_pool::{Arm, Region};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The shortest and the longest that a guest may be ordered to wait for its target.
-const DEADLINES: std::ops::RangeInclusive<u64> = 1_000..=60_000_000;
 /// How much longer than its deadline a handoff may take before its worker is given up as stuck.
 const GRACE: Duration = Duration::from_secs(10);
 /// How long to wait before memory that was pulled back under a handoff is tried again.
@@ -50,6 +48,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 struct Journey<'a> {
     host: &'a Host,
     order: &'a Migrate,
+    leg: Leg<'a>,
     occupation: Occupation<'a>,
     begun: Instant,
     former: Former,
@@ -57,6 +56,16 @@ struct Journey<'a> {
     prepare_us: u64,
     /// Since when handoffs are refused because of memory that is not in the pool.
     stalled_since: Option<Instant>,
+}
+
+/// Whether it is a step of a longer way.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Leg<'a> {
+    /// It is not.
+    Alone,
+    /// It is; this is left of it then, and `None` that it is the last one, after which all of the memory goes where the
+    /// order says.
+    OfWay(Option<&'a Onward>),
 }
 
 /// How the guest's own way ended; its memory may have another before it.
@@ -76,13 +85,18 @@ enum Attempt {
 
 impl Host {
     /// Moves a guest of ours to another host.
-    pub(super) fn migrate(self: &Arc<Self>, order: &Migrate, record: &Arc<Record>) -> Result<MigrationReport> {
+    pub(super) fn migrate(
+        self: &Arc<Self>,
+        order: &Migrate,
+        leg: Leg<'_>,
+        record: &Arc<Record>,
+    ) -> Result<MigrationReport> {
         let begun = Instant::now();
         let occupation = self.departing(order)?;
         self.begun(record, &occupation)?;
         let former = Former::of(&occupation.control)?;
         let (decouple, prepare_us, stalled_since) = (None, 0, None);
-        Journey { host: self, order, occupation, begun, former, decouple, prepare_us, stalled_since }
+        Journey { host: self, order, leg, occupation, begun, former, decouple, prepare_us, stalled_since }
             .travel(&mut |progress| self.hear(record, progress))
     }
 
@@ -107,9 +121,7 @@ impl Host {
         if to == self.dir.name() {
             return Err(Error::refused(format!("guest {guest} is on host {to} already")));
         }
-        if !DEADLINES.contains(deadline_us) {
-            return Err(Error::refused("a handoff's deadline is between 1 ms and 60 s; the default is 1s"));
-        }
+        check_deadline(*deadline_us)?;
         check_costs(order.budget, order.stall_timeout_us)
     }
 }
@@ -261,7 +273,11 @@ impl Journey<'_> {
         let Migrate { guest, to, settling, budget, stall_timeout_us, .. } = self.order;
         let heard = target.await_landing();
         tracing::debug!("guest {guest}: known to have landed after {:?}", self.begun.elapsed());
-        let ranges = self.former.outside_pool();
+        let ranges = match self.leg {
+            Leg::Alone => self.former.outside_pool(),
+            // Where it set out all of it was in DRAM.
+            Leg::OfWay(_) => self.former.all(),
+        };
         if ranges.is_empty() || *settling == Settling::StayInPool {
             return;
         }
@@ -305,6 +321,10 @@ impl Journey<'_> {
             id: control.id(),
             name: self.order.guest.clone(),
             from: self.host.dir.name().clone(),
+            onward: match self.leg {
+                Leg::Alone => None,
+                Leg::OfWay(onward) => onward.cloned(),
+            },
         }
     }
 }

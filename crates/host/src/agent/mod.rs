@@ -263,6 +263,7 @@ impl Agent {
         host.settle_twins();
         host.recover_all();
         host.reap_orphan_stripes();
+        host.take_up_ways();
         host.spawn("vigil", Host::keep_vigil)?;
         host.spawn("duties", Host::attend)?;
         host.listen(doors)?;

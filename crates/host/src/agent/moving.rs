@@ -20,9 +20,9 @@ use super::table::{Entry, Occupation};
 use crate::error::{Error, Result};
 use crate::message::{Lane, Phase};
 use crate::name::GuestName;
-use crate::order::{GuestRange, MoveMemory, SettleOrder};
+use crate::order::{GuestRange, MoveMemory, SettleOrder, check_costs};
 use crate::report::{MemoryMoved, Progress, known};
-use nil_mover::{Budget, Direction, MoveOutcome, MoveRange, MoveReport, Pace};
+use nil_mover::{Direction, MoveOutcome, MoveRange, MoveReport};
 use std::sync::Arc;
 
 impl Host {
@@ -230,23 +230,4 @@ fn takes_along(errand: &Errand) -> bool {
 fn relocation(order: &MoveMemory) -> Relocation {
     let MoveMemory { direction, budget, node, stall_timeout_us, .. } = *order;
     Relocation { direction, ranges: None, budget, node, stall_timeout_us, striping: order.striping.clone() }
-}
-
-/// Refuses a budget with which nothing could ever move.
-pub(super) fn check_costs(budget: Budget, stall_timeout_us: u64) -> Result<()> {
-    if budget.bandwidth == Some(0) {
-        return Err(Error::refused("with a bandwidth of 0 nothing ever moves; leave it away for no limit"));
-    }
-    match budget.pace {
-        Pace::Paced { max_stall_us: 0, .. } => {
-            Err(Error::refused("memory cannot move without any stall; choose a longest stall of 1us or more"))
-        }
-        Pace::Paced { max_slowdown_pct: 0 | 101.., .. } => {
-            Err(Error::refused("a slowdown is between 1 % and 100 %; the default is 20 %"))
-        }
-        Pace::Paced { .. } | Pace::Fast if stall_timeout_us == 0 => {
-            Err(Error::refused("a stall timeout of 0 gives up before anything has begun; the default is 30s"))
-        }
-        Pace::Paced { .. } | Pace::Fast => Ok(()),
-    }
 }

@@ -1,7 +1,8 @@
 //! Where the agent answers other machines, and how it finds their agents.
 //!
 //! A host of this machine is called on its Unix socket. Every other one is called by mutual TLS, at the address that the
-//! configuration gives for it, or else at the one that it has written into a pool.
+//! configuration gives for it, or else at the one that it has written into a pool: one that this host has joined, or, as
+//! others tell, another.
 
 use super::Host;
 use crate::client::{Client, Endpoint};
@@ -46,6 +47,11 @@ impl Network {
         let tls = listen.tls.as_ref().map(|tls| network.open_tls(tls, name)).transpose()?;
         let plain = listen.plain.as_ref().map(|plain| network.open_plain(plain)).transpose()?;
         Ok((network, Doors { tls, plain }))
+    }
+
+    /// Whether there is a certificate with which to call other machines.
+    pub(super) fn can_call(&self) -> bool {
+        self.tls.is_some()
     }
 
     fn open_tls(&mut self, listen: &TlsListen, name: &HostName) -> Result<(TcpListener, ServerTls)> {
@@ -117,7 +123,7 @@ impl Host {
 
     /// Whether it is known where a host's agent answers other machines, and this one has a certificate to call it with.
     pub(super) fn has_address(&self, name: &HostName) -> bool {
-        self.network.tls.is_some() && self.address_of(name).is_some()
+        self.network.can_call() && self.address_of(name).is_some()
     }
 
     fn address_of(&self, name: &HostName) -> Option<PeerAddress> {
@@ -126,7 +132,8 @@ impl Host {
         }
         let written = |pool: &nil_pool::Pool| pool.find_host(name.as_str())?.address;
         let written = self.pools.all().iter().find_map(|membership| written(membership.pool()));
-        written.and_then(|address| address.to_string().parse().ok())
+        let written = written.map(|address| address.to_string());
+        written.or_else(|| self.neighbours.address_of(name))?.parse().ok()
     }
 
     fn unknown_host(&self, name: &HostName) -> Result<Error> {

@@ -18,7 +18,6 @@ use crate::report::{
 use nil_pool::JobId;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
 
 /// How often to look whether a job of this agent is over.
 const LOOK: Duration = Duration::from_millis(10);
@@ -50,10 +49,7 @@ impl Orderer<'_> {
                 } else {
                     Work::Migrate(Migrate::new(guest, to))
                 };
-                let (tell, told) = oneshot::channel();
-                host.undertake(work, tell)?;
-                let begun = told.blocking_recv().unwrap_or_else(|_| Err(Error::refused("its job did not begin")));
-                begun.map(|job| job.id)
+                host.begin(work)
             }
             Self::There(agent) if one.rehomed => agent.begin_route(&Route::new(guest, to)).map(|job| job.id),
             Self::There(agent) => agent.begin_migration(&Migrate::new(guest, to)).map(|job| job.id),

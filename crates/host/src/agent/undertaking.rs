@@ -4,9 +4,11 @@ use super::Host;
 use super::calling_off::call_off_alone;
 use super::jobs::Job;
 use super::ledger::{Doing, Ended, Purpose, Record, unknown_job};
-use super::routing::Course;
+use super::migration::Leg;
+use super::routing::{Course, Way};
 use super::table::Occupation;
 use crate::error::{Error, Result};
+use crate::itinerary::Onward;
 use crate::order::{Drain, Migrate, MoveMemory, Rebalance, Rehome, Route, SettleOrder};
 use crate::report::{JobKind, JobReport, JobResult, Progress};
 use nil_mover::Direction;
@@ -26,6 +28,10 @@ pub(crate) enum Work {
     Rehome(Rehome),
     /// A guest of ours goes to another host, over others.
     Route(Route),
+    /// A guest that has come goes on, over others, as was said when it was armed for.
+    GoOn(Box<Way>),
+    /// A guest of ours goes to the next host on its way; this is left of it then.
+    HandOn(Migrate, Option<Box<Onward>>),
     /// A guest has come; its memory is recoupled.
     Settle(SettleOrder),
     /// This host is emptied.
@@ -40,7 +46,9 @@ impl Work {
             // They stop by themselves when their time is up, so that they can say what is left.
             Self::Drain(_) => return Purpose { kind: JobKind::Drain, guest: None, to: None, limit: None },
             Self::Rebalance(_) => return Purpose { kind: JobKind::Rebalance, guest: None, to: None, limit: None },
-            Self::Migrate(order) => (JobKind::Migration, &order.guest, Some(&order.to), order.time_limit_us),
+            Self::Migrate(order) | Self::HandOn(order, _) => {
+                (JobKind::Migration, &order.guest, Some(&order.to), order.time_limit_us)
+            }
             Self::Move(order) => {
                 let kind = match order.direction {
                     Direction::Decouple => JobKind::Decouple,
@@ -50,16 +58,29 @@ impl Work {
             }
             Self::Rehome(order) => (JobKind::Rehoming, &order.guest, None, order.time_limit_us),
             Self::Route(order) => (JobKind::Route, &order.guest, Some(&order.to), order.time_limit_us),
+            Self::GoOn(way) => {
+                let order = way.onward.way.clone().order(way.guest.clone());
+                let limit = order.time_limit_us.map(Duration::from_micros);
+                return Purpose { kind: JobKind::Route, guest: Some(order.guest), to: Some(order.to), limit };
+            }
             Self::Settle(order) => (JobKind::Settle, &order.guest, None, None),
         };
         Purpose { kind, guest: Some(guest.clone()), to: to.cloned(), limit: limit_us.map(Duration::from_micros) }
+    }
+
+    /// The number that its job has.
+    fn number(&self) -> JobId {
+        match self {
+            Self::GoOn(way) => way.onward.job,
+            _ => JobId::random(),
+        }
     }
 }
 
 impl Host {
     /// Begins a job on a thread of its own. `begun` is told as soon as nothing stands in its way, or what does.
     pub(crate) fn undertake(self: &Arc<Self>, work: Work, begun: oneshot::Sender<Result<JobReport>>) -> Result<()> {
-        let record = Arc::new(Record::new(self.dir.name(), work.purpose(), begun));
+        let record = Arc::new(Record::new(work.number(), self.dir.name(), work.purpose(), begun));
         self.spawn("job", move |host| {
             let outcome = match host.begin_order() {
                 Ok(_order) => host.carry_out(&work, &record),
@@ -77,9 +98,21 @@ impl Host {
         })
     }
 
+    /// The same for another thread of this agent, which is told when it has begun, or what stands in its way.
+    pub(super) fn begin(self: &Arc<Self>, work: Work) -> Result<JobId> {
+        let (tell, told) = oneshot::channel();
+        self.undertake(work, tell)?;
+        let begun = told.blocking_recv().unwrap_or_else(|_| Err(Error::refused("its job did not begin")));
+        begun.map(|job| job.id)
+    }
+
     fn carry_out(self: &Arc<Self>, work: &Work, record: &Arc<Record>) -> Result<JobResult> {
         Ok(match work {
-            Work::Migrate(order) => JobResult::Migration(Box::new(self.migrate(order, record)?)),
+            Work::Migrate(order) => JobResult::Migration(Box::new(self.migrate(order, Leg::Alone, record)?)),
+            Work::HandOn(order, onward) => {
+                JobResult::Migration(Box::new(self.migrate(order, Leg::OfWay(onward.as_deref()), record)?))
+            }
+            Work::GoOn(way) => JobResult::Route(Box::new(self.go_on(way, record)?)),
             Work::Move(order) => JobResult::Memory(Box::new(self.move_memory(order, record)?)),
             Work::Rehome(order) => JobResult::Rehoming(Box::new(self.rehome(order, record)?)),
             Work::Route(order) => JobResult::Route(Box::new(self.route(order, record)?)),

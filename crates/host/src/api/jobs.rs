@@ -88,7 +88,7 @@ pub(super) async fn events(
 }
 
 /// The number of a job, written as the description of the API says and in no other way.
-fn number(text: &str) -> Answer<JobId> {
+pub(super) fn number(text: &str) -> Answer<JobId> {
     let number = text.parse::<JobId>().ok().filter(|number| number.to_string().eq_ignore_ascii_case(text));
     number.ok_or_else(|| {
         let detail = format!("`{text}` is no number of a job, which is a UUID (8-4-4-4-12 hexadecimal digits)");

@@ -56,6 +56,7 @@ use utoipa::openapi;
         placement::take_over,
         peers::arm,
         peers::settle,
+        peers::cancel,
     ),
     components(schemas(Problem, Progress, HostEvent, ArmNews)),
     tags(

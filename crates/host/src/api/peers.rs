@@ -1,21 +1,26 @@
 //! What agents ask of each other.
 
 use super::calls::Api;
+use super::jobs::number;
 use super::problem::{Answer, Refusal};
-use super::request::Document;
+use super::request::{At, Document};
+use super::roles::Caller;
 use crate::agent::{Source, Work};
 use crate::order::{ArmOrder, SettleOrder};
-use crate::report::{ArmNews, JobReport};
+use crate::report::{ArmNews, CalledOff, JobReport};
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use futures_util::stream;
+use nil_pool::JobId;
 use std::convert::Infallible;
 
 /// `POST /v1/peer/arm`: gets ready for a guest. Two lines are answered: that a worker stands ready, and that the guest
-/// runs. A source that hangs up before has called it off.
+/// runs. A source that hangs up before has called it off. Only the host that has the guest can order it. What is left of the
+/// guest's way may come along: this host goes on with it then.
 #[utoipa::path(
     post,
     path = "/v1/peer/arm",
@@ -23,7 +28,15 @@ use std::convert::Infallible;
     request_body = ArmOrder,
     responses((status = 200, description = "A line with an ArmNews each: that the target stands ready, and that it has the guest", body = String, content_type = "application/x-ndjson"), Refusal)
 )]
-pub(super) async fn arm(State(api): State<Api>, Document(order): Document<ArmOrder>) -> Answer<Response> {
+pub(super) async fn arm(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Document(order): Document<ArmOrder>,
+) -> Answer<Response> {
+    if !caller.speaks_for(&order.from) {
+        let detail = format!("{caller} cannot hand over guests of host {}", order.from);
+        return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
+    }
     let (source, mut news) = Source::new();
     let permit = api.admit()?;
     api.host().spawn("arm", move |host| {
@@ -69,4 +82,21 @@ fn line(news: &ArmNews) -> Bytes {
 )]
 pub(super) async fn settle(State(api): State<Api>, Document(order): Document<SettleOrder>) -> Answer<Response> {
     api.begin(Work::Settle(order)).await
+}
+
+/// `POST /v1/peer/routes/{id}/cancel`: calls off the way of a guest that the caller has sent here, wherever it is by now.
+#[utoipa::path(
+    post,
+    path = "/v1/peer/routes/{id}/cancel",
+    tag = "peers",
+    params(("id" = JobId, Path, description = "The job, whose number came along with the arming")),
+    responses((status = 200, description = "It is called off", body = CalledOff), Refusal)
+)]
+pub(super) async fn cancel(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    At(id): At<String>,
+) -> Answer<Json<CalledOff>> {
+    let id = number(&id)?;
+    api.call_off(move |host| host.cancel_onward(id, |from| caller.speaks_for(from))).await
 }

@@ -8,6 +8,7 @@
 //! | this user, on the Unix socket | yes | yes | yes |
 
 use super::problem::Refusal;
+use crate::name::HostName;
 use crate::tls::{Identity, Role};
 use axum::extract::Request;
 use axum::http::{Method, StatusCode};
@@ -75,6 +76,16 @@ impl Caller {
             (Role::Viewer, Need::Order | Need::Peer) | (Role::Operator, Need::Peer) | (Role::Host, Need::Order) => {
                 false
             }
+        }
+    }
+
+    /// Whether it may order what only that host may.
+    pub(super) fn speaks_for(&self, host: &HostName) -> bool {
+        match self {
+            Self::Local => true,
+            Self::Known(identity) => identity.host().as_ref() == Some(host),
+            // There every caller is whoever it says it is.
+            Self::Anybody { role, .. } => *role == Role::Host,
         }
     }
 

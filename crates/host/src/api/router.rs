@@ -51,6 +51,7 @@ pub(super) fn router(api: Api) -> Router {
         .route("/v1/events", get(events::watch))
         .route("/v1/peer/arm", post(peers::arm))
         .route("/v1/peer/settle", post(peers::settle))
+        .route("/v1/peer/routes/{id}/cancel", post(peers::cancel))
         // What is not there, and what cannot be done, is so for everybody.
         .route_layer(from_fn(roles::check))
         .fallback(async |uri: Uri| Refusal::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path())))

@@ -491,6 +491,11 @@ impl Client {
         self.caller.next_line(lines)
     }
 
+    /// Calls off the way of a guest that was sent on to that host.
+    pub(crate) fn cancel_onward(&mut self, job: JobId) -> Result<String> {
+        self.call_off(Method::POST, &format!("/v1/peer/routes/{job}/cancel"))
+    }
+
     /// Has a target recouple memory of a guest that has come to it.
     pub(crate) fn settle(&mut self, order: &SettleOrder) -> Result<JobReport> {
         self.caller.ask(Method::POST, "/v1/peer/settle", Some(order))

@@ -131,6 +131,44 @@ fn a_guest_goes_over_a_host_that_has_no_room_for_it_to_one_that_shares_no_pool_w
     assert_eq!(told, Some(("Z", "A –1→ H –2→ Z", 2, true)), "{plan:?}");
 }
 
+/// A host of another machine, by what its agent has told.
+fn far(called: &str, pools: &[u8], load_permille: u32) -> Value {
+    let joined = pools.iter().map(|number| {
+        let id = PoolId::from_bytes([*number; 16]);
+        json!({"id": id, "name": format!("{number}-of-{called}"), "free_bytes": 64 * GIB, "total_bytes": 64 * GIB})
+    });
+    let has = json!({"cpus": 4, "load_permille": load_permille, "dram_bytes": 64 * GIB, "free_dram_bytes": 64 * GIB});
+    json!({
+        "name": called, "id": nil_pool::HostId::random(), "here": false, "life": "elsewhere", "standing": "alive",
+        "cordoned": false, "address": "10.0.0.1:7070", "pools": [], "guests": 0, "resources": has,
+        "joined": joined.collect::<Vec<_>>(),
+    })
+}
+
+#[test]
+fn a_guest_goes_over_a_busy_host_of_another_machine_to_one_that_no_pool_of_this_machine_knows() {
+    let survey = |hop: Value| {
+        let survey = json!({
+            "hosts": [host("A", &[1])], "guests": [guest(1, "A", "pool", "running")],
+            "elsewhere": [hop, far("Z", &[2], 0)],
+        });
+        serde_json::from_value::<Survey>(survey).expect("a survey")
+    };
+    let usage = Usage::assumed([(id(1), 900)]);
+    let drained = |hop: Value| {
+        let plan = Outlook::of(&survey(hop), &usage).expect("an outlook").drain(&name("A"), 4, &Lessons::default());
+        plan.expect("a plan")
+    };
+    let plan = drained(far("H", &[1, 2], 800));
+    let told = plan.moves().next().map(|one| (one.to.as_str(), one.way.as_str(), one.handoffs, one.rehomed));
+    assert_eq!(told, Some(("Z", "A –1→ H –2-of-H→ Z", 2, true)), "{plan:?}");
+    assert_eq!(targets(&drained(far("H", &[1, 2], 0))), [("g1", "H")]);
+    let mut cordoned = far("H", &[1, 2], 800);
+    cordoned["cordoned"] = true.into();
+    let left = drained(cordoned).left;
+    assert!(left.len() == 1 && left[0].why.contains("cordoned"), "{left:?}");
+}
+
 #[test]
 fn a_guest_changes_its_home_where_its_host_has_the_targets_pool_too() {
     let outlook = outlook(vec![host("A", &[1, 2]), host("Z", &[2])], vec![guest(1, "A", "pool", "running")], &idle());

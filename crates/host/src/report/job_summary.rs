@@ -127,8 +127,8 @@ impl JobResult {
             Self::Rehoming(report) => sum(&[report.recouple.as_ref(), report.decouple.as_ref()]),
             Self::Memory(report) => sum(&[report.moved.as_ref(), report.moved_back.as_ref()]),
             Self::Settled(report) => report.copied_bytes,
+            Self::Route(report) => report.copied_bytes,
             // What these consist of are jobs of their own.
-            Self::Route(report) => sum(&[report.recouple.as_ref()]),
             Self::Drained(_) | Self::Rebalanced(_) | Self::Takeover(_) => 0,
         }
     }

@@ -1,13 +1,14 @@
-//! What the pools say of hosts.
+//! What the pools say of hosts, and what hosts say of themselves.
 
-use super::Resources;
+use super::{PoolReport, Resources};
 use crate::name::HostName;
 use nil_pool::{HostId, Liveness, PoolId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use utoipa::ToSchema;
 
-/// A host in one of the pools that this host has joined; this one is among them.
+/// A host in one of the pools that this host has joined, this one among them; or one that shares none with it, and has told
+/// it what it has.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct KnownHost {
     /// Its name.
@@ -31,6 +32,30 @@ pub struct KnownHost {
     /// What it has for guests, as its agent has told within the last minute; `None` when it has not.
     #[serde(default)]
     pub resources: Option<Resources>,
+    /// The pools that it has joined, whoever else has, as its agent has told within the last minute.
+    #[serde(default)]
+    pub joined: Vec<JoinedPool>,
+}
+
+/// A pool that a host has joined, as its agent tells others: where it is there is of no use to them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct JoinedPool {
+    /// Its identity.
+    pub id: PoolId,
+    /// What it is called there.
+    pub name: String,
+    /// Bytes that it could still give.
+    pub free_bytes: u64,
+    /// Bytes that it has for guests.
+    pub total_bytes: u64,
+}
+
+impl From<PoolReport> for JoinedPool {
+    fn from(pool: PoolReport) -> Self {
+        let name =
+            pool.path.file_name().map_or_else(|| pool.id.to_string(), |name| name.to_string_lossy().into_owned());
+        Self { id: pool.id, name, free_bytes: pool.free_bytes, total_bytes: pool.total_bytes }
+    }
 }
 
 /// Whether a host's agent lives.

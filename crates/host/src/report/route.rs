@@ -60,6 +60,18 @@ pub enum LegResult {
     },
 }
 
+impl LegResult {
+    /// Bytes of the guest's memory that were copied.
+    pub(crate) fn copied_bytes(&self) -> u64 {
+        let moves = match self {
+            Self::Handoff { report } => [&report.decouple, &report.recouple],
+            Self::Rehoming { report } => [&report.recouple, &report.decouple],
+            Self::Failed { .. } => return 0,
+        };
+        moves.into_iter().flatten().map(|moved| moved.copied_bytes).sum()
+    }
+}
+
 /// A way over several hosts, measured.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct RouteReport {
@@ -84,6 +96,9 @@ pub struct RouteReport {
     pub total_us: u64,
     /// For how long the guest stood still in all of its handoffs: nanoseconds.
     pub blackout_ns: u64,
+    /// Bytes of its memory that were copied, in all legs and at last.
+    #[serde(default)]
+    pub copied_bytes: u64,
     /// What was done, in order.
     pub legs: Vec<LegReport>,
     /// How the memory came into the target's DRAM; `None` when it stayed in the pool.

@@ -5,9 +5,13 @@ use nil_host::{
     Authority, CertificateOrder, Client, ClientTls, Endpoint, Error, HostName, Listen, PlainListen, Role, TlsFiles,
     TlsListen,
 };
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::io::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpStream};
 use std::path::Path;
+use std::sync::Arc;
 
 const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
@@ -56,6 +60,54 @@ fn a_viewer_may_look_an_operator_may_order_and_a_host_may_ask_what_hosts_ask() {
     }
 }
 
+/// Sends an order by mutual TLS, with a certificate of that kind and name, and returns what is said.
+fn post(stage: &Stage, authority: &Authority, (role, name): (Role, &str), path: &str, body: &str) -> Answer {
+    let TlsFiles { certificate, key, authority } = issue(authority, role, name);
+    let certificates = |path| CertificateDer::pem_file_iter(path).expect("a file").map(|it| it.expect("a certificate"));
+    let mut roots = RootCertStore::empty();
+    certificates(&authority).for_each(|root| roots.add(root).expect("an authority"));
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_root_certificates(roots)
+        .with_client_auth_cert(certificates(&certificate).collect(), PrivateKeyDer::from_pem_file(key).expect("a key"))
+        .expect("a certificate and its key");
+    let address = stage.agent.listening().tls.expect("an address");
+    let conversation = ClientConnection::new(Arc::new(config), address.ip().into()).expect("a conversation");
+    let stream = TcpStream::connect(address).expect("a connection");
+    stream.set_read_timeout(Some(crate::stage::PATIENCE)).expect("patience");
+    let mut stream = StreamOwned::new(conversation, stream);
+    let length = body.len();
+    write!(
+        stream,
+        "POST {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: \
+         {length}\r\n\r\n{body}"
+    )
+    .expect("written");
+    Answer::read(stream)
+}
+
+#[test]
+fn a_host_orders_from_another_what_follows_from_its_own_guests_and_others_nothing() {
+    let (stage, authority) = stage();
+    let number = "5e1f0b1c-0000-4000-8000-00000000000a";
+    let cancel = format!("/v1/peer/routes/{number}/cancel");
+    let arm =
+        |from: &str| format!(r#"{{"pool": "{number}", "slot": 0, "id": "{number}", "name": "g", "from": "{from}"}}"#);
+    let ask = |caller: (Role, &str), path: &str, body: &str| post(&stage, &authority, caller, path, body);
+    for (role, names) in [(Role::Viewer, ["ann", "bob"]), (Role::Operator, ["cleo", "dan"])] {
+        ask((role, names[0]), &cancel, "").refuses(403, "it takes a host's certificate");
+        ask((role, names[1]), "/v1/peer/arm", &arm("B")).refuses(403, "it takes a host's certificate");
+    }
+    ask((Role::Host, "B"), "/v1/peer/arm", &arm("C")).refuses(403, "host B cannot hand over guests of host C");
+    // Those of its own it may, if there are any: in a pool that this host has joined.
+    ask((Role::Host, "D"), "/v1/peer/arm", &arm("D")).refuses(422, "is not a member of pool");
+    ask((Role::Host, "E"), &cancel, "").refuses(404, "there is no job");
+    ask((Role::Host, "F"), "/v1/guests/g/routes", r#"{"to": "Z"}"#).refuses(403, "it takes an operator's certificate");
+    ask((Role::Host, "G"), &format!("/v1/jobs/{number}/cancel"), "").refuses(403, "it takes an operator's certificate");
+    stage.check_unharmed();
+}
+
 #[test]
 fn the_address_of_an_agent_stands_in_its_pool() {
     let (stage, _authority) = stage();
@@ -88,7 +140,7 @@ fn certificates_of_others_and_hosts_of_another_name_are_refused() {
 fn plain_text_is_not_understood_where_tls_is_spoken() {
     let (stage, _authority) = stage();
     let address = stage.agent.listening().tls.expect("an address");
-    let mut stream = std::net::TcpStream::connect(address).expect("a connection");
+    let mut stream = TcpStream::connect(address).expect("a connection");
     stream.set_read_timeout(Some(crate::stage::PATIENCE)).expect("patience");
     stream.write_all(get("/v1/host").as_bytes()).expect("written");
     assert_eq!(Answer::read(stream).status, 0);

@@ -210,7 +210,12 @@ impl fmt::Display for Details {
             }
             Some(JobResult::Route(report)) => {
                 report.plans.iter().try_for_each(|plan| writeln!(f, "  way: {plan}"))?;
-                writeln!(f, "  the guest stood still for {}", of_micros(report.blackout_ns / 1000))?;
+                writeln!(
+                    f,
+                    "  the guest stood still for {}, {} of its memory were copied",
+                    of_micros(report.blackout_ns / 1000),
+                    nil_pool::Bytes(report.copied_bytes)
+                )?;
                 report.remarks.iter().try_for_each(|remark| writeln!(f, "  {remark}"))
             }
             Some(JobResult::Drained(report)) => {

@@ -11,8 +11,8 @@ use super::route;
 use super::striping::StripingArgs;
 use anyhow::{Context, Result};
 use nil_host::{
-    Client, GuestReport, HostName, Migrate, MigrationOutcome, MigrationReport, Route, RouteOutcome, RunDir, Settling,
-    Survey, Verdict,
+    Client, GuestName, GuestReport, HostName, Migrate, MigrationOutcome, MigrationReport, Route, RouteOutcome, RunDir,
+    Settling, Survey, Verdict,
 };
 use nil_migrate::HandoffReport;
 use nil_mover::{MoveOutcome, MoveReport};
@@ -62,12 +62,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, output: Output) -> Result<ExitCode> {
     if args.cancel {
-        let (mut host, guest) = host_of(&args.guest)?;
-        let run_dir = RunDir::from_environment();
-        let state = match route::cancel(&Survey::take(&run_dir)?, &run_dir, &guest) {
-            Some(state) => state?,
-            None => host.cancel_migration(&guest)?,
-        };
+        let (guest, state) = cancel(&args.guest)?;
         output.print(&CalledOff { called_off: "migrate".to_owned(), guest, state })?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -122,13 +117,32 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<ExitCode> {
     Ok(exit)
 }
 
-/// Whether the target has joined the pool that is the guest's home. One whose agent does not answer, or is on another
-/// machine, is taken for such a one: the source says what is wrong with it.
+/// Calls off what is on, by whichever agent has ordered it.
+fn cancel(guest: &str) -> Result<(GuestName, String)> {
+    let run_dir = RunDir::from_environment();
+    let survey = Survey::take(&run_dir)?;
+    // One that is on its way may be where nobody of this machine sees it.
+    let name = survey.guest(guest).map_or_else(|_| guest.parse(), |known| known.name.parse());
+    if let Ok(name) = name
+        && let Some(state) = route::cancel(&survey, &run_dir, &name)
+    {
+        return Ok((name, state?));
+    }
+    let (mut host, guest) = host_of(guest)?;
+    let state = host.cancel_migration(&guest)?;
+    Ok((guest, state))
+}
+
+/// Whether the target has joined the pool that is the guest's home. One of this machine whose agent does not answer is taken
+/// for such a one: the source says what is wrong with it. So does it for one that nobody here knows: it looks for that.
 fn shares_home(survey: &Survey, guest: &GuestReport, source: &HostName, target: &HostName) -> bool {
     let pools = survey.hosts.iter().find(|host| host.name == *source).map(|host| host.pools.as_slice());
     let home = pools.unwrap_or_default().iter().find(|pool| pool.path == guest.pool).map(|pool| pool.id);
-    let target = survey.hosts.iter().find(|host| host.name == *target && host.agent_pid.is_some());
-    target.is_none_or(|target| home.is_none_or(|home| target.pools.iter().any(|pool| pool.id == home)))
+    let Some(home) = home else { return true };
+    match survey.hosts.iter().find(|host| host.name == *target) {
+        Some(near) => near.agent_pid.is_none() || near.pools.iter().any(|pool| pool.id == home),
+        None => survey.elsewhere.iter().any(|far| far.name == *target && far.pools.contains(&home)),
+    }
 }
 
 /// Whether a guest could be moved.

@@ -3,6 +3,7 @@
 
 use super::dice::Dice;
 use super::fleet::Fleet;
+use super::interrupt;
 use super::resident::{Owner, Resident};
 use nil_host::{
     Error, JobFilter, JobKind, LegResult, Migrate, MigrationOutcome, MigrationReport, Route, RouteOutcome, RouteReport,
@@ -17,6 +18,8 @@ use std::time::{Duration, Instant};
 /// How long a guest may stand frozen before its source takes it back. Longer than anywhere else: several guests and other
 /// work share the processors, and a target that is only late is no reason to fail.
 const DEADLINE: Duration = Duration::from_secs(2);
+/// How long a guest may be on its way when nobody orders anything: as long as agents that were killed come back.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// One order in so many is called off.
 const CALLED_OFF: u64 = 6;
 /// One in so many is to a host that shares no pool with the guest's home, if there is one.
@@ -133,6 +136,19 @@ fn call_off(fleet: &Fleet, guest: &Resident, host: usize, is_far: bool) -> nil_h
     let jobs = agent.jobs(&JobFilter::latest(0))?;
     let job = jobs.iter().find(|job| job.kind == JobKind::Route && job.guest.as_ref() == Some(guest.name()));
     job.map_or_else(|| Err(Error::Refused("it has not begun".to_owned())), |job| agent.cancel_job(job.id))
+}
+
+/// Waits until no agent sends that guest over hosts, or any guest: a way goes on although an agent has died that had ordered
+/// it, and an agent that is started again takes it up.
+pub(crate) fn await_arrival(fleet: &Fleet, guest: Option<&Resident>) -> anyhow::Result<()> {
+    let under_way = JobFilter { guest: guest.map(|guest| guest.name().clone()), ..JobFilter::latest(0) };
+    interrupt::wait_for("a guest is on its way", PATIENCE, || {
+        let is_on_its_way = (0..fleet.hosts().len()).any(|host| {
+            let jobs = fleet.call(host).and_then(|mut agent| agent.jobs(&under_way));
+            jobs.map_or(true, |jobs| jobs.iter().any(|job| job.kind == JobKind::Route))
+        });
+        Ok((!is_on_its_way).then_some(()))
+    })
 }
 
 impl Report {

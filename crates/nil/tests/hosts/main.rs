@@ -9,6 +9,7 @@ mod crashes;
 mod drains;
 mod guests;
 mod holds;
+mod hops;
 mod http;
 mod jobs;
 mod journeys;

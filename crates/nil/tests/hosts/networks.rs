@@ -11,6 +11,11 @@ const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// Starts an agent that answers other machines, and shows a certificate of that authority.
 fn agent(playground: &Playground, name: &str, pool: &str, authority: &Authority) -> Agent {
+    playground.agent_with(name, &["--config", &configure(playground, name, &[pool], authority)])
+}
+
+/// Writes the configuration of such an agent, and returns where it is.
+pub(crate) fn configure(playground: &Playground, name: &str, pools: &[&str], authority: &Authority) -> String {
     let addresses = vec![LOOPBACK.into()];
     let order = CertificateOrder { name: name.parse().expect("a good name"), role: Role::Host, addresses, days: 1 };
     let issued = authority.issue(&order).expect("a certificate");
@@ -20,14 +25,14 @@ fn agent(playground: &Playground, name: &str, pool: &str, authority: &Authority)
     fs::write(
         &config,
         format!(
-            "pools = [\"{pool}\"]\n[listen.tls]\naddress = \"127.0.0.1:{port}\"\ncert = \"{cert}\"\nkey = \"{key}\"\nca = \"{ca}\"\n"
+            "pools = {pools:?}\n[listen.tls]\naddress = \"127.0.0.1:{port}\"\ncert = \"{cert}\"\nkey = \"{key}\"\nca = \"{ca}\"\n"
         ),
     )
     .expect("a configuration");
-    playground.agent_with(name, &["--config", &config])
+    config
 }
 
-fn authority(playground: &Playground, name: &str) -> Authority {
+pub(crate) fn authority(playground: &Playground, name: &str) -> Authority {
     let dir = playground.path(name);
     fs::create_dir_all(&dir).expect("a directory");
     Authority::create(dir.as_ref()).expect("an authority")

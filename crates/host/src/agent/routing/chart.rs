@@ -1,6 +1,7 @@
 //! What is known of the hosts and pools around, and the ways through them.
 
 use crate::fabric::live_fabric;
+use crate::itinerary::{MOST_STEPS, Step};
 use crate::name::HostName;
 use crate::report::HostReport;
 use crate::survey::Survey;
@@ -9,29 +10,9 @@ use nil_fabric::{
 };
 use nil_mover::{Budget, Pace};
 use nil_pool::PoolId;
-use std::collections::BTreeSet;
 
 /// How many ways are looked at for one that nothing is known against.
 const WAYS: usize = 32;
-
-/// Something that is done to a guest at one place, and is a job of that host's agent.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Step {
-    /// Its home moves to another pool.
-    Rehome { at: HostName, to: PoolId },
-    /// It is handed over within the pool that is its home.
-    Handoff { from: HostName, to: HostName, over: PoolId },
-}
-
-impl Step {
-    /// The host whose agent does it.
-    pub(super) fn host(&self) -> &HostName {
-        match self {
-            Self::Rehome { at, .. } => at,
-            Self::Handoff { from, .. } => from,
-        }
-    }
-}
 
 /// A way for a guest.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,7 +42,7 @@ pub(super) struct Wanted<'a> {
     /// Hosts that it must not pass.
     pub(super) avoid: &'a [HostName],
     /// Steps that have been tried in vain.
-    pub(super) failed: &'a BTreeSet<Step>,
+    pub(super) failed: &'a [Step],
 }
 
 /// Where a guest's memory is before it moves.
@@ -115,10 +96,12 @@ impl Chart {
         let ways = planner.alternatives(&request, WAYS).map_err(sentence)?;
         let tried = ways.len();
         let mut plans = ways.into_iter().filter_map(|way| self.steps(&way, wanted.home));
-        plans.find(|plan| plan.steps.iter().all(|step| !wanted.failed.contains(step))).ok_or_else(|| {
-            let ways = if tried == 1 { "the only way".to_owned() } else { format!("each of {tried} ways") };
-            format!("{ways} from {} to {} has a step that was tried in vain", wanted.from, wanted.to)
-        })
+        plans
+            .find(|plan| plan.steps.len() <= MOST_STEPS && !plan.steps.iter().any(|step| wanted.failed.contains(step)))
+            .ok_or_else(|| {
+                let ways = if tried == 1 { "the only way".to_owned() } else { format!("each of {tried} ways") };
+                format!("{ways} from {} to {} has a step that was tried in vain", wanted.from, wanted.to)
+            })
     }
 
     /// A way as orders for agents. `None` if it names what is not on the chart, which it does not.
@@ -145,7 +128,8 @@ impl Chart {
         Some(Plan { in_short: self.in_short(&steps), steps, predicted_us })
     }
 
-    fn in_short(&self, steps: &[Step]) -> String {
+    /// `A –pool→ H –other→ Z`.
+    pub(super) fn in_short(&self, steps: &[Step]) -> String {
         let mut text = steps.first().map(|step| step.host().to_string()).unwrap_or_default();
         for step in steps {
             if let Step::Handoff { to, over, .. } = step {
@@ -230,7 +214,7 @@ mod tests {
         drawn(vec![host("A", &[p]), host("H", &[p, q]), host("I", &[p, q]), host("Z", &[q])])
     }
 
-    fn plan(chart: &Chart, memory: Whereabouts, avoid: &[HostName], failed: &BTreeSet<Step>) -> Result<Plan, String> {
+    fn plan(chart: &Chart, memory: Whereabouts, avoid: &[HostName], failed: &[Step]) -> Result<Plan, String> {
         let (from, to, home) = (name("A"), name("Z"), pools()[0]);
         let (memory_bytes, budget) = (64 << 20, Budget::default());
         chart.plan(&Wanted { from: &from, home, to: &to, memory_bytes, memory, budget, avoid, failed })
@@ -248,7 +232,7 @@ mod tests {
     #[test]
     fn the_way_to_a_host_that_shares_no_pool_goes_over_one_that_has_both() {
         for memory in [Whereabouts::Home, Whereabouts::Dram] {
-            let plan = plan(&chart(), memory, &[], &BTreeSet::new()).expect("a way");
+            let plan = plan(&chart(), memory, &[], &[]).expect("a way");
             assert_eq!((plan.steps, plan.in_short.as_str()), (over("H"), "A –01→ H –02→ Z"));
             assert!(plan.predicted_us > 0);
         }
@@ -257,18 +241,10 @@ mod tests {
     #[test]
     fn a_way_at_full_speed_is_predicted_to_be_quicker_and_one_within_a_bandwidth_slower() {
         let time = |budget| {
-            let (from, to, failed) = (name("A"), name("Z"), BTreeSet::new());
+            let (from, to) = (name("A"), name("Z"));
             let (home, memory) = (pools()[0], Whereabouts::Home);
-            let wanted = Wanted {
-                from: &from,
-                home,
-                to: &to,
-                memory_bytes: 1 << 30,
-                memory,
-                budget,
-                avoid: &[],
-                failed: &failed,
-            };
+            let wanted =
+                Wanted { from: &from, home, to: &to, memory_bytes: 1 << 30, memory, budget, avoid: &[], failed: &[] };
             chart().plan(&wanted).expect("a way").predicted_us
         };
         let fast = time(Budget { pace: Pace::Fast, bandwidth: None });
@@ -280,19 +256,19 @@ mod tests {
     #[test]
     fn a_step_that_was_tried_in_vain_is_gone_around() {
         for step in over("H") {
-            let plan = plan(&chart(), Whereabouts::Home, &[], &BTreeSet::from([step])).expect("a way");
+            let plan = plan(&chart(), Whereabouts::Home, &[], &[step]).expect("a way");
             assert_eq!(plan.steps, over("I"));
         }
-        let all = over("H").into_iter().take(1).chain(over("I").into_iter().skip(1).take(1)).collect();
+        let all: Vec<Step> = over("H").into_iter().take(1).chain(over("I").into_iter().skip(1).take(1)).collect();
         let why = plan(&chart(), Whereabouts::Home, &[], &all).expect_err("no way is left");
         assert!(why.contains("tried in vain"), "{why}");
     }
 
     #[test]
     fn a_host_that_is_to_be_avoided_is() {
-        let found = plan(&chart(), Whereabouts::Home, &[name("H")], &BTreeSet::new()).expect("a way");
+        let found = plan(&chart(), Whereabouts::Home, &[name("H")], &[]).expect("a way");
         assert_eq!(found.steps, over("I"));
-        plan(&chart(), Whereabouts::Home, &[name("H"), name("I")], &BTreeSet::new()).expect_err("no way is left");
+        plan(&chart(), Whereabouts::Home, &[name("H"), name("I")], &[]).expect_err("no way is left");
     }
 
     #[test]
@@ -301,11 +277,11 @@ mod tests {
         let silent = HostReport { silent: Some("it says nothing".to_owned()), ..host("H", &[]) };
         let gone = HostReport { agent_pid: None, ..host("I", &[]) };
         let chart = drawn(vec![host("A", &[p]), silent, gone, host("Z", &[q])]);
-        let why = plan(&chart, Whereabouts::Home, &[], &BTreeSet::new()).expect_err("nobody is in between");
+        let why = plan(&chart, Whereabouts::Home, &[], &[]).expect_err("nobody is in between");
         assert!(why.contains("share no memory"), "{why}");
         let target = HostReport { agent_pid: None, ..host("Z", &[]) };
         let chart = drawn(vec![host("A", &[p]), host("I", &[p, q]), target]);
-        let why = plan(&chart, Whereabouts::Home, &[], &BTreeSet::new()).expect_err("nobody is there");
+        let why = plan(&chart, Whereabouts::Home, &[], &[]).expect_err("nobody is there");
         assert!(why.contains("nil host run --name Z"), "{why}");
     }
 
@@ -313,7 +289,7 @@ mod tests {
     fn a_guest_in_dram_whose_host_has_the_targets_pool_too_changes_its_home_there() {
         let [p, q, _] = pools();
         let chart = drawn(vec![host("A", &[p, q]), host("Z", &[q])]);
-        let plan = plan(&chart, Whereabouts::Dram, &[], &BTreeSet::new()).expect("a way");
+        let plan = plan(&chart, Whereabouts::Dram, &[], &[]).expect("a way");
         let steps =
             vec![Step::Rehome { at: name("A"), to: q }, Step::Handoff { from: name("A"), to: name("Z"), over: q }];
         assert_eq!(plan.steps, steps);

@@ -24,7 +24,9 @@ use crate::micros::micros;
 use crate::name::GuestName;
 use crate::report::{JobKind, JobResult, TakeoverOutcome, TakeoverReport};
 use nil_migrate::{Liveness, Resolution, recover, rescue};
-use nil_pool::{Deadman, Fence, GuestControl, HostKind, HostSlot, LeaseState, Life, Membership, Ownership, Restored};
+use nil_pool::{
+    Deadman, Fence, GuestControl, HostKind, HostSlot, JobId, LeaseState, Life, Membership, Ownership, Restored,
+};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -302,7 +304,7 @@ impl Host {
             limit: None,
         };
         // Nobody has ordered it who would wait for its beginning.
-        let record = Arc::new(Record::new(self.dir.name(), purpose, oneshot::channel().0));
+        let record = Arc::new(Record::new(JobId::random(), self.dir.name(), purpose, oneshot::channel().0));
         let job = Arc::new(Job::new(Errand::Takeover));
         // It is too late to call it off: whoever runs the guest now, it was taken from its host.
         let _ = job.enter(Stage::Landed);

@@ -5,7 +5,7 @@ use super::reaper::{Disturbances, Kill};
 use super::vigil::Vigil;
 use crate::lab::chronicle::Chronicle;
 use crate::lab::dice::Dice;
-use crate::lab::errand::{Done, Errand, Outcome, Report};
+use crate::lab::errand::{Done, Errand, Outcome, Report, await_arrival};
 use crate::lab::figures::Samples;
 use crate::lab::fleet::Fleet;
 use crate::lab::interrupt;
@@ -139,7 +139,7 @@ impl Stretch<'_> {
             for lane in lanes {
                 all = all.and(lane.join().unwrap_or_else(|_| bail!("a thread that gives orders panicked")));
             }
-            all
+            all.and_then(|()| await_arrival(self.fleet, None))
         });
         lock(self.tally).busy += begun.elapsed();
         result
@@ -157,6 +157,7 @@ impl Stretch<'_> {
         let guest = self.take_guest(&mut dice, busy)?;
         let resident = &self.guests[guest];
         let errand = Errand::draw(&mut dice);
+        await_arrival(self.fleet, Some(resident))?;
         // A guest whose agent was killed may be frozen, or offered, until the next one has seen to it.
         let from =
             interrupt::wait_for("a guest is nobody's", super::reaper::PATIENCE, || Ok(resident.owner(self.fleet).ok()));
