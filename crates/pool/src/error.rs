@@ -146,8 +146,8 @@ pub enum Error {
     },
     /// Memory of a pool is no more.
     #[error(
-        "pool {path} is lost: its memory fails (SIGBUS), because its file was cut short, or its device is gone; nothing that was in it \
-         can be had any more"
+        "pool {path} is lost: its memory fails (SIGBUS), because its file was cut short, the file system that it is in is full, or its \
+         device is gone; nothing is read from it or written to it any more"
     )]
     Lost {
         /// The path.

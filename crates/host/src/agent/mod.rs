@@ -26,6 +26,7 @@ mod identity;
 mod jobs;
 mod ledger;
 mod listing;
+mod loss;
 mod migration;
 mod moving;
 mod neighbours;
@@ -70,7 +71,7 @@ use crate::message::FENCED_WORKERS;
 use crate::metrics::Counted;
 use crate::name::{GuestName, HostName};
 use crate::process::Ending;
-use crate::report::{LostPool, Takeover};
+use crate::report::Takeover;
 use crate::run_dir::HostDir;
 use crate::wire::{self, Stale};
 use alone::Alone;
@@ -97,8 +98,6 @@ use std::time::{Duration, Instant};
 use table::Table;
 use vigil::{FenceCommand, Vigil};
 
-/// How long workers of guests that are no more may take to end.
-const WORKERS_END: Duration = Duration::from_secs(2);
 /// How long orders in progress may take once the agent is to stop.
 const PATIENCE_AT_STOP: Duration = Duration::from_secs(10);
 
@@ -356,33 +355,6 @@ impl Host {
             }
         }
         std::process::exit(FENCED_STATUS);
-    }
-
-    /// Does without a pool whose memory is no more. Its guests' workers find that out by themselves, and end; one that has not
-    /// before long is killed, since its guest has no owner any more.
-    fn lose_pool(self: &Arc<Self>, membership: &Membership) {
-        let (id, path) = (membership.pool().id(), membership.pool().path().to_owned());
-        if !self.pools.lose(id) {
-            return;
-        }
-        let entries = move |host: &Self| {
-            let of_pool = |(_, entry): &(GuestName, table::Entry)| entry.control.pool().id() == id;
-            host.table.entries().into_iter().filter(of_pool).collect::<Vec<_>>()
-        };
-        let guests: Vec<GuestName> = entries(self).into_iter().map(|(name, _)| name).collect();
-        let why = nil_pool::Error::Lost { path: path.clone() }.to_string();
-        let running = guests.iter().map(GuestName::as_str).collect::<Vec<_>>().join(", ");
-        tracing::error!("{why}; guests of it that ran here: {}", if guests.is_empty() { "none" } else { &running });
-        let lost = LostPool { id, path, at_ms: ledger::now_ms(), why, guests };
-        self.pools.remember(lost.clone());
-        self.tell_pool_lost(lost);
-        let bury = self.spawn("bury", move |host| {
-            std::thread::sleep(WORKERS_END);
-            entries(host).into_iter().for_each(|(_, entry)| entry.worker.kill());
-        });
-        if let Err(error) = bury {
-            tracing::error!("workers of guests that are no more may run on: {}", error.story());
-        }
     }
 
     /// Says in every pool how this host beats, and that peers may judge it by that, once everything that acts in its name

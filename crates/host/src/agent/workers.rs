@@ -324,13 +324,9 @@ impl Host {
     fn worker_ended(self: &Arc<Self>, name: &GuestName, worker: ProcessId, ending: Ending) {
         self.groups.remove(name);
         self.remove_socket(name, worker);
-        // Its pool may be no more, and nobody here may have come upon that yet.
-        let entry = self.table.find(name).filter(|entry| entry.worker.id() == worker);
-        if let Some(membership) = entry.and_then(|entry| self.pools.get(entry.control.pool().id()).ok())
-            && membership.is_fenced()
-            && membership.pool().is_lost()
-        {
-            self.lose_pool(&membership);
+        // Before it is forgotten here: it may be the first sign that its pool is no more.
+        if let Some(entry) = self.table.find(name).filter(|entry| entry.worker.id() == worker) {
+            self.look_for_loss(&entry);
         }
         // A guest that has left is not in the table any more, or is there again with another worker.
         let Some(entry) = self.table.remove(name, worker) else { return };

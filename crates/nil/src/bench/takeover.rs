@@ -179,11 +179,14 @@ fn case(args: &Args, lease: Duration, end: End, output: Output) -> anyhow::Resul
     let mut victim = 0;
     for number in 0..args.samples {
         protect(args, &fleet, victim, &guest)?;
-        match args.moment {
-            Moment::Commit => await_commit(&guest.control)?,
-            Moment::Any => std::thread::sleep(args.protect * (number * 37 % 100 + 100) / 100),
-        }
-        let taken = take(&fleet, (victim, end), &guest, frequency)?;
+        let moment = || match args.moment {
+            Moment::Commit => await_commit(&guest.control),
+            Moment::Any => {
+                std::thread::sleep(args.protect * (number * 37 % 100 + 100) / 100);
+                Ok(())
+            }
+        };
+        let taken = take(&fleet, (victim, end), &guest, frequency, moment)?;
         verify(&fleet, 1 - victim, &guest, args.memory.get(), frequency)?;
         takeovers.record(frequency.nanoseconds(taken.resumed - taken.killed));
         detected.record(taken.report.detected_us * 1000);
@@ -300,14 +303,21 @@ struct Taken {
     report: TakeoverReport,
 }
 
-/// Ends everything of a host, and waits until the other runs the guest.
-fn take(fleet: &Fleet, (victim, end): (usize, End), guest: &Subject, frequency: Frequency) -> anyhow::Result<Taken> {
+/// Ends everything of a host when that moment has come, and waits until the other runs the guest.
+fn take(
+    fleet: &Fleet,
+    (victim, end): (usize, End),
+    guest: &Subject,
+    frequency: Frequency,
+    moment: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<Taken> {
     let agent = fleet.call(victim)?.describe()?.agent_pid.context("the agent does not tell its pid")?;
     let worker =
         report_of(fleet, victim, &guest.name)?.and_then(|guest| guest.worker_pid).context("the guest has no worker")?;
     let pid = |pid: i32| Pid::from_raw(pid).context("no pid");
     let (agent, worker) = (pid(i32::try_from(agent)?)?, pid(worker)?);
     let earlier: Vec<_> = takeovers(fleet, 1 - victim)?;
+    moment()?;
     let killed = tsc::now();
     // The agent first: it would see to a worker that has ended alone.
     kill_process(agent, end.signal())?;
