@@ -184,6 +184,31 @@ fn a_guest_whose_coordinator_dies_arrives_all_the_same_and_the_next_one_tells_so
 }
 
 #[test]
+fn a_way_over_two_hops_is_planned_by_what_others_tell_and_followed_through_one_whose_agent_dies() {
+    if !has_kvm() {
+        return;
+    }
+    let rack = Rack::new();
+    let (z, _z) = rack.machine("Z", &["third"]);
+    let (i, _i) = rack.machine("I", &["other", "third"]);
+    let (h, h_agent) = rack.machine("H", &["pool", "other"]);
+    let (a, _a) = rack.machine("A", &["pool"]);
+    a.run("g", "pool", "pool");
+    let client = a.send(&i, "48M");
+    // The guest has left it, and what it was to report is what comes of the rest.
+    h_agent.end(Signal::KILL);
+    let _h = h.agent();
+    let report = client.answer().json();
+    assert_eq!((&report["outcome"], &report["now_at"]), (&"arrived".into(), &"Z".into()), "{report}");
+    assert_eq!(report["plans"].as_array().map(Vec::len), Some(1), "{report}");
+    // What it had done itself died with it.
+    assert_eq!(legs(&report), [("A", "handoff"), ("I", "rehoming"), ("I", "handoff")], "{report}");
+    assert!(report["remarks"][0].as_str().is_some_and(|said| said.contains("agent of host H ended")), "{report}");
+    z.has("g");
+    rack.check();
+}
+
+#[test]
 fn a_way_is_called_off_where_it_was_ordered_and_at_the_hop() {
     if !has_kvm() {
         return;
