@@ -141,22 +141,27 @@ impl Host {
 
     /// Sees to a worker that an earlier agent had started and not brought to run its guest: the order that was to follow
     /// may never come. It is given time for the guest to start or land all the same, and is then sent home.
-    pub(super) fn see_off_orphan(&self, name: &GuestName, worker: ProcessId) {
+    pub(super) fn see_off_orphan(self: &Arc<Self>, name: &GuestName, worker: ProcessId) {
         loop {
             let undecided = |phase| matches!(phase, Phase::Empty | Phase::Starting | Phase::Armed);
             match self.table.wait(name, worker, PATIENCE_WITH_ORPHANS, |phase| !undecided(phase)) {
                 Some(Phase::Starting) => {}
                 Some(Phase::Armed) => return self.disarm(name),
-                Some(Phase::Empty) => return self.dismiss(name),
+                Some(Phase::Empty) => return self.dismiss(name, worker),
                 _ => return,
             }
         }
     }
 
-    /// Ends a worker that has never been told what to do.
-    fn dismiss(&self, name: &GuestName) {
+    /// Ends a worker that has never been told what to do, and sees to the guest that it was started for: an earlier agent may
+    /// have brought that back, or been about to take it back, and nobody else comes upon it again.
+    fn dismiss(self: &Arc<Self>, name: &GuestName, worker: ProcessId) {
         match self.order(name, &WorkerRequest::Stop, PATIENCE_WITH_LEAVING) {
-            Ok(_) => tracing::info!("guest {name}: an earlier agent had not come to start it; its worker is dismissed"),
+            Ok(_) => {
+                tracing::info!("guest {name}: an earlier agent had not come to start it; its worker is dismissed");
+                self.clear_away(name, worker);
+                self.recover_where(|guest| guest == name);
+            }
             Err(error) => tracing::warn!("guest {name}: its worker cannot be dismissed: {}", error.story()),
         }
     }

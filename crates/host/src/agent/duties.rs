@@ -18,7 +18,7 @@ use crate::message::{Lane, Phase};
 use crate::name::GuestName;
 use nil_mover::{Budget, Direction, MoveOutcome, MovePlan, MoveRange};
 use nil_pool::{GuestControl, Membership, Pin, Tag, reap_orphan_legs};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,11 +35,11 @@ type InVain = Arc<Mutex<BTreeMap<Tag, Instant>>>;
 impl Host {
     /// Does its duties until the agent ends.
     pub(super) fn attend(self: &Arc<Self>) {
-        let (in_vain, mut demands) = (InVain::default(), Demands::new());
+        let (in_vain, mut demands, mut silent) = (InVain::default(), Demands::new(), BTreeSet::new());
         loop {
             std::thread::sleep(ROUND);
             lock(&in_vain).retain(|_, since| since.elapsed() < RESPITE);
-            self.adopt_again();
+            self.adopt_again(&mut silent);
             self.announce();
             let Some(_order) = self.orders.begin() else { return };
             self.settle_twins();

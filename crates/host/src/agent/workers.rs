@@ -150,11 +150,18 @@ impl Host {
 
     /// Asks the workers again that lived and could not be adopted. Who has died meanwhile is seen to now. A worker that an
     /// earlier agent had started, and that came up only when this one had looked for workers, is asked from the next round on.
-    pub(super) fn adopt_again(self: &Arc<Self>) {
+    /// `silent` are the sockets at which nobody took a call in the last round: one that has just died leaves its own for a
+    /// moment, and those that are there still are dead for good.
+    pub(super) fn adopt_again(self: &Arc<Self>, silent: &mut BTreeSet<GuestName>) {
         self.unadopted().retain(|name| !self.table.is_taken(name));
-        let names = self.unadopted().clone();
+        let mut names = self.unadopted().clone();
         let sockets = self.dir.worker_sockets().unwrap_or_default();
-        self.unadopted().extend(sockets.into_iter().filter(|name| !self.table.is_taken(name)));
+        let strange = sockets.into_iter().filter(|name| !names.contains(name) && !self.table.is_taken(name));
+        let takes_calls = |name: &GuestName| UnixStream::connect(self.dir.worker_socket(name)).is_ok();
+        let (late, dead): (BTreeSet<_>, BTreeSet<_>) = strange.partition(takes_calls);
+        self.unadopted().extend(late);
+        let dead_before = std::mem::replace(silent, dead);
+        names.extend(dead_before.intersection(silent).cloned());
         for name in names {
             match self.adopt(&name, NEXT_WORD) {
                 Ok(()) => {

@@ -382,6 +382,26 @@ fn a_worker_that_is_killed_alone_has_its_guest_brought_back_where_it_was() {
 }
 
 #[test]
+fn an_agent_that_dies_while_it_brings_a_guest_back_is_made_up_for_by_the_next() {
+    if !has_kvm() {
+        return;
+    }
+    let playground = Playground::new();
+    let (a, _b) = both_quick(&playground, "auto");
+    protected(&playground);
+    let former = playground.workers_of("A");
+    former.iter().for_each(|pid| kill(*pid, Signal::KILL));
+    // The next worker stands still before it has said a word, so that it has not been told what to do either.
+    let next = || playground.workers_of("A").into_iter().find(|pid| !former.contains(pid));
+    let next = (0..20_000).find_map(|_| next()).expect("the next worker");
+    kill(next, Signal::STOP);
+    a.end(Signal::KILL);
+    kill(next, Signal::CONT);
+    let _a = quick(&playground, "A", "auto", &[]);
+    goes_on(&playground, &["A", "B"]);
+}
+
+#[test]
 fn a_taker_that_is_killed_at_any_moment_is_replaced() {
     if !has_kvm() {
         return;
