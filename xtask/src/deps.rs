@@ -21,7 +21,17 @@ const PERMITTED: &[(&str, &[&str])] = &[
     ("nil-host", &["nil-pool", "nil-fabric", "nil-migrate", "nil-mover", "nil-vmm"]),
     (
         "nil",
-        &["nil-pool", "nil-fabric", "nil-migrate", "nil-mover", "nil-guest-abi", "nil-vmm", "nil-qemu", "nil-host"],
+        &[
+            "nil-pool",
+            "nil-fabric",
+            "nil-migrate",
+            "nil-mover",
+            "nil-guest-abi",
+            "nil-vmm",
+            "nil-process",
+            "nil-qemu",
+            "nil-host",
+        ],
     ),
     ("xtask", &[]),
 ];

@@ -8,6 +8,7 @@ mod kills;
 mod moving;
 mod peers;
 mod pool;
+mod process;
 mod protect;
 mod rack;
 mod report;
@@ -52,6 +53,11 @@ pub(crate) enum Command {
     Capacity(capacity::Args),
     /// How long a large pool takes to be made, attached and checked.
     Pool(pool::Args),
+    /// How long a process stands still that goes through CRIU with its memory in a pool, and with CRIU alone.
+    Process(process::Args),
+    /// The program of the process benchmark, which starts it.
+    #[command(hide = true, name = process::SUBJECT)]
+    ProcessSubject(process::SubjectArgs),
     /// One of the processes of the capacity benchmark, which starts it.
     #[command(hide = true, name = capacity::WORKER)]
     CapacityWorker(capacity::WorkerArgs),
@@ -70,6 +76,8 @@ pub(crate) fn run(command: &Command, output: Output) -> anyhow::Result<ExitCode>
         Command::Api(args) => api::run(args, output),
         Command::Capacity(args) => capacity::run(args, output),
         Command::Pool(args) => pool::run(args, output),
+        Command::Process(args) => process::run(args, output),
+        Command::ProcessSubject(args) => process::subject(args),
         Command::CapacityWorker(args) => capacity::worker(args),
     }
 }
