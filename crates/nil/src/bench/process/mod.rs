@@ -1,7 +1,6 @@
 //! `nil bench process`: one program, one after the other by reference and by CRIU alone, dumped and restored on this machine.
 //!
-//! The blackout is the longest gap in the program's own clock between the beginning of a handoff and the moment at which the
-//! program has been seen to go on.
+//! The blackout is the gap in the program's own clock in which an instant lies between dump and restore.
 
 mod report;
 mod subject;
@@ -98,13 +97,13 @@ fn by_reference(args: &Args, memory: Bytes, criu: &Criu, criu_fixed_ms: f64) -> 
     for sample in 0..args.samples {
         interrupt::check()?;
         let images = ground.images(sample)?;
-        let begin = subject::now();
         let (report, pooled) = ground.guarding(&program, |mut guard| {
             guard.decouple()?;
             let pooled = guard.pooled_bytes()?;
             Ok((hand_over(guard, criu, &images)?, pooled))
         })?;
-        trips.blackouts.push(program.blackout(begin)?);
+        let restoring = subject::now() - nanoseconds(report.restore);
+        trips.blackouts.push(program.blackout(restoring)?);
         trips.reports.push(report);
         trips.copied = trips.copied.max(memory.get().saturating_sub(pooled));
         trips.images = trips.images.max(page_bytes(&images)?);
@@ -145,9 +144,9 @@ fn by_criu(args: &Args, memory: Bytes, peer: PeerName, criu: &Criu, samples: u64
         interrupt::check()?;
         let images = directory.path().join(format!("images-{sample}"));
         fs::create_dir(&images)?;
-        let begin = subject::now();
         criu.dump(program.pid(), &images)?;
         program.reap();
+        let dumped = subject::now();
         let mut server = None;
         let pages = if peer == PeerName::Plain { Pages::AtOnce } else { Pages::Lazily };
         if pages == Pages::Lazily {
@@ -159,7 +158,7 @@ fn by_criu(args: &Args, memory: Bytes, peer: PeerName, criu: &Criu, samples: u64
         if let Some(mut server) = server {
             server.wait()?;
         }
-        blackouts.push(program.blackout(begin)?);
+        blackouts.push(program.blackout(dumped)?);
         fs::remove_dir_all(&images)?;
     }
     Ok((Milliseconds::of(blackouts).context("no dump")?, program.stop()?))
@@ -272,16 +271,16 @@ impl Program {
         Ok((report, 100.0 * speed / usual))
     }
 
-    /// The longest gap in its clock since `begin`, once it has gone on for a while.
-    fn blackout(&self, begin: u64) -> Result<u64> {
-        let longest = || {
+    /// The gap in its clock that an instant lies in at which it did not run, once it has written it down.
+    fn blackout(&self, instant: u64) -> Result<u64> {
+        let gap = || {
             let gaps = self.words("gaps").unwrap_or_default();
-            gaps.chunks_exact(2).filter(|gap| gap[0] + gap[1] > begin).map(|gap| gap[1]).max()
+            gaps.chunks_exact(2).find(|gap| (gap[0]..gap[0] + gap[1]).contains(&instant)).map(|gap| gap[1])
         };
-        wait_for(|| self.has_ended() || longest().is_some(), "the program's going on")?;
+        wait_for(|| self.has_ended() || gap().is_some(), "the program's going on")?;
         std::thread::sleep(REST);
         ensure!(!self.has_ended(), "the program has ended");
-        longest().context("the program has noticed nothing")
+        gap().context("the program has noticed nothing")
     }
 
     /// Ends it; whether it has found its memory as it should be.

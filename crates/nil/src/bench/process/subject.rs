@@ -28,9 +28,10 @@ pub(crate) struct Args {
     memory: Bytes,
 }
 
-/// The time of the clock that gaps are told by, in ns.
+/// The time of the clock that gaps are told by, in ns. Not a monotonic one: CRIU restores programs in a time namespace in which
+/// that goes on from where it was dumped.
 pub(super) fn now() -> u64 {
-    let time = clock_gettime(ClockId::Monotonic);
+    let time = clock_gettime(ClockId::Realtime);
     let [seconds, nanoseconds] = [time.tv_sec, time.tv_nsec].map(|part| u64::try_from(part).unwrap_or(0));
     seconds * 1_000_000_000 + nanoseconds
 }
