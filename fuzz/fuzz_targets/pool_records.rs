@@ -10,6 +10,7 @@ use nil_pool::format::fence::{FenceWord, decode_any_terms, decode_terms, encode_
 use nil_pool::format::guest::GuestRecord;
 use nil_pool::format::host::{HostFlags, HostRecord};
 use nil_pool::format::journal::Entry;
+use nil_pool::format::lines::Said;
 use nil_pool::format::pin::{PinRecord, PinWord};
 use nil_pool::format::protection::{Commit, ProtectionSettings, ProtectionShape, Standing, decode_index};
 use nil_pool::format::report::ReportRecord;
@@ -35,6 +36,9 @@ fn words(word: u64) {
     }
     if let Ok(ownership) = Ownership::decode(word) {
         assert_eq!(ownership.encode(), word);
+    }
+    if let Ok(said) = Said::decode(word) {
+        assert_eq!(said.encode(), word);
     }
     if let Ok(arm) = Arm::decode(word) {
         assert_eq!(arm.encode(), word);

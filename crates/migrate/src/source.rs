@@ -411,7 +411,9 @@ impl Source {
         let mut machine = machine.lock().unwrap_or_else(PoisonError::into_inner);
         save(&mut *machine, &self.state.machine(round.slot()), round)?;
         self.stamp(Stamp::Saved);
-        if self.control.ownership().transition(handoff.offered(), handoff.frozen()) {
+        // If it cannot be written back nobody may go on with it: the coordinator takes the guest back when its time is over.
+        let is_there = self.control.hand_memory_over().is_ok();
+        if is_there && self.control.ownership().transition(handoff.offered(), handoff.frozen()) {
             self.stamp(Stamp::Published);
             self.control.bell(Side::Target).ring();
         }

@@ -269,11 +269,14 @@ impl Target {
         let mut machine = machine.lock().unwrap_or_else(PoisonError::into_inner);
         let mut copy = self.machine_copy.lock().unwrap_or_else(PoisonError::into_inner);
         let round = self.handoff.epoch();
+        // Before the machine looks at it: its devices have rings there.
+        let is_here = self.control.take_memory_over().is_ok();
         load(&mut *machine, &self.state.machine(round.slot()), &mut copy, round)?;
         self.control.timeline().set(Stamp::Loaded, tsc::now());
         // Whoever has been fenced could run it no longer than to its next look.
         let frozen = self.handoff.frozen();
-        if self.tether.holds() && self.control.ownership().transition(frozen, self.role.committed(&self.handoff)) {
+        let committed = self.role.committed(&self.handoff);
+        if is_here && self.tether.holds() && self.control.ownership().transition(frozen, committed) {
             self.control.timeline().set(Stamp::Claimed, tsc::now());
             Ok(End::Landed)
         } else {

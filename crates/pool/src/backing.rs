@@ -42,6 +42,7 @@ pub(crate) struct Backing {
     file: File,
     path: PathBuf,
     kind: BackingKind,
+    punches: bool,
     size: u64,
     /// What addresses, offsets and lengths of its mappings are multiples of: its pages, or the device's alignment.
     step: u64,
@@ -104,6 +105,16 @@ impl Backing {
         Self::measure(file, path, &metadata)
     }
 
+    /// Whether the kernel may be asked for zeros, so that what nobody has reads as zeros.
+    pub(crate) fn punches(&self) -> bool {
+        self.punches
+    }
+
+    /// From now on whoever wants zeros writes them: what the kernel writes is in this host's caches.
+    pub(crate) fn stop_punching(&mut self) {
+        self.punches = false;
+    }
+
     fn measure(file: File, path: &Path, metadata: &std::fs::Metadata) -> Result<Self> {
         let path = path.to_owned();
         if persist::is_forced() || outlives_this_host(&file, metadata) {
@@ -114,7 +125,7 @@ impl Backing {
             let (size, align) = dax_geometry(Path::new(SYSFS_CHAR), fs::major(rdev), fs::minor(rdev))
                 .ok_or(Error::WrongKind { path: path.clone(), what: "a device that is not device-dax" })?;
             refuse_coarse(&path, align)?;
-            return Ok(Self { file, path, kind: BackingKind::Device, size, step: align });
+            return Ok(Self { file, path, kind: BackingKind::Device, punches: false, size, step: align });
         }
         let statfs = fs::fstatfs(&file).map_err(|errno| Error::System {
             what: "examine",
@@ -125,9 +136,9 @@ impl Backing {
         if statfs.f_type == HUGETLBFS_MAGIC {
             let step = u64::try_from(statfs.f_bsize).unwrap_or(u64::MAX);
             refuse_coarse(&path, step)?;
-            return Ok(Self { file, path, kind: BackingKind::HugeFile, size, step });
+            return Ok(Self { file, path, kind: BackingKind::HugeFile, punches: true, size, step });
         }
-        Ok(Self { file, path, kind: BackingKind::File, size, step: PAGE })
+        Ok(Self { file, path, kind: BackingKind::File, punches: true, size, step: PAGE })
     }
 
     pub(crate) fn file(&self) -> &File {
@@ -176,7 +187,7 @@ impl Backing {
         if let Some(punched) = crate::medium::punch(self, offset, bytes) {
             return punched;
         }
-        self.kind != BackingKind::Device && fs::fallocate(&self.file, flags, offset, bytes).is_ok()
+        self.punches && fs::fallocate(&self.file, flags, offset, bytes).is_ok()
     }
 
     /// Which parts of a range hold contents, in ascending order: all but the holes of a regular file, and everything

@@ -138,7 +138,7 @@ impl Membership {
     /// Makes a capacity and commits it, as an operation of its own.
     pub(crate) fn add(&self, spec: &Spec) -> Result<Reference> {
         self.require_unfenced()?;
-        let mut journal = self.journal();
+        let mut journal = self.journal()?;
         let made = self.make_capacity(spec, |made| journal.write(self.pool(), Intent::AddCapacity(made)));
         let committed = made.and_then(|made| self.commit_capacity(made, spec.tag).map(|()| made));
         journal.write(self.pool(), Intent::Idle);
@@ -211,8 +211,8 @@ impl Membership {
             self.granule_hint.store(usize::try_from(last.end()).unwrap_or(0), Ordering::Relaxed);
         }
         let backing = &self.pool().inner.backing;
-        // What a dead process left behind, and all of a device, may hold old contents.
-        let dirty = if backing.is_device() { &claimed.extents } else { &claimed.reclaimed };
+        // What a dead process left behind, and all that nobody punches holes into, may hold old contents.
+        let dirty = if backing.punches() { &claimed.reclaimed } else { &claimed.extents };
         for extent in dirty {
             let (offset, bytes) = (u64::from(extent.first) * GRANULE, extent.bytes());
             if !backing.punch(offset, bytes) {
@@ -277,7 +277,7 @@ impl Membership {
         legs: &[LegAtHand<'_>],
         allowed: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        let mut journal = self.journal();
+        let mut journal = self.journal()?;
         journal.write(self.pool(), Intent::ReleaseCapacity(capacity));
         let released = self.release_noted(capacity, tag, legs, allowed);
         journal.write(self.pool(), Intent::Idle);
@@ -329,6 +329,7 @@ impl Membership {
 
     fn set_asked(&self, tag: Tag, value: impl Fn(Reference) -> u64) -> Result<()> {
         self.require_unfenced()?;
+        let _turn = self.exclusive()?;
         let capacity = self.pool().capacity_by_tag(tag).ok_or(Error::NoCapacity { tag })?;
         let word = self.pool().tables().capacity_asked(capacity.slot.into());
         let before = word.load(Ordering::Acquire);

@@ -14,6 +14,7 @@ use crate::format::stripe::Composition;
 use crate::format::{BadRecord, GRANULE};
 use crate::ids::{PoolId, PoolOffset, Tag};
 use crate::mapping::{Access, Mapping, advise_huge, map_over};
+use crate::persist::refresh;
 use crate::pool::Pool;
 use std::fmt;
 use std::ops::Range;
@@ -134,6 +135,8 @@ impl CapacityMapping {
         }
         // SAFETY: the caller's range, which has just been mapped.
         unsafe { advise_huge(address, at) };
+        // What this host has of an earlier use of the memory.
+        refresh(address, at);
         Ok(())
     }
 

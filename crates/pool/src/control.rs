@@ -4,19 +4,21 @@ use crate::arm::ArmWord;
 use crate::bell::{Bell, Side};
 use crate::capacity_mapping::CapacityMapping;
 use crate::error::{Error, Result};
-use crate::format::guest::{ARM, BELL_SOURCE, BELL_TARGET, GuestKind, GuestRecord, OWNERSHIP, Region, TIMELINE};
+use crate::format::guest::{ARM, BELL_SOURCE, BELL_TARGET, GuestKind, GuestRecord, Region, TIMELINE};
+use crate::format::header::Coherence;
 use crate::format::slot_word::Reference;
 use crate::ids::{GuestId, GuestSlot, HostId, Tag};
-use crate::ownership::OwnershipWord;
 use crate::persist::{self, Point};
 use crate::pool::Pool;
 use crate::state::{Shape, StateArea};
 use crate::tables::Seen;
 use crate::timeline::Timeline;
+use crate::voices::GuestOwnership;
 use std::sync::Arc;
 
 #[cfg(not(loom))]
 const _: () = {
+    use crate::ownership::OwnershipWord;
     assert!(size_of::<OwnershipWord>() == 8 && align_of::<OwnershipWord>() == 8);
     assert!(size_of::<ArmWord>() == 8 && align_of::<ArmWord>() == 8);
     assert!(size_of::<Bell>() == 4 && align_of::<Bell>() == 4);
@@ -138,19 +140,18 @@ impl GuestControl {
         tables.mapping().at(at, size_of::<T>(), align_of::<T>()).cast_const().cast()
     }
 
-    /// The ownership word.
+    /// Who owns it.
     #[must_use]
-    pub fn ownership(&self) -> &OwnershipWord {
-        // SAFETY: `racing` gives a place inside the tables' mapping, aligned for the type; the mapping lives as long as
-        // the pool, which `self` holds; the type is nothing but atomics of the size asserted above, for which every bit
-        // pattern is valid, and all processes access these bytes atomically (docs/pool-format.md, "Guest record").
-        unsafe { &*self.racing(OWNERSHIP) }
+    pub fn ownership(&self) -> GuestOwnership<'_> {
+        GuestOwnership::new(self.pool(), self.slot().index(), self.reference().generation)
     }
 
     /// How far the target of a handoff has come.
     #[must_use]
     pub fn arm(&self) -> &ArmWord {
-        // SAFETY: as in `ownership`.
+        // SAFETY: `racing` gives a place inside the tables' mapping, aligned for the type; the mapping lives as long as
+        // the pool, which `self` holds; the type is nothing but atomics of the size asserted above, for which every bit
+        // pattern is valid, and all processes access these bytes atomically (docs/pool-format.md, "Guest record").
         unsafe { &*self.racing(ARM) }
     }
 
@@ -161,14 +162,14 @@ impl GuestControl {
             Side::Source => BELL_SOURCE,
             Side::Target => BELL_TARGET,
         };
-        // SAFETY: as in `ownership`.
+        // SAFETY: as in `arm`.
         unsafe { &*self.racing(field) }
     }
 
     /// The time stamps of the last handoff.
     #[must_use]
     pub fn timeline(&self) -> &Timeline {
-        // SAFETY: as in `ownership`.
+        // SAFETY: as in `arm`.
         unsafe { &*self.racing(TIMELINE) }
     }
 
@@ -199,6 +200,33 @@ impl GuestControl {
             persist::persist(Point::Memory, memory.as_ptr(), memory.len());
         }
         Ok(())
+    }
+
+    /// Where the hosts' caches do not agree: returns once what this host has stored in the guest's memory is in the pool, for who
+    /// has the guest next. For its source, before it publishes the freeze. Else there is nothing to do.
+    ///
+    /// # Errors
+    /// As for [`GuestControl::map_memory`].
+    pub fn hand_memory_over(&self) -> Result<()> {
+        self.drop_memory_from_caches()
+    }
+
+    /// Where the hosts' caches do not agree: returns once this host's hold nothing of the guest's memory from before. For its
+    /// target, once it has seen the freeze. Else there is nothing to do.
+    ///
+    /// # Errors
+    /// As for [`GuestControl::map_memory`].
+    pub fn take_memory_over(&self) -> Result<()> {
+        self.drop_memory_from_caches()
+    }
+
+    /// What is mapped anew is dropped from the caches, at whatever other addresses it came there; what was stored is written back
+    /// by that.
+    fn drop_memory_from_caches(&self) -> Result<()> {
+        match self.pool().coherence() {
+            Coherence::Hardware => Ok(()),
+            Coherence::Software => self.map_memory().map(drop),
+        }
     }
 
     /// Maps the guest's state area. Every host may look into it, whatever the access list.

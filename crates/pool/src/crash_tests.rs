@@ -59,8 +59,13 @@ pub(crate) struct Scene {
 impl Scene {
     /// Guest "old" is in the pool; "bare" in DRAM; "kept" in DRAM, with its memory capacity; "half" on its way.
     pub(crate) fn build(place: &Place) -> Self {
+        Self::build_with(place, Coherence::Hardware)
+    }
+
+    /// The same in a pool of hosts whose caches agree in this way.
+    pub(crate) fn build_with(place: &Place, coherence: Coherence) -> Self {
         let _ = std::fs::remove_file(&place.path);
-        let options = CreateOptions { size: Some(32 * GRANULE), ..CreateOptions::default() };
+        let options = CreateOptions { size: Some(32 * GRANULE), coherence, ..CreateOptions::default() };
         let pool = Pool::create(&place.path, &options).expect("a new pool");
         let host = pool.join(&identity("a")).expect("membership");
         let tag = Tag::random();
@@ -361,7 +366,7 @@ fn a_crash_anywhere_in_joining_leaves_the_slot_to_the_next() {
 #[test]
 fn a_crash_anywhere_in_formatting_leaves_no_pool_or_a_sound_one() {
     let place = place();
-    let options = CreateOptions { size: Some(4 * GRANULE), force: true, label: String::new() };
+    let options = CreateOptions { size: Some(4 * GRANULE), force: true, ..CreateOptions::default() };
     Pool::create(&place.path, &options).expect("a new pool");
     for writes in 0..ENOUGH {
         let finished = crash_after(writes, || Pool::create(&place.path, &options)).is_some();

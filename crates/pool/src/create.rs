@@ -6,7 +6,9 @@
 use crate::backing::Backing;
 use crate::bytes::Bytes;
 use crate::error::{Error, Result};
-use crate::format::header::{COMPAT_REPORTS, Coherence, HEADER_BYTES, Header, MAGIC, VERSION};
+use crate::format::header::{
+    COMPAT_REPORTS, Coherence, HEADER_BYTES, Header, INCOMPAT_SOFTWARE_COHERENCE, MAGIC, VERSION,
+};
 use crate::format::host::HostKind;
 use crate::format::layout::{HEADER_A, HEADER_B, Layout};
 use crate::format::text::encode_label;
@@ -15,7 +17,7 @@ use crate::ids::PoolId;
 use crate::liveness::Liveness;
 use crate::mapping::{Access, Mapping, put};
 use crate::owner_map::RESERVED;
-use crate::persist::Point;
+use crate::persist::{self, Point};
 use crate::pool::{Pool, read_headers};
 use crate::sync::{Ordering, fence};
 use std::path::Path;
@@ -30,6 +32,8 @@ pub struct CreateOptions {
     pub force: bool,
     /// For people.
     pub label: String,
+    /// How its hosts' caches agree.
+    pub coherence: Coherence,
 }
 
 impl Pool {
@@ -40,7 +44,7 @@ impl Pool {
     pub fn create(path: &Path, options: &CreateOptions) -> Result<Self> {
         encode_label("pool label", &options.label)?;
         if let Some(size) = options.size {
-            layout_for(path, size)?;
+            layout_for(path, size, options.coherence)?;
         }
         let (backing, made) = Backing::open_or_make(path)?;
         let created = format(backing, options);
@@ -57,27 +61,30 @@ fn format(mut backing: Backing, options: &CreateOptions) -> Result<Pool> {
         refuse_contents(&backing)?;
     }
     let size = choose_size(&backing, options.size)?;
-    let layout = layout_for(backing.path(), size)?;
+    let layout = layout_for(backing.path(), size, options.coherence)?;
     backing.grow(size)?;
     let header = Header {
         id: PoolId::random(),
         version: VERSION,
-        coherence: Coherence::Hardware,
+        coherence: options.coherence,
         compat: COMPAT_REPORTS,
         ro_compat: 0,
-        incompat: 0,
+        incompat: if layout.lines.is_some() { INCOMPAT_SOFTWARE_COHERENCE } else { 0 },
         size,
         created: now(),
         generation: 1,
         layout,
         label: options.label.clone(),
     };
+    if header.coherence == Coherence::Software {
+        persist::begin_software_coherence();
+    }
     write_tables(&backing, &header)?;
     Pool::attach(backing, header, Access::ReadWrite)
 }
 
-fn layout_for(path: &Path, size: u64) -> Result<Layout> {
-    Layout::for_size(size).map_err(|source| Error::PoolSize { path: path.to_owned(), source })
+fn layout_for(path: &Path, size: u64, coherence: Coherence) -> Result<Layout> {
+    Layout::of_new(size, coherence).map_err(|source| Error::PoolSize { path: path.to_owned(), source })
 }
 
 /// A file that is there keeps its size unless a larger one is asked for; a device's last odd bytes are left over.

@@ -190,6 +190,27 @@ pub enum Error {
         /// Who has it.
         pid: u32,
     },
+    /// Another host is changing the pool's tables, and does not come to an end.
+    #[error(
+        "{} is being changed by host {host} ({name}), and its turn has not come to an end; if it is dead, fence it          (nil host fence), else try again",
+        path.display()
+    )]
+    PoolBusy {
+        /// The pool.
+        path: PathBuf,
+        /// Whose turn it is.
+        host: HostSlot,
+        /// Its name.
+        name: String,
+    },
+    /// Not where the hosts' caches do not agree.
+    #[error("{} has software coherence, where nil does not do this: {what}", path.display())]
+    NotCoherent {
+        /// The pool.
+        path: PathBuf,
+        /// What was wanted.
+        what: &'static str,
+    },
     /// No room for another host.
     #[error("the pool's host table is full ({hosts} hosts)")]
     HostTableFull {

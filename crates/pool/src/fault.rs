@@ -6,8 +6,20 @@
 #[inline(always)]
 pub(crate) fn step() {}
 
+/// Whether this thread unwinds because its host dies in a test.
+#[cfg(not(all(test, not(loom))))]
+pub(crate) fn is_dying() -> bool {
+    false
+}
+
+/// Whether nobody else acts while this thread waits: it plays all hosts of a simulation.
+#[cfg(not(all(test, not(loom))))]
+pub(crate) fn is_alone() -> bool {
+    false
+}
+
 #[cfg(all(test, not(loom)))]
-pub(crate) use armed::step;
+pub(crate) use armed::{is_alone, is_dying, step};
 
 #[cfg(all(test, not(loom)))]
 pub(crate) mod armed {
@@ -38,6 +50,14 @@ pub(crate) mod armed {
             }
             Some(left) => LEFT.set(Some(left - 1)),
         }
+    }
+
+    pub(crate) fn is_dying() -> bool {
+        std::thread::panicking()
+    }
+
+    pub(crate) fn is_alone() -> bool {
+        crate::medium::is_software_coherent().is_some()
     }
 
     /// So many writes this thread has come to.

@@ -103,7 +103,7 @@ impl Pool {
         let slots = tables.guest_slots();
         let word = |slot: usize| {
             slots.load(slot).ok()?.current()?;
-            let word = Ownership::decode(tables.guest_ownership(slot).load(Ordering::Acquire)).ok()?;
+            let word = self.ownership_in(slot).load().ok()?;
             Some((GuestSlot(u16::try_from(slot).ok()?), word))
         };
         (0..slots.count()).filter_map(word).collect()
@@ -149,6 +149,7 @@ impl Membership {
     /// [`Error::Fenced`].
     pub fn announce_lease(&self, wanted: LeaseTerms) -> Result<LeaseTerms> {
         self.require_unfenced()?;
+        let _turn = self.exclusive()?;
         let word = self.pool().tables().host_terms(self.slot());
         let earlier = decode_any_terms(word.load(Ordering::Acquire));
         let bound_by = earlier.filter(|_| self.pool().guest_of_host(self.slot()).is_some());
@@ -168,6 +169,7 @@ impl Membership {
             return Ok(());
         }
         let (device, inode) = presence::file_number(&self.pool().inner.backing)?;
+        let _turn = self.exclusive()?;
         let word = self.pool().tables().host_presence(self.slot());
         put(word, encode_presence(device, inode, self.epoch()), Ordering::Release);
         Ok(())
@@ -180,6 +182,8 @@ impl Membership {
     /// [`Error::HostNotDead`] when it lives another life by now, or somebody else was first; [`Error::Fenced`].
     pub fn declare_dead(&self, slot: HostSlot, life: Epoch) -> Result<()> {
         self.require_unfenced()?;
+        // Should it have the turn, this is its end.
+        let _turn = self.exclusive_over(slot)?;
         if slot == self.slot() || self.pool().life(slot).is_none_or(|now| now.epoch != life) {
             return Err(Error::HostNotDead { host: slot });
         }
@@ -199,6 +203,7 @@ impl Membership {
     /// [`Error::HostNotDead`] when it has not been declared dead, or somebody else fences it; [`Error::Fenced`].
     pub fn begin_fencing(&self, slot: HostSlot, life: Epoch, instead_of: Option<HostSlot>) -> Result<()> {
         self.require_unfenced()?;
+        let _turn = self.exclusive()?;
         let not_dead = Error::HostNotDead { host: slot };
         let word = self.pool().tables().host_fence(slot);
         let before = word.load(Ordering::Acquire);
@@ -223,6 +228,7 @@ impl Membership {
     /// [`Error::HostNotDead`] when this host does not fence it; [`Error::Fenced`].
     pub fn finish_fencing(&self, slot: HostSlot, life: Epoch) -> Result<Recovered> {
         self.require_unfenced()?;
+        let _turn = self.exclusive()?;
         let mine = FenceWord { life, by: self.slot(), is_done: false };
         let word = self.pool().tables().host_fence(slot);
         let not_dead = Error::HostNotDead { host: slot };

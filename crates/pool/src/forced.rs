@@ -84,8 +84,8 @@ impl Pool {
     }
 
     fn has_lost(&self, guest: Reference) -> bool {
-        let word = self.tables().guest_ownership(guest.slot.into()).load(Ordering::Acquire);
-        matches!(Ownership::decode(word), Ok(Ownership::Lost { .. })) && self.tables().guest_slots().is_current(guest)
+        matches!(self.ownership_in(guest.slot.into()).load(), Ok(Ownership::Lost { .. }))
+            && self.tables().guest_slots().is_current(guest)
     }
 }
 
@@ -120,6 +120,7 @@ impl Membership {
     /// [`Error::StateOfGuest`]; as for [`Membership::release_capacity_with`].
     pub fn force_release(&self, tag: Tag, members: &[&Self], absent: AbsentPools, patience: Duration) -> Result<Taken> {
         self.require_unfenced()?;
+        self.require_coherent("releasing capacity by force")?;
         let tables = self.pool().tables();
         let capacity = self.pool().capacity_by_tag(tag).ok_or(Error::NoCapacity { tag })?;
         let composition = tables.capacity_of(capacity).map_or(Composition::Plain, |record| record.composition);
@@ -199,8 +200,7 @@ impl Membership {
 
     /// The host that has to stop a guest, for a message.
     fn runner_of(&self, guest: Reference) -> String {
-        let word = self.pool().tables().guest_ownership(guest.slot.into()).load(Ordering::Acquire);
-        let slot = Ownership::decode(word).ok().and_then(Ownership::responsible);
+        let slot = self.pool().ownership_in(guest.slot.into()).load().ok().and_then(Ownership::responsible);
         let name = |slot| self.pool().host(slot).map(|host| host.name);
         slot.and_then(name).unwrap_or_else(|| "(none)".to_owned())
     }
@@ -223,8 +223,9 @@ impl Membership {
 
     /// Has every granule of a lost guest count as local to the host that had it: there is nothing of it any more.
     fn forget_pooled(&self, guest: Reference) -> Result<()> {
-        let word = self.pool().tables().guest_ownership(guest.slot.into()).load(Ordering::Acquire);
-        let Ok(Ownership::Lost { host, epoch }) = Ownership::decode(word) else { return Ok(()) };
+        let Ok(Ownership::Lost { host, epoch }) = self.pool().ownership_in(guest.slot.into()).load() else {
+            return Ok(());
+        };
         let Some(record) = self.pool().user_record(guest) else { return Ok(()) };
         // A state area that cannot be read says nothing of the memory, either.
         let Ok(state) = self.pool().state_of(&record) else { return Ok(()) };

@@ -19,7 +19,7 @@ use crate::format::slot_word::{Reference, SlotState};
 use crate::format::text::encode_name;
 use crate::ids::{GuestId, GuestSlot, HostId, Tag};
 use crate::liveness::Liveness;
-use crate::mapping::{exchange, put};
+use crate::mapping::put;
 use crate::membership::{Journal, Membership};
 use crate::memory::{MemoryHome, guest_spec};
 use crate::ownership::{Epoch, HostSlot, Ownership};
@@ -111,7 +111,7 @@ impl Membership {
         if let Some(guest) = self.pool().bare_guests().find(|guest| guest.name == request.name) {
             return Err(Error::GuestExists { name: guest.name });
         }
-        let mut journal = self.journal();
+        let mut journal = self.journal()?;
         let tables = self.pool().tables();
         let note = |guest| journal.write(self.pool(), Parts { guest, memory: None, state: None }.creation());
         let guest = tables.guest_slots().claim(self.slot(), 0, note);
@@ -259,7 +259,7 @@ impl Membership {
             memory: self.pool().capacity_by_tag(record.memory()),
             state: self.pool().capacity_by_tag(record.state),
         };
-        let mut journal = self.journal();
+        let mut journal = self.journal()?;
         let intent = Intent::DestroyGuest { guest: reference, memory: parts.memory, state: parts.state };
         journal.write(self.pool(), intent);
         let destroyed = self.destroy_noted(guest, parts, ownership, record);
@@ -273,10 +273,10 @@ impl Membership {
         if !slots.begin_unmaking(parts.guest, self.slot()) {
             return Err(Error::GuestGone { id: guest.id(), slot: guest.slot() });
         }
-        let word = tables.guest_ownership(parts.guest.slot.into());
-        if exchange(word, found.encode(), Ownership::Vacant.encode()).is_err() {
+        let word = guest.ownership();
+        if !word.transition(found, Ownership::Vacant) {
             slots.put_back(parts.guest, self.slot());
-            let ownership = Ownership::decode(word.load(Ordering::Acquire)).unwrap_or(found);
+            let ownership = word.load().unwrap_or(found);
             return Err(Error::GuestNotOurs { name: record.name.clone(), ownership });
         }
         let actor = Actor::new(self.pool(), self.slot());

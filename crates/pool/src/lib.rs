@@ -27,6 +27,8 @@ mod crash_tests;
 mod create;
 mod deadman;
 mod error;
+#[doc(hidden)]
+pub mod exclusion;
 mod fault;
 mod fencing;
 mod forced;
@@ -71,6 +73,7 @@ pub mod tag_index;
 mod tether;
 mod timeline;
 mod twin;
+mod voices;
 
 pub use arm::{Arm, ArmWord, BadArm};
 pub use backing::BackingKind;
@@ -118,3 +121,4 @@ pub use state::{Area, MACHINE_AREA, StateArea, VCPU_AREA};
 pub use stripe::{AbsentPools, LegRequest, StripeRequest};
 pub use tether::Tether;
 pub use timeline::{Stamp, Timeline};
+pub use voices::GuestOwnership;

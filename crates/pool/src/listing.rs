@@ -212,8 +212,7 @@ impl Pool {
         let slots = 0..u16::try_from(tables.layout().guests.count).unwrap_or(u16::MAX);
         slots.filter_map(|slot| {
             let state = tables.guest_slots().load(slot.into());
-            let word = tables.guest_ownership(slot.into()).load(Ordering::Acquire);
-            let responsible = Ownership::decode(word).ok()?.responsible()?;
+            let responsible = self.ownership_in(slot.into()).load().ok()?.responsible()?;
             (!matches!(state, Ok(SlotState::Free { .. }))).then_some((GuestSlot(slot), responsible))
         })
     }

@@ -7,8 +7,9 @@ use crate::backing::Backing;
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::loss::Watch;
-use crate::persist::{Point, persist};
-use crate::sync::{AtomicU64, Ordering};
+use crate::ownership::OwnershipWord;
+use crate::persist::{Point, is_software_coherent, persist, refresh};
+use crate::sync::{AtomicU64, Ordering, load_cached, store_cached};
 use rustix::io::Errno;
 use rustix::mm::{self, MapFlags, ProtFlags};
 use std::ops::Range;
@@ -153,12 +154,20 @@ impl Mapping {
         unsafe { std::slice::from_raw_parts(start.cast::<AtomicU64>(), count) }
     }
 
+    /// The ownership word at `offset`.
+    pub(crate) fn ownership_word(&self, offset: u64) -> &OwnershipWord {
+        let word = self.at(offset, size_of::<u64>(), align_of::<u64>());
+        // SAFETY: as in `words`; the type is nothing but such a word.
+        unsafe { &*word.cast::<OwnershipWord>() }
+    }
+
     /// Copies bytes out; they may be torn if somebody is writing them, so validate the copy.
     pub(crate) fn read<const N: usize>(&self, offset: u64) -> [u8; N] {
         const { assert!(N.is_multiple_of(8)) }
         let mut bytes = [0; N];
+        refresh(self.at(offset, N, 8), N);
         for (bytes, word) in bytes.chunks_exact_mut(8).zip(self.words(offset, N / 8)) {
-            bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
+            bytes.copy_from_slice(&load_cached(word, Ordering::Relaxed).to_le_bytes());
         }
         bytes
     }
@@ -166,10 +175,12 @@ impl Mapping {
     /// Copies bytes in. Ordering with what publishes them, and writing them back, is the caller's business.
     pub(crate) fn write(&self, offset: u64, bytes: &[u8]) {
         assert!(bytes.len().is_multiple_of(8), "records are whole words");
+        refresh(self.at(offset, bytes.len(), 8), bytes.len());
         for (bytes, word) in bytes.chunks_exact(8).zip(self.words(offset, bytes.len() / 8)) {
             let mut value = [0; 8];
             value.copy_from_slice(bytes);
-            put(word, u64::from_le_bytes(value), Ordering::Relaxed);
+            fault::step();
+            store_cached(word, u64::from_le_bytes(value), Ordering::Relaxed);
         }
     }
 
@@ -206,6 +217,7 @@ pub(crate) unsafe fn map_over(
 /// # Safety
 /// As for [`copy_in`]; the bytes at `from` are readable, and other memory.
 pub(crate) unsafe fn copy_across(from: *const u8, to: *mut u8, bytes: usize) {
+    refresh(to, bytes);
     #[cfg(all(test, not(loom)))]
     // SAFETY: the caller's contract, and in a test nobody writes them.
     if crate::medium::copy_in(to, unsafe { std::slice::from_raw_parts(from, bytes) }) {
@@ -220,6 +232,7 @@ pub(crate) unsafe fn copy_across(from: *const u8, to: *mut u8, bytes: usize) {
 /// # Safety
 /// The bytes at `to` are mapped and writable, and nobody else in this process writes them meanwhile.
 pub(crate) unsafe fn copy_in(to: *mut u8, bytes: &[u8]) {
+    refresh(to, bytes.len());
     #[cfg(all(test, not(loom)))]
     if crate::medium::copy_in(to, bytes) {
         return;
@@ -233,6 +246,7 @@ pub(crate) unsafe fn copy_in(to: *mut u8, bytes: &[u8]) {
 /// # Safety
 /// The bytes at `from` are mapped and readable.
 pub(crate) unsafe fn copy_out(from: *const u8, bytes: &mut [u8]) {
+    refresh(from, bytes.len());
     #[cfg(all(test, not(loom)))]
     if crate::medium::copy_out(from, bytes) {
         return;
@@ -263,7 +277,14 @@ pub(crate) fn put(word: &AtomicU64, value: u64, ordering: Ordering) {
 /// Stores a word of the pool, and returns once it is in the pool's memory.
 pub(crate) fn settle(word: &AtomicU64, value: u64) {
     put(word, value, Ordering::Release);
-    persist(Point::Word, ptr::from_ref(word).cast(), size_of::<u64>());
+    written(word);
+}
+
+/// Returns once a word is in the pool's memory, where it is not by now in any case.
+fn written(word: &AtomicU64) {
+    if !is_software_coherent() {
+        persist(Point::Word, ptr::from_ref(word).cast(), size_of::<u64>());
+    }
 }
 
 /// Compare-and-swap of a word of the pool (acquire, release); the word's value if it was another one. A change is in the
@@ -271,6 +292,6 @@ pub(crate) fn settle(word: &AtomicU64, value: u64) {
 pub(crate) fn exchange(word: &AtomicU64, from: u64, to: u64) -> std::result::Result<(), u64> {
     fault::step();
     word.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)?;
-    persist(Point::Word, ptr::from_ref(word).cast(), size_of::<u64>());
+    written(word);
     Ok(())
 }

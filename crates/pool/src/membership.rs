@@ -10,6 +10,7 @@
 
 use crate::create::now;
 use crate::error::{Error, Result};
+use crate::exclusion::{Exclusion, Exclusive};
 use crate::format::address::HostAddress;
 use crate::format::host::{HostFlags, HostKind, HostRecord};
 use crate::format::journal::{Entry, Intent};
@@ -18,14 +19,15 @@ use crate::format::text::encode_name;
 use crate::ids::HostId;
 use crate::liveness::{Liveness, claim_liveness};
 use crate::mapping::{exchange, settle};
-use crate::ownership::{Epoch, HostSlot, Ownership};
+use crate::ownership::{Epoch, HostSlot};
 use crate::pool::Pool;
 use crate::recovery::{Actor, Recovered};
 use crate::slots::Contest;
-use crate::sync::{Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, fence};
 use crate::tables::Seen;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a joiner watches the lease of a namesake on another kernel before it takes it for dead.
@@ -64,6 +66,7 @@ pub struct Membership {
     incarnation: u64,
     left: bool,
     journal: Mutex<Journal>,
+    exclusion: Arc<Exclusion>,
     pub(crate) granule_hint: AtomicUsize,
     pub(crate) slot_hint: AtomicUsize,
 }
@@ -153,7 +156,7 @@ impl Pool {
                 if !vacant || (claim != 0 && claim_liveness(claim, &self.inner.here) != Liveness::Dead) {
                     continue;
                 }
-                if exchange(tables.host_claim(slot), claim, self.inner.here.claim_word()).is_ok() {
+                if self.claim_entry(slot, claim) {
                     return Ok(slot);
                 }
             }
@@ -161,12 +164,38 @@ impl Pool {
         Err(Error::HostTableFull { hosts: tables.layout().hosts.count })
     }
 
+    /// Claims an entry whose claim was this. A dead process's is for processes of its kernel to claim, whose caches agree.
+    fn claim_entry(&self, slot: HostSlot, claim: u64) -> bool {
+        let word = self.tables().host_claim(slot);
+        let mine = self.inner.here.claim_word();
+        match self.tables().door(slot) {
+            Some(door) if claim == 0 => {
+                let comes_in = pass(door);
+                if comes_in {
+                    settle(word, mine);
+                }
+                comes_in
+            }
+            Some(_) | None => exchange(word, claim, mine).is_ok(),
+        }
+    }
+
+    /// Gives a claimed entry up.
+    fn unclaim_entry(&self, slot: HostSlot) {
+        settle(self.tables().host_claim(slot), 0);
+        if let Some([_, door]) = self.tables().door(slot) {
+            settle(door, 0);
+        }
+    }
+
     /// The slot is claimed: settle what its last holder left, write the entry, win the name, go live.
     fn enter(&self, slot: HostSlot, identity: &HostIdentity) -> Result<Membership> {
         let release = |error| {
-            settle(self.tables().host_claim(slot), 0);
+            self.unclaim_entry(slot);
             error
         };
+        let exclusion = Exclusion::new(self, slot);
+        let _turn = exclusion.enter().map_err(release)?;
         let actor = Actor::new(self, slot);
         actor.recover();
         let made = self.begin_incarnation(slot).map_err(release)?;
@@ -193,12 +222,13 @@ impl Pool {
             return Err(release(Error::NameTaken { name: identity.name.clone(), pid: 0 }));
         }
         Ok(Membership {
-            pool: self.acting_as(identity.id),
+            pool: self.of_member(identity.id, &exclusion),
             identity: identity.clone(),
             slot,
             incarnation: made.generation,
             left: false,
             journal: Mutex::new(journal),
+            exclusion: Arc::clone(&exclusion),
             granule_hint: AtomicUsize::new(self.tables().layout().first_data_granule() + slot.index() * 64),
             slot_hint: AtomicUsize::new(slot.index() * 64),
         })
@@ -245,7 +275,7 @@ impl Pool {
         let slots = tables.guest_slots();
         (0..slots.count()).find_map(|slot| {
             let generation = slots.load(slot).ok()?.current()?;
-            let word = Ownership::decode(tables.guest_ownership(slot).load(Ordering::Acquire)).ok()?;
+            let word = self.ownership_in(slot).load().ok()?;
             word.hosts().contains(&Some(host)).then_some(Reference { slot: u16::try_from(slot).ok()?, generation })
         })
     }
@@ -288,6 +318,27 @@ impl Membership {
         fence(Ordering::SeqCst);
     }
 
+    /// No other host changes the pool's tables as long as this lives. Nothing where compare-and-swap does it.
+    ///
+    /// # Errors
+    /// [`Error::PoolBusy`].
+    pub(crate) fn exclusive(&self) -> Result<Exclusive> {
+        self.exclusion.enter()
+    }
+
+    /// The same, without waiting for a host that the caller knows to do nothing more.
+    ///
+    /// # Errors
+    /// [`Error::PoolBusy`].
+    pub(crate) fn exclusive_over(&self, dead: HostSlot) -> Result<Exclusive> {
+        self.exclusion.enter_over(Some(dead))
+    }
+
+    /// Refuses what is not done where the hosts' caches do not agree.
+    pub(crate) fn require_coherent(&self, what: &'static str) -> Result<()> {
+        self.pool.require_coherent(what)
+    }
+
     /// Whether a peer has declared this host dead. Then it must run nothing more.
     #[must_use]
     pub fn is_fenced(&self) -> bool {
@@ -322,7 +373,10 @@ impl Membership {
             return Err(Error::NoHost { host: slot });
         }
         match self.pool.liveness(slot) {
-            Liveness::Dead => Ok(Actor::new(&self.pool, slot).recover()),
+            Liveness::Dead => {
+                let _turn = self.exclusive()?;
+                Ok(Actor::new(&self.pool, slot).recover())
+            }
             Liveness::Alive | Liveness::Unknown => Err(Error::HostNotDead { host: slot }),
         }
     }
@@ -354,6 +408,7 @@ impl Membership {
 
     fn change_flags(&self, host: HostSlot, change: impl Fn(HostFlags) -> HostFlags) -> Result<()> {
         self.require_unfenced()?;
+        let _turn = self.exclusive()?;
         let tables = self.pool.tables();
         if host.index() >= tables.layout().hosts.count as usize {
             return Err(Error::NoHost { host });
@@ -381,6 +436,7 @@ impl Membership {
     }
 
     fn end(&mut self) -> Result<()> {
+        let turn = self.exclusive()?;
         if let Some(guest) = self.pool.guest_of_host(self.slot) {
             return Err(Error::HostHoldsGuest { host: self.slot, guest: self.pool.guest_name(guest) });
         }
@@ -389,23 +445,34 @@ impl Membership {
         let (live, free) = (SlotState::Live { generation }, SlotState::Free { generation });
         let tables = self.pool.tables();
         exchange(tables.host_state_word(self.slot), live.encode(), free.encode()).map_err(|_| Error::Fenced)?;
-        settle(tables.host_claim(self.slot), 0);
+        // The ticket is the entry's: it is given back before somebody else has the entry.
+        drop(turn);
+        self.pool.unclaim_entry(self.slot);
         Ok(())
     }
 
     /// Number of the newest entry of the journal.
     #[cfg(all(test, not(loom)))]
     pub(crate) fn journal_sequence(&self) -> u64 {
-        self.journal().sequence
+        self.locked_journal().sequence
     }
 
     /// Forgets later entries, for a test that has taken the pool back to that time.
     #[cfg(all(test, not(loom)))]
     pub(crate) fn rewind_journal(&self, sequence: u64) {
-        self.journal().sequence = sequence;
+        self.locked_journal().sequence = sequence;
     }
 
-    pub(crate) fn journal(&self) -> MutexGuard<'_, Journal> {
+    /// The journal, in which whoever changes the pool's tables notes what it is about to do; no other host does so meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::PoolBusy`].
+    pub(crate) fn journal(&self) -> Result<Notes<'_>> {
+        let turn = self.exclusive()?;
+        Ok(Notes { journal: self.locked_journal(), _turn: turn })
+    }
+
+    fn locked_journal(&self) -> MutexGuard<'_, Journal> {
         // Whoever panicked with the journal in hand has left a valid entry in it.
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -417,6 +484,43 @@ impl Drop for Membership {
             // Nothing can be done about a refusal; the process's death makes the slot free for others.
             let _ = self.end();
         }
+    }
+}
+
+/// Comes in by a door that nobody has passed, or not: of all that come at once at most one does. It takes loads and stores only
+/// (the splitter of Moir and Anderson, Science of Computer Programming 25, 1).
+fn pass([candidate, door]: [&AtomicU64; 2]) -> bool {
+    // Whoever it is, for this once.
+    let mine =
+        HostId::random().to_bytes().into_iter().fold(1, |number: u64, byte| number.rotate_left(8) ^ u64::from(byte));
+    settle(candidate, mine);
+    fence(Ordering::SeqCst);
+    if door.load(Ordering::Acquire) != 0 {
+        return false;
+    }
+    settle(door, 1);
+    fence(Ordering::SeqCst);
+    candidate.load(Ordering::Acquire) == mine
+}
+
+/// A host's journal, in the host's turn.
+#[derive(Debug)]
+pub(crate) struct Notes<'a> {
+    journal: MutexGuard<'a, Journal>,
+    _turn: Exclusive,
+}
+
+impl Deref for Notes<'_> {
+    type Target = Journal;
+
+    fn deref(&self) -> &Journal {
+        &self.journal
+    }
+}
+
+impl DerefMut for Notes<'_> {
+    fn deref_mut(&mut self) -> &mut Journal {
+        &mut self.journal
     }
 }
 

@@ -71,7 +71,7 @@ impl Membership {
         furnish: impl FnOnce(Reference) -> Result<()>,
     ) -> Result<()> {
         let tag = spec.tag;
-        let mut journal = self.journal();
+        let mut journal = self.journal()?;
         if guest.uses(tag) {
             return Ok(());
         }
@@ -154,7 +154,7 @@ impl Membership {
     /// Releases a capacity that the guest uses, if there is one, and if that is `allowed`: before anything is changed, and once
     /// nobody maps it anew.
     pub(crate) fn release_from(&self, guest: &GuestControl, tag: Tag, allowed: impl Fn() -> Result<()>) -> Result<()> {
-        let mut journal = self.journal();
+        let mut journal = self.journal()?;
         let Some(capacity) = self.pool().tables().with_tag(tag).next() else { return Ok(()) };
         match self.pool().tables().user_of(capacity.slot.into()) {
             Some(user) if user == guest.reference() => {}
@@ -254,7 +254,7 @@ mod tests {
         let guest = host.create_guest(&request).expect("a guest");
         let spec = host.memory_spec(&guest).expect("it is ours");
         host.destroy_guest(&guest).expect("destroyed");
-        let mut journal = host.journal();
+        let mut journal = host.journal().expect("its turn");
         let made = host.make_capacity(&spec, |_| {}).expect("made");
         host.commit_capacity(made, spec.tag).expect("committed");
         assert!(matches!(host.keep_for(&guest, made, &mut journal), Err(Error::GuestGone { .. })));

@@ -26,6 +26,7 @@ impl Membership {
     /// [`Error::NotOnAccessList`], [`Error::NoCapacity`], [`Error::Fenced`].
     pub fn answer_offer(&self, tag: Tag, answer: Answer) -> Result<()> {
         self.require_unfenced()?;
+        let _turn = self.exclusive()?;
         let (pool, tables) = (self.pool(), self.pool().tables());
         let capacity = pool.capacity_by_tag(tag).ok_or(Error::NoCapacity { tag })?;
         let record = tables.capacity_of(capacity).ok_or(Error::NoCapacity { tag })?;

@@ -13,6 +13,9 @@
 //! Only where a host can die without the memory: a dax device, or a file of a file system that maps one. The page cache of
 //! other files is memory of this kernel: its processes share its caches, and it is gone with its host in any case. There
 //! nothing is written back, unless `NIL_WRITE_BACK=always` is set, by which the cost can be measured.
+//!
+//! **Without hardware coherence** no host sees what another's cache holds. There each word is written back by whoever stores it
+//! ([`crate::sync::AtomicU64`]), and each line is dropped from the cache before it is read or changed ([`refresh`]).
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -61,6 +64,42 @@ pub(crate) enum Point {
 /// Whether some pool of this process lies in memory that outlives this host's caches.
 static OUTLIVED: AtomicBool = AtomicBool::new(false);
 
+/// Whether some pool of this process has hosts whose caches do not agree.
+static SOFTWARE: AtomicBool = AtomicBool::new(false);
+
+/// From now on this process keeps its caches coherent by itself. One pool that needs it is enough: it harms no other.
+pub(crate) fn begin_software_coherence() {
+    begin();
+    SOFTWARE.store(true, Ordering::Relaxed);
+}
+
+/// Whether this process keeps its caches coherent by itself.
+#[inline]
+pub(crate) fn is_software_coherent() -> bool {
+    #[cfg(all(test, not(loom)))]
+    if let Some(simulated) = crate::medium::is_software_coherent() {
+        return simulated;
+    }
+    SOFTWARE.load(Ordering::Relaxed)
+}
+
+/// Returns once this host's caches hold none of these bytes, where that is what it takes to see what other hosts have written.
+#[inline]
+pub(crate) fn refresh(start: *const u8, bytes: usize) {
+    if is_software_coherent() {
+        refresh_now(start, bytes);
+    }
+}
+
+/// The same, before it is known whether it is necessary.
+pub(crate) fn refresh_now(start: *const u8, bytes: usize) {
+    #[cfg(all(test, not(loom)))]
+    if crate::medium::refresh(start, bytes) {
+        return;
+    }
+    lines::drop_from_cache(start, bytes);
+}
+
 /// From now on this process writes back. One pool that needs it is enough: it harms no other.
 pub(crate) fn begin() {
     OUTLIVED.store(true, Ordering::Relaxed);
@@ -90,10 +129,10 @@ pub(crate) fn persist(point: Point, start: *const u8, bytes: usize) {
     }
 }
 
-/// Write-back by cache line (Intel SDM volume 2, CLWB, CLFLUSHOPT, CLFLUSH; volume 1, section 11.4.4).
+/// Write-back, and dropping, by cache line (Intel SDM volume 2, CLWB, CLFLUSHOPT, CLFLUSH; volume 1, section 11.4.4).
 mod lines {
     use std::arch::asm;
-    use std::arch::x86_64::{__cpuid, __cpuid_count, _mm_sfence};
+    use std::arch::x86_64::{__cpuid, __cpuid_count, _mm_mfence, _mm_sfence};
     use std::sync::OnceLock;
 
     const LINE: usize = 64;
@@ -134,11 +173,29 @@ mod lines {
         write_back_by(Instruction::of_this_cpu(), start, bytes);
     }
 
+    /// Lines that hold stores of this host are written back. What is loaded afterwards is loaded from memory.
+    pub(super) fn drop_from_cache(start: *const u8, bytes: usize) {
+        let dropping = match Instruction::of_this_cpu() {
+            // It keeps the line. Whatever has it has the next one, too.
+            Instruction::Clwb | Instruction::Clflushopt => Instruction::Clflushopt,
+            Instruction::Clflush => Instruction::Clflush,
+        };
+        each_line(dropping, start, bytes);
+        // SAFETY: every x86-64 CPU has SSE2.
+        unsafe { _mm_mfence() }
+    }
+
     pub(super) fn write_back_by(instruction: Instruction, start: *const u8, bytes: usize) {
+        each_line(instruction, start, bytes);
+        // SAFETY: every x86-64 CPU has SSE.
+        unsafe { _mm_sfence() }
+    }
+
+    fn each_line(instruction: Instruction, start: *const u8, bytes: usize) {
         let first = start.wrapping_sub(start.addr() % LINE);
         let count = (start.addr() % LINE + bytes).div_ceil(LINE);
         for line in (0..count).map(|index| first.wrapping_add(index * LINE)) {
-            // SAFETY: all three change no contents. The line holds a byte that the caller has written, so it is mapped, and
+            // SAFETY: all three change no contents. The line holds a byte that the caller has written or is about to read, so it is mapped, and
             // CPUID says that the CPU knows the instruction.
             unsafe {
                 match instruction {
@@ -148,14 +205,12 @@ mod lines {
                 }
             }
         }
-        // SAFETY: every x86-64 CPU has SSE.
-        unsafe { _mm_sfence() }
     }
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::lines::{Instruction, write_back, write_back_by};
+    use super::lines::{Instruction, drop_from_cache, write_back, write_back_by};
 
     #[test]
     fn the_best_instruction_that_the_cpu_has_is_taken() {
@@ -170,6 +225,7 @@ mod tests {
         let before = bytes.clone();
         for (start, length) in [(0, 0), (0, 1), (63, 2), (64, 4032), (4095, 1)] {
             write_back(bytes[start..].as_ptr(), length);
+            drop_from_cache(bytes[start..].as_ptr(), length);
             write_back_by(Instruction::Clflush, bytes[start..].as_ptr(), length);
         }
         assert_eq!(bytes, before);

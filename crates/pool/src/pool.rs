@@ -4,14 +4,17 @@ use crate::backing::Backing;
 use crate::bytes::Bytes;
 use crate::control::GuestControl;
 use crate::error::{Error, Result};
+use crate::exclusion::{Exclusion, Exclusive};
+use crate::fencing::Fence;
 use crate::format::GRANULE;
-use crate::format::header::{BadHeader, HEADER_BYTES, Header};
+use crate::format::header::{BadHeader, Coherence, HEADER_BYTES, Header};
 use crate::format::layout::{HEADER_A, HEADER_B};
 use crate::format::slot_word::{Reference, SlotState};
 use crate::ids::{GuestId, GuestSlot, HostId, PoolId, Tag};
 use crate::liveness::{Liveness, ProcessIdentity, claim_liveness};
 use crate::mapping::{Access, Mapping};
 use crate::ownership::HostSlot;
+use crate::persist;
 use crate::sync::Ordering;
 use crate::tables::{Seen, Tables};
 use std::fs::File;
@@ -27,6 +30,8 @@ pub struct Pool {
     companions: Arc<Mutex<Vec<Arc<Inner>>>>,
     /// The host in whose name memory is mapped.
     acting: Option<HostId>,
+    /// A member's way to its turn.
+    exclusion: Option<Arc<Exclusion>>,
 }
 
 #[derive(Debug)]
@@ -80,7 +85,7 @@ impl Pool {
     }
 
     /// Maps the tables of a pool whose header has been validated.
-    pub(crate) fn attach(backing: Backing, header: Header, access: Access) -> Result<Self> {
+    pub(crate) fn attach(mut backing: Backing, header: Header, access: Access) -> Result<Self> {
         if backing.size() < header.size {
             let (has, wanted) = (Bytes(backing.size()), Bytes(header.size));
             return Err(Error::Truncated { path: backing.path().to_owned(), has, wanted });
@@ -88,6 +93,10 @@ impl Pool {
         let features = header.unknown_ro_compat();
         if access == Access::ReadWrite && features != 0 {
             return Err(Error::ReadOnlyFeatures { path: backing.path().to_owned(), features });
+        }
+        if header.coherence == Coherence::Software {
+            persist::begin_software_coherence();
+            backing.stop_punching();
         }
         let length = usize::try_from(header.layout.data)
             .map_err(|_| backing.failed("map the tables of", rustix::io::Errno::NOMEM))?;
@@ -98,7 +107,7 @@ impl Pool {
     }
 
     fn over(inner: Arc<Inner>) -> Self {
-        Self { inner, companions: Arc::default(), acting: None }
+        Self { inner, companions: Arc::default(), acting: None, exclusion: None }
     }
 
     /// The same pool in the name of a host, which may map what it is on the access list of.
@@ -112,6 +121,19 @@ impl Pool {
 
     pub(crate) fn acting_as(&self, host: HostId) -> Self {
         Self { acting: Some(host), ..self.clone() }
+    }
+
+    /// The pool of a member.
+    pub(crate) fn of_member(&self, host: HostId, exclusion: &Arc<Exclusion>) -> Self {
+        Self { exclusion: Some(Arc::clone(exclusion)), ..self.acting_as(host) }
+    }
+
+    /// Keeps other hosts from changing the tables; nothing for a process that is no member, and where compare-and-swap decides.
+    ///
+    /// # Errors
+    /// [`Error::PoolBusy`].
+    pub(crate) fn turn(&self) -> Result<Option<Exclusive>> {
+        self.exclusion.as_ref().map(Exclusion::enter).transpose()
     }
 
     pub(crate) fn acting(&self) -> Option<HostId> {
@@ -174,6 +196,12 @@ impl Pool {
         self.inner.header.clone()
     }
 
+    /// How its hosts' caches agree.
+    #[must_use]
+    pub fn coherence(&self) -> Coherence {
+        self.inner.header.coherence
+    }
+
     /// How the pool was opened.
     #[must_use]
     pub fn access(&self) -> Access {
@@ -182,6 +210,26 @@ impl Pool {
 
     pub(crate) fn tables(&self) -> &Tables {
         &self.inner.tables
+    }
+
+    /// Refuses what is not done where the hosts' caches do not agree.
+    pub(crate) fn require_coherent(&self, what: &'static str) -> Result<()> {
+        match self.coherence() {
+            Coherence::Hardware => Ok(()),
+            Coherence::Software => Err(Error::NotCoherent { path: self.path().to_owned(), what }),
+        }
+    }
+
+    /// Whether a host changes the pool's tables no more, whatever it was doing: its process is dead for sure, or somebody has
+    /// declared it dead.
+    pub(crate) fn is_out(&self, slot: HostSlot) -> bool {
+        #[cfg(all(test, not(loom)))]
+        if crate::medium::has_died(slot.index()) {
+            return true;
+        }
+        let claim = self.tables().host_claim(slot).load(Ordering::Acquire);
+        let declared = || self.life(slot).is_some_and(|life| life.fence != Fence::Standing);
+        (claim != 0 && claim_liveness(claim, &self.inner.here) == Liveness::Dead) || declared()
     }
 
     pub(crate) fn require_write(&self) -> Result<()> {
@@ -303,6 +351,8 @@ pub(crate) fn read_headers(backing: &Backing) -> Result<Headers> {
     }
     let length = usize::try_from(GRANULE).map_err(|_| backing.failed("map", rustix::io::Errno::NOMEM))?;
     let mapping = Mapping::map(backing, 0, length, Access::ReadOnly)?;
+    // Nobody knows yet whether the caches agree.
+    [HEADER_A, HEADER_B].into_iter().for_each(|at| persist::refresh_now(mapping.at(at, HEADER_BYTES, 8), HEADER_BYTES));
     Ok(Headers { copies: [HEADER_A, HEADER_B].map(|at| Header::decode(&mapping.read::<HEADER_BYTES>(at))) })
 }
 

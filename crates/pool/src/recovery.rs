@@ -192,8 +192,7 @@ impl<'a> Actor<'a> {
         if !self.is_unmaking(guests.load(guest.slot.into()), guest) {
             return;
         }
-        let ownership = self.pool.tables().guest_ownership(guest.slot.into()).load(Ordering::Acquire);
-        if Ownership::decode(ownership) == Ok(Ownership::Vacant) {
+        if self.pool.ownership_in(guest.slot.into()).load() == Ok(Ownership::Vacant) {
             self.finish_destruction(guest, capacities, recovered);
             recovered.finished += 1;
         } else {

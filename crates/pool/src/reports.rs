@@ -99,6 +99,7 @@ impl Membership {
         if bytes.len() > MAX_REPORT {
             return Err(Error::ReportTooLong { bytes: bytes.len() });
         }
+        let _turn = self.exclusive()?;
         let (pool, tables) = (self.pool(), self.pool().tables());
         let none = || Error::NoReports { path: pool.path().to_owned() };
         let entries = tables.report_slots().ok_or_else(none)?;

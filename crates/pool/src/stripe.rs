@@ -117,6 +117,8 @@ impl Membership {
     /// Adds a striped capacity like `spec`.
     pub(crate) fn add_striped(&self, spec: Spec, request: &StripeRequest, members: &[&Self]) -> Result<Reference> {
         self.require_unfenced()?;
+        self.require_coherent("striped capacity")?;
+        members.iter().try_for_each(|member| member.require_coherent("striped capacity"))?;
         let bytes = u64::from(spec.granules) * GRANULE;
         let stripe = request.with_tags();
         stripe.validate(bytes)?;

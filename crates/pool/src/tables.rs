@@ -1,19 +1,21 @@
 //! The pool's tables in mapped memory: words by name, records as validated copies.
 
+use crate::exclusion::Tickets;
 use crate::format::capacity::{self, CapacityRecord};
 use crate::format::fence;
 use crate::format::guest::{self, GuestRecord};
 use crate::format::host::{self, HostRecord};
 use crate::format::journal::{self, Entry};
-use crate::format::layout::{CAPACITY_RECORD, HOST_ENTRY, Layout, Table};
+use crate::format::layout::{CAPACITY_RECORD, HOST_ENTRY, HOST_LINES, LINE, Layout, Table};
+use crate::format::lines;
 use crate::format::report::{self, ReportRecord};
 use crate::format::slot_word::{Reference, SlotState};
 use crate::format::{BadRecord, GRANULE};
 use crate::ids::{HostId, Tag};
 use crate::mapping::Mapping;
 use crate::owner_map::OwnerMap;
-use crate::ownership::HostSlot;
-use crate::persist::Point;
+use crate::ownership::{HostSlot, OwnershipWord};
+use crate::persist::{Point, refresh};
 use crate::slots::Slots;
 use crate::sync::{AtomicU64, Ordering};
 use crate::tag_index::TagIndex;
@@ -67,12 +69,39 @@ impl Tables {
         (0..self.layout.hosts.count).filter_map(|index| HostSlot::new(u16::try_from(index).ok()?))
     }
 
+    /// The place of a host's lines.
+    fn host_line(&self, slot: HostSlot, line: u64) -> Option<u64> {
+        Some(self.layout.lines?.hosts.at(slot.index()) + line * u64::from(LINE))
+    }
+
+    /// A word that only this host's processes write: in the host's own line, where there is one.
+    fn own_word(&self, slot: HostSlot, in_line: u64, field: u64) -> &AtomicU64 {
+        match self.host_line(slot, lines::OWN) {
+            Some(line) => self.mapping.word(line + in_line),
+            None => self.host_word(slot, field),
+        }
+    }
+
+    /// The tickets of the hosts, where they need them.
+    pub(crate) fn tickets(&self) -> Option<Tickets<'_>> {
+        let table = self.layout.lines?.hosts;
+        let skipped = lines::OWN * u64::from(LINE) + lines::TICKET;
+        let words = usize::try_from((table.bytes() - skipped) / 8).ok()?;
+        Some(Tickets::new(self.mapping.words(table.offset + skipped, words), HOST_LINES as usize / 8))
+    }
+
+    /// Who wants to come into an entry, and whether somebody has; where compare-and-swap cannot decide it.
+    pub(crate) fn door(&self, slot: HostSlot) -> Option<[&AtomicU64; 2]> {
+        let word = |line| Some(self.mapping.word(self.host_line(slot, line)?));
+        Some([word(lines::CANDIDATE)?, word(lines::DOOR)?])
+    }
+
     fn host_word(&self, slot: HostSlot, field: u64) -> &AtomicU64 {
         self.mapping.word(self.layout.hosts.at(slot.index()) + field)
     }
 
     pub(crate) fn host_claim(&self, slot: HostSlot) -> &AtomicU64 {
-        self.host_word(slot, host::CLAIM)
+        self.own_word(slot, lines::CLAIM, host::CLAIM)
     }
 
     pub(crate) fn host_state_word(&self, slot: HostSlot) -> &AtomicU64 {
@@ -87,7 +116,7 @@ impl Tables {
     }
 
     pub(crate) fn host_lease(&self, slot: HostSlot) -> &AtomicU64 {
-        self.host_word(slot, host::LEASE)
+        self.own_word(slot, lines::LEASE, host::LEASE)
     }
 
     pub(crate) fn host_flags(&self, slot: HostSlot) -> &AtomicU64 {
@@ -289,6 +318,27 @@ impl Tables {
         self.mapping.write(at, &bytes);
         self.mapping.persist(Point::Guest, self.guest_at(slot), guest::RACING_BYTES);
         self.mapping.persist(Point::Guest, at, bytes.len());
+    }
+
+    /// The same word, by its type.
+    pub(crate) fn ownership_word(&self, slot: usize) -> &OwnershipWord {
+        self.mapping.ownership_word(self.guest_at(slot) + guest::OWNERSHIP)
+    }
+
+    /// Where a host speaks of a guest, if hosts have lines: the word, and the generation of which guest it is about.
+    pub(crate) fn guest_line(&self, slot: usize, host: HostSlot) -> Option<[&AtomicU64; 2]> {
+        let at = self.layout.lines?.guests.at(slot) + host.index() as u64 * u64::from(LINE);
+        (host.index() < self.layout.hosts.count as usize)
+            .then(|| [lines::WORD, lines::GENERATION].map(|field| self.mapping.word(at + field)))
+    }
+
+    /// All of them as they are in memory now, if hosts have lines.
+    pub(crate) fn refreshed_guest_lines(&self, slot: usize) -> impl Iterator<Item = (HostSlot, [&AtomicU64; 2])> {
+        if let Some(lines) = self.layout.lines {
+            let (at, bytes) = (lines.guests.at(slot), lines.guests.entry as usize);
+            refresh(self.mapping.at(at, bytes, 8), bytes);
+        }
+        self.host_slots().filter_map(move |host| Some((host, self.guest_line(slot, host)?)))
     }
 
     pub(crate) fn guest_ownership(&self, slot: usize) -> &AtomicU64 {

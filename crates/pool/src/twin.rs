@@ -28,6 +28,8 @@ impl Membership {
     /// [`Error::GuestExists`] when this pool has a guest of that name, be it the same one; [`Error::NoRoom`] and whatever
     /// else keeps a guest from being created. Then nothing is left of it.
     pub fn create_twin(&self, first: &GuestControl) -> Result<GuestControl> {
+        self.require_coherent("moving a guest's home")?;
+        first.pool().require_coherent("moving a guest's home")?;
         let config = first.config()?;
         let request = GuestRequest {
             name: config.name,

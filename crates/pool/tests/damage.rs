@@ -2,7 +2,7 @@
 #![cfg(not(loom))]
 
 use nil_pool::format::header::{BadHeader, Header};
-use nil_pool::format::layout::{HEADER_B, Layout};
+use nil_pool::format::layout::{BadLayout, HEADER_B, Layout};
 use nil_pool::{
     Access, CapacityRequest, CheckReport, Class, Coherence, CreateOptions, Error, GRANULE, GuestId, GuestKind,
     GuestRequest, HostId, HostIdentity, HostKind, JobId, MemoryHome, Pool, Severity, Tag,
@@ -132,10 +132,13 @@ fn a_newer_version_and_unknown_features_are_refused_by_name() {
     assert_eq!(reason(&path), BadHeader::Version(2));
     with_header(&path, |header| (header[8], header[48]) = (1, 2));
     assert_eq!(reason(&path), BadHeader::Incompat(2));
-    with_header(&path, |header| header[48] = 1);
-    assert_eq!(reason(&path), BadHeader::SoftwareCoherence);
-    with_header(&path, |header| (header[48], header[12]) = (0, 1));
-    assert_eq!(reason(&path), BadHeader::SoftwareCoherence);
+    // Neither without the other, and not without the lines.
+    for (incompat, coherence) in [(1, 0), (0, 1), (1, 2)] {
+        with_header(&path, |header| (header[48], header[12]) = (incompat, coherence));
+        assert_eq!(reason(&path), BadHeader::Field("coherence"));
+    }
+    with_header(&path, |header| (header[48], header[12]) = (1, 1));
+    assert_eq!(reason(&path), BadHeader::Layout(BadLayout::Shape("host line")));
 }
 
 #[test]

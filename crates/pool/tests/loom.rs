@@ -6,6 +6,7 @@
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering, fence};
 use loom::thread;
+use nil_pool::exclusion::Tickets;
 use nil_pool::format::slot_word::{Reference, SlotState};
 use nil_pool::owner_map::{OwnerMap, RESERVED};
 use nil_pool::placement::PlacementWords;
@@ -252,5 +253,26 @@ fn a_report_that_is_overwritten_while_it_is_read_is_never_taken_for_whole() {
             assert_eq!(contents, [generation; 2]);
         }
         writer.join().expect("the writer ends");
+    });
+}
+
+#[test]
+fn one_of_two_hosts_has_its_turn_at_a_time() {
+    bounded(3, || {
+        let shared = Arc::new((words(&[0, 0]), AtomicU64::new(0)));
+        both({
+            let shared = Arc::clone(&shared);
+            move |host| {
+                let (tickets, inside) = (Tickets::new(&shared.0, 1), &shared.1);
+                let patient = |_| {
+                    thread::yield_now();
+                    Ok::<_, ()>(Some(()))
+                };
+                tickets.take(host.into(), patient).expect("patience");
+                assert_eq!(inside.fetch_add(1, Ordering::Relaxed), 0, "both have their turn");
+                inside.fetch_sub(1, Ordering::Relaxed);
+                tickets.give_back(host.into());
+            }
+        });
     });
 }

@@ -60,7 +60,8 @@ fn fill(area: &Area, epoch: Epoch, byte: u8) {
 #[test]
 fn a_pool_is_found_as_it_was_made() {
     let (_directory, path) = place();
-    let options = CreateOptions { size: Some(SIZE), force: false, label: "rack 3".to_owned() };
+    let options =
+        CreateOptions { size: Some(SIZE), force: false, label: "rack 3".to_owned(), ..CreateOptions::default() };
     let made = Pool::create(&path, &options).expect("a new pool");
     let found = Pool::open(&path, Access::ReadOnly).expect("the same pool");
     assert_eq!(found.header(), made.header());

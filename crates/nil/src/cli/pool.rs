@@ -2,7 +2,9 @@
 
 use super::{Output, Table};
 use anyhow::Result;
-use nil_pool::{Access, Bytes, CheckReport, CreateOptions, Finding, HostInfo, Liveness, Pool, Severity, Usage};
+use nil_pool::{
+    Access, Bytes, CheckReport, Coherence, CreateOptions, Finding, HostInfo, Liveness, Pool, Severity, Usage,
+};
 use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -48,6 +50,9 @@ pub(crate) struct CreateArgs {
     /// A few words for people.
     #[arg(long, default_value = "")]
     label: String,
+    /// How the caches of its hosts agree: hardware, or software, where nil writes back and drops lines by itself.
+    #[arg(long, default_value_t = Coherence::Hardware)]
+    coherence: Coherence,
 }
 
 #[derive(Debug, clap::Args)]
@@ -88,8 +93,9 @@ impl PoolCommand {
 }
 
 fn create(args: CreateArgs, output: Output) -> Result<ExitCode> {
-    let options = CreateOptions { size: args.size.map(Bytes::get), force: args.force, label: args.label };
-    let pool = Pool::create(&args.path, &options)?;
+    let CreateArgs { path, size, force, label, coherence } = args;
+    let options = CreateOptions { size: size.map(Bytes::get), force, label, coherence };
+    let pool = Pool::create(&path, &options)?;
     output.print(&Summary::of(&pool))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -106,6 +112,12 @@ fn check(args: &CheckArgs, output: Output) -> Result<ExitCode> {
     for other in &args.pool {
         pool.add_companion(&Pool::open(other, Access::ReadOnly)?);
     }
+    anyhow::ensure!(
+        !args.repair || pool.coherence() == Coherence::Hardware,
+        "{} has software coherence, where only its hosts change its tables: leave --repair out, and let a host that has \
+         died come back or be fenced",
+        args.path.display()
+    );
     let report = pool.check(args.repair);
     let clean = report.is_clean();
     output.print(&Checked { clean, report })?;

@@ -76,7 +76,8 @@ impl Pool {
     #[must_use]
     pub fn check(&self, repair: bool) -> CheckReport {
         let mut report = self.confirmed();
-        if !repair || self.access() == Access::ReadOnly {
+        // It is not a host, and has no turn.
+        if !repair || self.access() == Access::ReadOnly || self.require_coherent("mending").is_err() {
             return report;
         }
         let mut repaired: Vec<Finding> = Vec::new();

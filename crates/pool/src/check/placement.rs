@@ -23,7 +23,6 @@ use crate::ownership::Ownership;
 use crate::pins::{PinSeen, PinTable};
 use crate::placement::PlacementMap;
 use crate::state::StateArea;
-use crate::sync::Ordering;
 
 /// How often the granules are counted before the count is believed over a worker that moves them meanwhile.
 const COUNTS: usize = 8;
@@ -59,8 +58,7 @@ impl Checker<'_> {
     }
 
     fn hands_on(&self, slot: GuestSlot, record: &GuestRecord) -> Hands {
-        let word = self.pool.tables().guest_ownership(slot.index()).load(Ordering::Acquire);
-        match Ownership::decode(word) {
+        match self.pool.ownership_in(slot.index()).load() {
             // Its creator may be about to boot it.
             Ok(Ownership::Vacant) if self.pool.host_may_live(record.creator) => Hands::Live,
             Ok(Ownership::Vacant | Ownership::Lost { .. }) => Hands::None,

@@ -5,7 +5,7 @@
 //!   8  version     u32 (1)                224  data        u64
 //!  12  coherence   u32 (0 hardware)       232  label       64 bytes
 //!  16  uuid        16 bytes               296  reports     offset u64, count u32, entry u32
-//!  32  compat      u64                   312  zero
+//!  32  compat      u64                   312  lines       of hosts and of guests, as above
 //!  40  ro_compat   u64                   4092  crc         u32
 //!  48  incompat    u64
 //!  56  size        u64
@@ -15,7 +15,7 @@
 //!  88  reserved    u64 (0)
 //! ```
 
-use super::layout::{BadLayout, Layout, Table};
+use super::layout::{BadLayout, Layout, Lines, Table};
 use super::text::{self, NAME_BYTES};
 use super::{GRANULE, check_seal, seal};
 use crate::ids::PoolId;
@@ -32,14 +32,14 @@ pub const VERSION: u32 = 1;
 /// Bytes of a header copy.
 pub const HEADER_BYTES: usize = 4096;
 
-/// `incompat` bit 0: no cache coherence between hosts; claims need another protocol than compare-and-swap.
+/// `incompat` bit 0: no cache coherence between hosts. There are lines for what changes without the pool's lock.
 pub const INCOMPAT_SOFTWARE_COHERENCE: u64 = 1;
 /// `compat` bit 0: there is a ring of reports. Who does not know it leaves it alone.
 pub const COMPAT_REPORTS: u64 = 1;
 /// The bits that this crate knows.
 const KNOWN_COMPAT: u64 = COMPAT_REPORTS;
 const KNOWN_RO_COMPAT: u64 = 0;
-const KNOWN_INCOMPAT: u64 = 0;
+const KNOWN_INCOMPAT: u64 = INCOMPAT_SOFTWARE_COHERENCE;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
@@ -68,7 +68,8 @@ struct RawHeader {
     data: U64,
     label: [u8; NAME_BYTES],
     reports: RawTable,
-    zero: [u8; 3780],
+    lines: [RawTable; 2],
+    zero: [u8; 3748],
     crc: U32,
 }
 
@@ -77,16 +78,18 @@ const _: () = {
     assert!(std::mem::offset_of!(RawHeader, tables) == 96);
     assert!(std::mem::offset_of!(RawHeader, label) == 232);
     assert!(std::mem::offset_of!(RawHeader, reports) == 296);
+    assert!(std::mem::offset_of!(RawHeader, lines) == 312);
     assert!(std::mem::offset_of!(RawHeader, crc) == 4092);
 };
 
 /// How the hosts' caches agree on the contents of a pool or a capacity.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Coherence {
     /// By hardware: one machine, or CXL 3 back-invalidate. Plain atomics suffice.
+    #[default]
     Hardware,
-    /// By whoever writes flushing and whoever reads invalidating. nil puts no guest there, and opens no such pool.
+    /// By whoever writes flushing and whoever reads invalidating.
     Software,
 }
 
@@ -173,9 +176,6 @@ pub enum BadHeader {
     /// A newer format.
     #[error("it has format version {0}, this nil knows version 1; use a newer nil")]
     Version(u32),
-    /// Caches are not coherent.
-    #[error("its hosts' caches are not coherent (mode 'software'), which this nil does not support; use a newer nil")]
-    SoftwareCoherence,
     /// Unknown features.
     #[error("it uses features that this nil does not know (incompat {0:#x}); use a newer nil")]
     Incompat(u64),
@@ -212,6 +212,9 @@ impl Header {
         if let Some(ring) = self.layout.reports {
             raw.reports = RawTable::of(ring);
         }
+        if let Some(lines) = self.layout.lines {
+            raw.lines = [lines.hosts, lines.guests].map(RawTable::of);
+        }
         raw.data = self.layout.data.into();
         raw.label = text::encode_label("label", &self.label).expect("labels are checked where they come in");
         seal(zerocopy::transmute!(raw))
@@ -235,11 +238,11 @@ impl Header {
         if raw.version.get() != VERSION {
             return Err(BadHeader::Field("version"));
         }
-        raw.check_features()?;
+        let coherence = raw.check_features()?;
         if raw.granule.get() != GRANULE {
             return Err(BadHeader::Field("granule"));
         }
-        let layout = raw.layout();
+        let layout = raw.layout(coherence);
         layout.validate(raw.size.get())?;
         // A feature that may be ignored is ignored where it makes no sense; an older nil that repairs a header drops it.
         let has_reports = raw.compat.get() & COMPAT_REPORTS != 0;
@@ -247,7 +250,7 @@ impl Header {
         Ok(Self {
             id: PoolId::from_bytes(raw.uuid),
             version: raw.version.get(),
-            coherence: Coherence::Hardware,
+            coherence,
             compat: raw.compat.get(),
             ro_compat: raw.ro_compat.get(),
             incompat: raw.incompat.get(),
@@ -283,25 +286,25 @@ impl RawTable {
 }
 
 impl RawHeader {
-    fn check_features(&self) -> Result<(), BadHeader> {
+    fn check_features(&self) -> Result<Coherence, BadHeader> {
         let incompat = self.incompat.get();
-        if incompat & INCOMPAT_SOFTWARE_COHERENCE != 0 || self.coherence.get() == 1 {
-            return Err(BadHeader::SoftwareCoherence);
-        }
         if incompat & !KNOWN_INCOMPAT != 0 {
             return Err(BadHeader::Incompat(incompat & !KNOWN_INCOMPAT));
         }
-        if self.coherence.get() != 0 {
-            return Err(BadHeader::Field("coherence"));
-        }
-        Ok(())
+        let needs_lines = incompat & INCOMPAT_SOFTWARE_COHERENCE != 0;
+        let coherence = Coherence::decode(self.coherence.get());
+        coherence
+            .filter(|coherence| (*coherence == Coherence::Software) == needs_lines)
+            .ok_or(BadHeader::Field("coherence"))
     }
 
-    fn layout(&self) -> Layout {
+    fn layout(&self, coherence: Coherence) -> Layout {
         let [hosts, journals, capacity_words, tags, guest_words, owners, guests, capacities] =
             self.tables.map(|raw| raw.table());
         let data = self.data.get();
+        let [host_lines, guest_lines] = self.lines.map(|raw| raw.table());
+        let lines = (coherence == Coherence::Software).then_some(Lines { hosts: host_lines, guests: guest_lines });
         let reports = None;
-        Layout { hosts, journals, capacity_words, tags, guest_words, owners, guests, capacities, reports, data }
+        Layout { hosts, journals, capacity_words, tags, guest_words, owners, guests, capacities, reports, lines, data }
     }
 }

@@ -8,6 +8,7 @@
 //! ```
 
 use super::GRANULE;
+use super::header::Coherence;
 use crate::bytes::Bytes;
 
 /// Tables and headers begin at multiples of this.
@@ -35,6 +36,11 @@ pub const GUEST_RECORD: u32 = 8192;
 /// Bytes of an entry of the ring of reports.
 pub const REPORT_ENTRY: u32 = 8192;
 
+/// Bytes of a cache line.
+pub const LINE: u32 = 64;
+/// Bytes of a host's lines, in a pool without hardware coherence: who comes in, whether somebody is in, the host's own.
+pub const HOST_LINES: u32 = 4 * LINE;
+
 /// Most hosts that a pool can have (12 bits, one value reserved).
 pub const MAX_HOSTS: u32 = 4095;
 /// Most capacities (16 bits, one value reserved).
@@ -45,6 +51,8 @@ pub const MAX_GUESTS: u32 = 65_535;
 pub const MAX_REPORTS: u32 = 65_535;
 
 const HOSTS: u32 = 128;
+/// Where each guest has a line for each host, all of which are looked at to see who owns it.
+const HOSTS_WITH_LINES: u32 = 32;
 const REPORTS: u32 = 128;
 
 /// One table: `count` entries of `entry` bytes from `offset`.
@@ -97,8 +105,19 @@ pub struct Layout {
     pub capacities: Table,
     /// The ring of reports; a pool need not have one.
     pub reports: Option<Table>,
+    /// The lines that have one writer each; in pools without hardware coherence.
+    pub lines: Option<Lines>,
     /// Where the data granules begin.
     pub data: u64,
+}
+
+/// Where the lines are that have one writer each, or hold one word each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lines {
+    /// Of each host.
+    pub hosts: Table,
+    /// Of each guest: one line for each host.
+    pub guests: Table,
 }
 
 /// A layout that contradicts itself or the pool's size.
@@ -116,11 +135,19 @@ pub enum BadLayout {
 }
 
 impl Layout {
-    /// The layout of a new pool of this size.
+    /// The layout of a new pool of this size, of coherent hosts.
     ///
     /// # Errors
     /// [`BadLayout::Size`].
     pub fn for_size(size: u64) -> Result<Self, BadLayout> {
+        Self::of_new(size, Coherence::Hardware)
+    }
+
+    /// The layout of a new pool.
+    ///
+    /// # Errors
+    /// [`BadLayout::Size`].
+    pub fn of_new(size: u64, coherence: Coherence) -> Result<Self, BadLayout> {
         if !size.is_multiple_of(GRANULE) || !(MIN_SIZE..=MAX_SIZE).contains(&size) {
             return Err(BadLayout::Size(size));
         }
@@ -129,15 +156,21 @@ impl Layout {
         let tag_words = capacities.next_power_of_two() * 2;
         let guests = (granules / 8).next_power_of_two().clamp(16, 1024);
 
+        let host_count = match coherence {
+            Coherence::Hardware => HOSTS,
+            Coherence::Software => HOSTS_WITH_LINES,
+        };
+
         let mut next = PAGE;
         let mut place = |count: u32, entry: u32| {
             let table = Table { offset: next, count, entry };
             next = (next + table.bytes()).next_multiple_of(PAGE);
             table
         };
-        let hosts = place(HOSTS, HOST_ENTRY);
-        let journals = place(HOSTS, JOURNAL_ENTRY);
+        let hosts = place(host_count, HOST_ENTRY);
+        let journals = place(host_count, JOURNAL_ENTRY);
         let reports = Some(place(REPORTS, REPORT_ENTRY));
+        let host_lines = (coherence == Coherence::Software).then(|| place(host_count, HOST_LINES));
 
         next = GRANULE;
         let mut place = |count: u32, entry: u32| {
@@ -151,9 +184,21 @@ impl Layout {
         let owners = place(granules, WORD);
         let guests = place(guests, GUEST_RECORD);
         let capacities = place(capacities, CAPACITY_RECORD);
+        let lines = host_lines.map(|hosts| Lines { hosts, guests: place(guests.count, host_count * LINE) });
         let data = next.next_multiple_of(GRANULE);
-        let layout =
-            Self { hosts, journals, capacity_words, tags, guest_words, owners, guests, capacities, reports, data };
+        let layout = Self {
+            hosts,
+            journals,
+            capacity_words,
+            tags,
+            guest_words,
+            owners,
+            guests,
+            capacities,
+            reports,
+            lines,
+            data,
+        };
         layout.validate(size)?;
         Ok(layout)
     }
@@ -186,8 +231,19 @@ impl Layout {
             ("guest", self.guests, GUEST_RECORD, self.guests.count == self.guest_words.count),
             ("capacity", self.capacities, CAPACITY_RECORD, self.capacities.count == self.capacity_words.count),
         ];
+        let lines = self.lines.map(|lines| {
+            [
+                ("host line", lines.hosts, HOST_LINES, lines.hosts.count == self.hosts.count),
+                ("guest line", lines.guests, self.hosts.count * LINE, lines.guests.count == self.guests.count),
+            ]
+        });
         let reports = self.reports.map(|ring| ("report", ring, REPORT_ENTRY, (1..=MAX_REPORTS).contains(&ring.count)));
-        match shapes.iter().chain(&reports).find(|(_, table, entry, count)| table.entry != *entry || !count) {
+        match shapes
+            .iter()
+            .chain(&reports)
+            .chain(lines.iter().flatten())
+            .find(|(_, table, entry, count)| table.entry != *entry || !count)
+        {
             Some((name, ..)) => Err(BadLayout::Shape(name)),
             None => Ok(()),
         }
@@ -203,6 +259,7 @@ impl Layout {
     fn validate_places(&self) -> Result<(), BadLayout> {
         let mut tables = self.named().to_vec();
         tables.extend(self.reports.map(|ring| ("report", ring)));
+        tables.extend(self.lines.iter().flat_map(|lines| [("host line", lines.hosts), ("guest line", lines.guests)]));
         tables.sort_by_key(|(_, table)| table.offset);
         let mut end = PAGE;
         for (name, table) in tables {
@@ -295,12 +352,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn lines_that_are_not_as_many_as_hosts_and_guests_are_refused() {
+        let size = 16 << 20;
+        let layout = Layout::of_new(size, Coherence::Software).expect("a small pool");
+        let lines = layout.lines.expect("such a pool has lines");
+        let few = Table { count: lines.hosts.count - 1, ..lines.hosts };
+        let narrow = Table { entry: LINE, ..lines.guests };
+        let over = Table { offset: layout.owners.offset, ..lines.guests };
+        for (lines, wrong) in [
+            (Lines { hosts: few, ..lines }, BadLayout::Shape("host line")),
+            (Lines { guests: narrow, ..lines }, BadLayout::Shape("guest line")),
+            (Lines { guests: over, ..lines }, BadLayout::Place("guest line")),
+        ] {
+            assert_eq!(Layout { lines: Some(lines), ..layout }.validate(size), Err(wrong));
+        }
+    }
+
     proptest! {
         #[test]
         fn every_size_has_a_valid_layout(granules in MIN_SIZE / GRANULE..=MAX_SIZE / GRANULE) {
             let size = granules * GRANULE;
-            let layout = Layout::for_size(size).expect("a layout");
-            prop_assert_eq!(layout.validate(size), Ok(()));
+            for coherence in [Coherence::Hardware, Coherence::Software] {
+                let layout = Layout::of_new(size, coherence).expect("a layout");
+                prop_assert_eq!(layout.validate(size), Ok(()));
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod header;
 pub mod host;
 pub mod journal;
 pub mod layout;
+pub mod lines;
 pub mod pin;
 pub mod placement;
 pub mod protection;

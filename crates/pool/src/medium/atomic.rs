@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64 as Native, Ordering};
 /// A word; in a mapping of a pool it is the current host's view of it.
 #[derive(Debug, Default)]
 #[repr(transparent)]
-pub struct AtomicU64(Native);
+pub(crate) struct AtomicU64(Native);
 
 /// The word in the file.
 pub(super) fn native(address: usize) -> u64 {
@@ -18,7 +18,7 @@ pub(super) fn native(address: usize) -> u64 {
 impl AtomicU64 {
     /// A word outside any pool.
     #[must_use]
-    pub const fn new(value: u64) -> Self {
+    pub(crate) const fn new(value: u64) -> Self {
         Self(Native::new(value))
     }
 
@@ -27,7 +27,7 @@ impl AtomicU64 {
     }
 
     /// See `std`.
-    pub fn load(&self, order: Ordering) -> u64 {
+    pub(crate) fn load(&self, order: Ordering) -> u64 {
         let simulated =
             with_place(self.address(), |medium, place| medium.load(place, || self.0.load(Ordering::Relaxed)));
         simulated.unwrap_or_else(|| self.0.load(order))
@@ -35,7 +35,7 @@ impl AtomicU64 {
 
     /// See `std`.
     #[track_caller]
-    pub fn store(&self, value: u64, order: Ordering) {
+    pub(crate) fn store(&self, value: u64, order: Ordering) {
         let by = Location::caller();
         let simulated = with_place(self.address(), |medium, place| {
             let release = releases(order) && !medium.leaves_out(|mutation| mutation.weakens(by));
@@ -57,7 +57,13 @@ impl AtomicU64 {
 
     /// See `std`.
     #[track_caller]
-    pub fn compare_exchange(&self, from: u64, to: u64, success: Ordering, failure: Ordering) -> Result<u64, u64> {
+    pub(crate) fn compare_exchange(
+        &self,
+        from: u64,
+        to: u64,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u64, u64> {
         match self.change(success, |found| (found == from).then_some(to)) {
             Some(found) if found == from => Ok(found),
             Some(found) => Err(found),
@@ -67,21 +73,27 @@ impl AtomicU64 {
 
     /// See `std`.
     #[track_caller]
-    pub fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
+    pub(crate) fn swap(&self, value: u64, order: Ordering) -> u64 {
+        self.change(order, |_| Some(value)).unwrap_or_else(|| self.0.swap(value, order))
+    }
+
+    /// See `std`.
+    #[track_caller]
+    pub(crate) fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
         let added = self.change(order, |found| Some(found.wrapping_add(value)));
         added.unwrap_or_else(|| self.0.fetch_add(value, order))
     }
 
     /// See `std`.
     #[track_caller]
-    pub fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
+    pub(crate) fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
         let subtracted = self.change(order, |found| Some(found.wrapping_sub(value)));
         subtracted.unwrap_or_else(|| self.0.fetch_sub(value, order))
     }
 
     /// See `std`.
     #[track_caller]
-    pub fn fetch_update(
+    pub(crate) fn fetch_update(
         &self,
         set: Ordering,
         fetch: Ordering,

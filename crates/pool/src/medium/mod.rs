@@ -17,6 +17,10 @@
 //! **Coherent by hardware**: a load sees the newest store whoever made it, and a line that a peer looks at or writes has been
 //! written back before. When a host dies, each line that its cache holds has got as far as any one of the stores to it since it
 //! was last written back: lines leave in any order, a line's stores in theirs.
+//!
+//! **Coherent by software**: a load sees what the host's own cache has of the line, from when it was fetched, until the host drops
+//! it; a store fetches the line; and what is written back is the whole line, over whatever the memory has. Nobody is told of
+//! another's stores, and a compare-and-swap is one in the own cache. Hosts fetch lines, too, before they need them.
 
 mod atomic;
 mod mutation;
@@ -24,19 +28,24 @@ mod places;
 #[cfg(test)]
 mod tests;
 
-pub use atomic::{AtomicU64, fence};
+pub(crate) use atomic::AtomicU64;
+pub use atomic::fence;
 pub(crate) use mutation::Mutation;
 pub(crate) use places::{mapped, unmapped};
 
 use crate::backing::Backing;
+use crate::format::header::Coherence;
 use crate::persist::Point;
 use places::Place;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 /// Bytes of a cache line.
 const LINE: u64 = 64;
+/// Words of a cache line.
+const WORDS: usize = 8;
+const LINE_BYTES: usize = 64;
 /// So many stores of a store buffer are candidates for leaving it next.
 const WINDOW: usize = 16;
 /// Hosts of a simulation.
@@ -64,13 +73,33 @@ pub(crate) struct Settings {
     pub(crate) outlived: bool,
     /// Whether the kernel can make zeros, as in a file.
     pub(crate) punches: bool,
+    /// How the hosts' caches agree. By software the memory outlives its hosts in any case.
+    pub(crate) coherence: Coherence,
     pub(crate) mutation: Option<Mutation>,
     pub(crate) seed: u64,
+    /// Before which writes hosts die: every so many, from this one on.
+    pub(crate) every: usize,
+    pub(crate) first: usize,
+}
+
+impl Settings {
+    /// Of hosts whose caches do not agree.
+    pub(crate) fn software() -> Self {
+        Self { coherence: Coherence::Software, ..Self::default() }
+    }
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { outlived: true, punches: true, mutation: None, seed: 1 }
+        Self {
+            outlived: true,
+            punches: true,
+            coherence: Coherence::Hardware,
+            mutation: None,
+            seed: 1,
+            every: 1,
+            first: 0,
+        }
     }
 }
 
@@ -97,6 +126,9 @@ struct Host {
     buffer: VecDeque<Waiting>,
     releases: usize,
     lines: BTreeMap<Place, Line>,
+    /// What its cache has of lines, without the stores in `lines`; where it is not what the other hosts have.
+    fetched: BTreeMap<Place, [u64; WORDS]>,
+    dead: bool,
 }
 
 impl Host {
@@ -112,7 +144,7 @@ pub(crate) struct Medium {
     hosts: Vec<Host>,
     current: usize,
     /// What differs from the file.
-    memory: HashMap<Place, u64>,
+    memory: BTreeMap<Place, u64>,
     /// What the kernel has made zeros; what was written there afterwards is in `memory`.
     zeros: Vec<Range<Place>>,
     random: u64,
@@ -120,6 +152,8 @@ pub(crate) struct Medium {
     eagerness: usize,
     /// How often the mutation has left something out.
     left_out: usize,
+    /// A word that a line was written back over although somebody else had changed it.
+    overwritten: Option<Place>,
 }
 
 /// Begins a simulation; host 0 is the current one.
@@ -130,11 +164,12 @@ pub(crate) fn start(settings: Settings) {
         settings,
         hosts,
         current: 0,
-        memory: HashMap::new(),
+        memory: BTreeMap::new(),
         zeros: Vec::new(),
         random,
         eagerness: 0,
         left_out: 0,
+        overwritten: None,
     };
     medium.eagerness = medium.draw(3);
     RUNNING.set(Some(medium));
@@ -150,9 +185,34 @@ pub(crate) fn become_host(host: usize) {
     with(|medium| medium.current = host);
 }
 
+/// Which host this thread is.
+pub(crate) fn current_host() -> usize {
+    with(|medium| medium.current).unwrap_or(0)
+}
+
 /// A host dies, with what its caches hold.
 pub(crate) fn die(host: usize, fate: Fate) {
     with(|medium| medium.die(host, fate));
+}
+
+/// Whether that host has died.
+pub(crate) fn has_died(host: usize) -> bool {
+    with(|medium| medium.hosts.get(host).is_some_and(|host| host.dead)).unwrap_or(false)
+}
+
+/// Whether the simulated hosts keep their caches coherent by themselves; nothing when no simulation runs.
+pub(crate) fn is_software_coherent() -> Option<bool> {
+    with(|medium| medium.is_software_coherent())
+}
+
+/// Where in its pool a word has been lost because another one of its line was written back.
+pub(crate) fn overwritten() -> Option<u64> {
+    with(|medium| medium.overwritten.map(|place| place.offset)).flatten()
+}
+
+/// See [`crate::persist::refresh`]; false when nothing is simulated there.
+pub(crate) fn refresh(start: *const u8, bytes: usize) -> bool {
+    with_place(start.addr(), |medium, place| medium.refresh(place.line()..place.after(bytes.max(1)))).is_some()
 }
 
 /// A number below `bound`, from the simulation's seed.
@@ -264,10 +324,16 @@ impl Medium {
 
     /// What the current host sees. `file` is what lies in the file.
     fn load(&mut self, place: Place, file: impl FnOnce() -> u64) -> u64 {
-        self.look_at(place);
+        if self.is_software_coherent() {
+            self.fetch(self.current, place.line());
+        } else {
+            self.look_at(place);
+        }
         let host = &self.hosts[self.current];
         let buffered = host.buffer.iter().rev().find(|waiting| waiting.place == place).map(|waiting| waiting.value);
-        let cached = || newest(host.lines.get(&place.line())?, place.word());
+        let stored = || newest(host.lines.get(&place.line())?, place.word());
+        let fetched = || host.fetched.get(&place.line()).map(|words| words[usize::from(place.word())]);
+        let cached = || stored().or_else(fetched);
         buffered.or_else(cached).or_else(|| self.word(place)).unwrap_or_else(file)
     }
 
@@ -352,6 +418,10 @@ impl Medium {
 
     /// A store reaches a host's cache: no other cache has the line any more.
     fn enter(&mut self, host: usize, place: Place, value: u64) {
+        if self.is_software_coherent() {
+            self.fetch(host, place.line());
+            return self.hosts[host].lines.entry(place.line()).or_default().stores.push((place.word(), value));
+        }
         for other in (0..HOSTS).filter(|other| *other != host) {
             self.write_line_back(other, place.line(), usize::MAX);
         }
@@ -360,20 +430,106 @@ impl Medium {
 
     /// The first `count` stores to a line reach the memory.
     fn write_line_back(&mut self, host: usize, line: Place, count: usize) {
+        if self.is_software_coherent() {
+            self.let_others_fetch(host, line);
+        }
         let Some(cached) = self.hosts[host].lines.get_mut(&line) else { return };
         let count = count.min(cached.stores.len());
-        for (word, value) in cached.stores.drain(..count) {
-            self.memory.insert(line.at_word(word), value);
-        }
+        let stores: Vec<_> = cached.stores.drain(..count).collect();
         cached.asked = cached.asked.saturating_sub(count);
         if cached.stores.is_empty() {
             self.hosts[host].lines.remove(&line);
+        }
+        if self.is_software_coherent() {
+            return self.write_whole_line(host, line, &stores);
+        }
+        for (word, value) in stores {
+            self.memory.insert(line.at_word(word), value);
+        }
+    }
+
+    fn is_software_coherent(&self) -> bool {
+        self.settings.coherence == Coherence::Software
+    }
+
+    /// Whether hosts write back because their caches die with them, or because nobody else sees what is there.
+    fn outlives(&self) -> bool {
+        self.settings.outlived || self.is_software_coherent()
+    }
+
+    /// The line as it is in memory.
+    fn in_memory(&self, line: Place) -> [u64; WORDS] {
+        let mut words = [0; WORDS];
+        if let Some(address) =
+            places::address_of(line).filter(|_| !self.zeros.iter().any(|range| range.contains(&line)))
+        {
+            for (at, value) in words.iter_mut().enumerate() {
+                *value = atomic::native(address + 8 * at);
+            }
+        }
+        for (place, value) in self.memory.range(line..line.after(LINE_BYTES)) {
+            words[usize::from(place.word())] = *value;
+        }
+        words
+    }
+
+    /// A host's cache has the line, as it is there or as it was when it came.
+    fn fetch(&mut self, host: usize, line: Place) {
+        if !self.hosts[host].fetched.contains_key(&line) {
+            let words = self.in_memory(line);
+            self.hosts[host].fetched.insert(line, words);
+        }
+    }
+
+    /// Before a line changes in memory others may have fetched it, although nothing there has asked for it.
+    fn let_others_fetch(&mut self, host: usize, line: Place) {
+        for other in (0..HOSTS).filter(|other| *other != host) {
+            if self.draw(2) == 0 {
+                self.fetch(other, line);
+            }
+        }
+    }
+
+    /// A line goes back as a whole, with the words that its host has not stored as they were when it fetched them.
+    fn write_whole_line(&mut self, host: usize, line: Place, stores: &[(u8, u64)]) {
+        if stores.is_empty() {
+            return;
+        }
+        let before = self.in_memory(line);
+        let cached = self.hosts[host].fetched.entry(line).or_insert(before);
+        let fetched = *cached;
+        for (word, value) in stores {
+            cached[usize::from(*word)] = *value;
+        }
+        let words = *cached;
+        for (word, value) in (0..).zip(words) {
+            let (place, at) = (line.at_word(word), usize::from(word));
+            let stored = stores.iter().any(|(stored, _)| *stored == word);
+            if !stored && fetched[at] != before[at] {
+                self.overwritten.get_or_insert(place);
+            }
+            self.memory.insert(place, value);
+        }
+    }
+
+    /// The current host's cache holds none of these lines any more; its stores to them are in memory.
+    fn refresh(&mut self, lines: Range<Place>) {
+        if self.leaves_out(|mutation| mutation.trusts(lines.start)) {
+            return;
+        }
+        self.push_out(|waiting| lines.contains(&waiting.place));
+        let stored: Vec<_> = self.hosts[self.current].lines.range(lines.clone()).map(|(line, _)| *line).collect();
+        stored.into_iter().for_each(|line| self.write_line_back(self.current, line, usize::MAX));
+        let host = &mut self.hosts[self.current];
+        let fetched: Vec<_> = host.fetched.range(lines).map(|(line, _)| *line).collect();
+        for line in fetched {
+            host.fetched.remove(&line);
         }
     }
 
     /// The current host asks for lines to be written back.
     fn write_back(&mut self, point: Point, lines: Range<Place>) {
-        if !self.settings.outlived || self.leaves_out(|mutation| mutation.forgets(point, lines.start)) {
+        if !self.outlives() || self.leaves_out(|mutation| mutation.forgets(point, lines.start)) {
             return;
         }
         self.push_out(|_| true);
@@ -384,7 +540,7 @@ impl Medium {
 
     /// The current host waits until all that it has asked for has been written back.
     fn wait(&mut self, point: Point) {
-        if !self.settings.outlived || self.leaves_out(|mutation| mutation.hurries(point)) {
+        if !self.outlives() || self.leaves_out(|mutation| mutation.hurries(point)) {
             return;
         }
         self.push_out(|_| true);
@@ -407,6 +563,7 @@ impl Medium {
             host.buffer.retain(|waiting| !range.contains(&waiting.place));
             host.lines.retain(|line, _| !range.contains(line));
         }
+        self.hosts[self.current].fetched.retain(|line, _| !range.contains(line));
         self.memory.retain(|at, _| !range.contains(at));
         self.zeros.push(range);
     }
@@ -414,7 +571,7 @@ impl Medium {
     fn die(&mut self, host: usize, fate: Fate) {
         let current = std::mem::replace(&mut self.current, host);
         // A process that dies has made its stores: they are seen. A host's may never have left it.
-        let fate = if self.settings.outlived { fate } else { Fate::Kept };
+        let fate = if self.outlives() { fate } else { Fate::Kept };
         let waiting = self.hosts[host].buffer.len();
         let left = match fate {
             Fate::Lost => 0,
@@ -450,7 +607,7 @@ impl Medium {
             };
             self.write_line_back(host, line, count);
         }
-        self.hosts[host] = Host::default();
+        self.hosts[host] = Host { dead: true, ..Host::default() };
         self.current = current;
     }
 }

@@ -12,6 +12,8 @@ pub(crate) enum Mutation {
     Forget(Point),
     /// The write-back of the words in these bytes of the pool.
     ForgetWords(Range<u64>),
+    /// The dropping of lines in these bytes of the pool before they are looked at.
+    Trust(Range<u64>),
     /// The wait for a write-back.
     Hurry(Point),
     /// The fences of a source file.
@@ -25,8 +27,12 @@ impl Mutation {
         match self {
             Self::Forget(forgotten) => *forgotten == point,
             Self::ForgetWords(words) => point == Point::Word && words.contains(&line.offset),
-            Self::Hurry(_) | Self::LiftFences(_) | Self::Weaken(_) => false,
+            Self::Trust(_) | Self::Hurry(_) | Self::LiftFences(_) | Self::Weaken(_) => false,
         }
+    }
+
+    pub(super) fn trusts(&self, line: Place) -> bool {
+        matches!(self, Self::Trust(lines) if lines.contains(&line.offset))
     }
 
     pub(super) fn hurries(&self, point: Point) -> bool {

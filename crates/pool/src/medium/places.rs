@@ -68,6 +68,14 @@ pub(crate) fn unmapped(start: *mut u8, bytes: usize) {
     all().retain(|first, mapped| mapped.end <= start || *first >= end);
 }
 
+/// Some address at which a byte is mapped.
+pub(super) fn address_of(place: Place) -> Option<usize> {
+    all().iter().find_map(|(start, mapped)| {
+        let distance = usize::try_from(place.offset.checked_sub(mapped.place.offset)?).ok()?;
+        (place.file == mapped.place.file && distance < mapped.end - start).then_some(start + distance)
+    })
+}
+
 /// What lies at an address, if it is a pool's.
 pub(super) fn find(address: usize) -> Option<Place> {
     let all = all();

@@ -26,6 +26,7 @@ impl Membership {
         settings: ProtectionSettings,
         log_bytes: Option<u64>,
     ) -> Result<Protection> {
+        self.require_coherent("protecting a guest")?;
         self.place_memory(guest)?;
         let record = guest.record()?;
         let shape = Shape::of(&record);

@@ -9,11 +9,11 @@ use crate::{Area, Epoch, GuestControl, Ownership, StateArea, decode};
 const SECTIONS: u32 = 2;
 const LENGTH: usize = 80;
 
-fn source() -> HostSlot {
+pub(super) fn source() -> HostSlot {
     HostSlot::new(0).expect("a slot")
 }
 
-fn target() -> HostSlot {
+pub(super) fn target() -> HostSlot {
     HostSlot::new(1).expect("a slot")
 }
 
@@ -57,7 +57,7 @@ pub(super) fn is_whole(state: &StateArea, epoch: Epoch) -> Result<bool, String> 
     Ok(whole)
 }
 
-fn owned(host: HostSlot, epoch: Epoch) -> Ownership {
+pub(super) fn owned(host: HostSlot, epoch: Epoch) -> Ownership {
     Ownership::Owned { host, epoch }
 }
 
@@ -94,7 +94,7 @@ pub(super) fn prepare(stage: &Stage) -> (GuestControl, StateArea, Epoch) {
 /// The source dies: what is frozen is whole, what passes for whole is this very state, and after the freeze the guest is not
 /// anywhere else.
 pub(super) fn source_dies(settings: &Settings) -> Verdict {
-    let stage = Stage::build();
+    let stage = Stage::of(settings);
     let (guest, state, epoch) = prepare(&stage);
     let work = || hand_over(&guest, &state, epoch);
     let judge = |ended: bool| {
@@ -122,7 +122,7 @@ pub(super) fn source_dies(settings: &Settings) -> Verdict {
 
 /// The target dies: once it has run the guest, no state from before that can be loaded.
 pub(super) fn target_dies(settings: &Settings) -> Verdict {
-    let stage = Stage::build();
+    let stage = Stage::of(settings);
     let (guest, state, epoch) = prepare(&stage);
     hand_over(&guest, &state, epoch);
     let after = owned(target(), epoch.next().expect("a later one"));
@@ -146,7 +146,7 @@ pub(super) fn target_dies(settings: &Settings) -> Verdict {
 
 /// Claim against cancel, when both die at some instant: exactly one has it, or it is frozen still.
 pub(super) fn both_die(settings: &Settings) -> Verdict {
-    let stage = Stage::build();
+    let stage = Stage::of(settings);
     let (guest, state, epoch) = prepare(&stage);
     hand_over(&guest, &state, epoch);
     let later = epoch.next().expect("a later one");

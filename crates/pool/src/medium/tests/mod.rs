@@ -7,6 +7,8 @@ mod observers;
 mod operations;
 mod others;
 mod protection;
+mod software;
+mod software_mutations;
 mod stripes;
 
 use super::{Fate, Settings, become_host, die, draw, end, start};
@@ -14,7 +16,7 @@ use crate::crash_tests::Scene;
 use crate::fault::armed::crash_after;
 use crate::ownership::HostSlot;
 use crate::recovery::Actor;
-use crate::{Pool, Severity};
+use crate::{Coherence, Membership, Pool, Severity};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What went wrong; else how often the mutation has left something out.
@@ -37,7 +39,10 @@ fn attempt<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
 /// Runs one simulation; gives how often its mutation has left something out.
 fn simulate(settings: &Settings, seed: usize, work: impl FnOnce() -> Result<(), String>) -> Verdict {
     start(Settings { seed: settings.seed.wrapping_add(seed as u64 * 0x1_0001), ..settings.clone() });
-    let outcome = attempt(work);
+    let outcome = attempt(work).and_then(|()| match super::overwritten() {
+        None => Ok(()),
+        Some(offset) => Err(format!("the word at {offset:#x} was lost with its line")),
+    });
     let left_out = end();
     outcome.map(|()| left_out)
 }
@@ -51,7 +56,7 @@ fn crash_everywhere(
     judge: impl Fn(bool) -> Result<(), String>,
 ) -> Verdict {
     let mut left_out = 0;
-    for writes in 0..ENOUGH {
+    for writes in (settings.first..ENOUGH).step_by(settings.every) {
         let mut ended = false;
         let mut fates = FATES.to_vec();
         let mut number = 0;
@@ -77,9 +82,13 @@ fn crash_everywhere(
     Err(format!("it makes more than {ENOUGH} writes"))
 }
 
-/// Host 1 recovers what the host in `slot` left; it dies, too, somewhere in it, and host 2 begins anew.
-fn recover(pool: &Pool, slot: HostSlot) -> Result<(), String> {
-    let recover = || Actor::new(pool, slot).recover();
+/// Host 1 recovers what host 0 left; it dies, too, somewhere in it, and host 2 begins anew.
+fn recover(stage: &Stage) -> Result<(), String> {
+    let host = &stage.scene.host;
+    let recover = || {
+        let _turn = stage.peer().map(|peer| peer.exclusive().expect("its turn"));
+        Actor::new(host.pool(), host.slot()).recover()
+    };
     if crash_after(draw(60), recover).is_none() {
         die(1, Fate::Chance);
         become_host(2);
@@ -109,14 +118,35 @@ struct Stage {
     _place: crate::crash_tests::Place,
     scene: Scene,
     sequence: u64,
+    /// Hosts 1, 2 and 3, where each acts in its own name.
+    peers: Vec<Membership>,
 }
 
 impl Stage {
     fn build() -> Self {
+        Self::of(&Settings::default())
+    }
+
+    /// One with hosts whose caches agree as is said there.
+    fn of(settings: &Settings) -> Self {
         let place = crate::crash_tests::place();
-        let scene = Scene::build(&place);
+        let scene = Scene::build_with(&place, settings.coherence);
         let sequence = scene.host.journal_sequence();
-        Self { _place: place, scene, sequence }
+        let peers = if settings.coherence == Coherence::Hardware { &[][..] } else { &["b", "c", "d"] };
+        let join = |name: &&str| scene.pool.join(&crate::crash_tests::identity(name)).expect("membership");
+        let peers = peers.iter().map(join).collect();
+        Self { _place: place, scene, sequence, peers }
+    }
+
+    /// The slot that the next host gets.
+    fn free_slot(&self) -> HostSlot {
+        let taken = 1 + u16::try_from(self.peers.len()).expect("a few");
+        HostSlot::new(taken).expect("a small slot")
+    }
+
+    /// The host that acts now, if it is not the first.
+    fn peer(&self) -> Option<&Membership> {
+        self.peers.get(super::current_host().checked_sub(1)?)
     }
 
     fn reset(&self) {

@@ -15,9 +15,15 @@ const TRIES: u64 = 24;
 
 /// Demands that a scenario fails with a mutation. Without one it passes, as its own test shows.
 fn noticed(mutation: Mutation, scenario: impl Fn(&Settings) -> Verdict) {
-    let mut settings = Settings { mutation: Some(mutation), ..Settings::default() };
+    noticed_with(Settings { mutation: Some(mutation), ..Settings::default() }, scenario);
+}
+
+/// The same with other settings.
+pub(super) fn noticed_with(mut settings: Settings, scenario: impl Fn(&Settings) -> Verdict) {
+    let every = settings.every;
     for seed in 1..=TRIES {
         settings.seed = seed * 0x10_0000_0001;
+        settings.first = usize::try_from(seed).expect("small") % every;
         match scenario(&settings) {
             Err(wrong) => return println!("{:?}: {wrong}", settings.mutation),
             Ok(left_out) => assert!(left_out > 0, "{:?} leaves nothing out", settings.mutation),

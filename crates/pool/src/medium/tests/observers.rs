@@ -2,9 +2,9 @@
 //! that want the same name. No cache is lost here, and nothing is written back: hosts as processes of one machine.
 
 use super::{ENOUGH, Settings, Stage, Verdict, become_host, require, simulate};
-use crate::crash_tests::{Scene, guest, identity};
+use crate::crash_tests::{Scene, guest, identity, shared};
 use crate::fault::armed::interrupted;
-use crate::{GuestId, JobId, Membership, MemoryHome};
+use crate::{GuestId, JobId, Membership, MemoryHome, Tag};
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -35,7 +35,7 @@ type Look = fn(&Scene) -> Result<(), String>;
 
 /// Host 1 looks before each write of an operation of host 0.
 pub(super) fn watched(settings: &Settings, operation: fn(&Scene), look: Look) -> Verdict {
-    let stage = Rc::new(Stage::build());
+    let stage = Rc::new(Stage::of(settings));
     let mut left_out = 0;
     for writes in 0..ENOUGH {
         stage.reset();
@@ -62,7 +62,7 @@ pub(super) fn watched(settings: &Settings, operation: fn(&Scene), look: Look) ->
 
 /// The target sees a guest that is frozen, and all of its state with it.
 pub(super) fn frozen(settings: &Settings) -> Verdict {
-    let stage = Rc::new(Stage::build());
+    let stage = Rc::new(Stage::of(settings));
     let (guest, state, epoch) = super::handoff::prepare(&stage);
     let (guest, state) = (Rc::new(guest), Rc::new(state));
     let mut left_out = 0;
@@ -102,7 +102,7 @@ type Rival = fn(&Stage, &Membership) -> bool;
 
 /// Host 1 does the same as host 0, in between; one of them gets what both want, at most.
 fn contested(settings: &Settings, own_part: fn(&Stage) -> bool, rival: Rival) -> Verdict {
-    let stage = Rc::new(Stage::build());
+    let stage = Rc::new(Stage::of(settings));
     let member = Rc::new(stage.scene.pool.join(&identity("rival")).expect("membership"));
     let sequence = member.journal_sequence();
     let compete = |writes: usize, seed: usize| {
@@ -148,6 +148,14 @@ pub(super) fn guest_names(settings: &Settings) -> Verdict {
     )
 }
 
+/// Two hosts that want the same tag.
+pub(super) fn tags(settings: &Settings) -> Verdict {
+    fn add(member: &Membership) -> bool {
+        member.add_capacity(&shared(Tag::from_bytes([7; 16]), 1)).is_ok()
+    }
+    contested(settings, |stage| add(&stage.scene.host), |_, member| add(member))
+}
+
 pub(super) fn host_names(settings: &Settings) -> Verdict {
     contested(
         settings,
@@ -160,6 +168,11 @@ pub(super) fn report(scene: &Scene) {
     scene.host.keep_report(JobId::random(), GuestId::random(), &[7; 300]).expect("kept");
 }
 
+/// A guest that is being created, as a peer sees it.
+pub(super) fn watched_creation(settings: &Settings) -> Verdict {
+    watched(settings, super::operations::create_in_dram, look)
+}
+
 #[test]
 fn a_peer_never_sees_half_a_capacity() {
     watched(&Settings::default(), super::operations::add, look).expect("nothing is half");
@@ -167,7 +180,7 @@ fn a_peer_never_sees_half_a_capacity() {
 
 #[test]
 fn a_peer_never_sees_half_a_guest() {
-    watched(&Settings::default(), super::operations::create_in_dram, look).expect("nothing is half");
+    watched_creation(&Settings::default()).expect("nothing is half");
 }
 
 #[test]

@@ -7,11 +7,11 @@ use crate::{MemoryHome, Tag};
 /// Runs an operation under crash at every write, and demands the state before it or the state after it; after it, if it had
 /// come to its end.
 pub(super) fn whole_or_nothing(settings: &Settings, operation: fn(&Scene)) -> Verdict {
-    let stage = Stage::build();
+    let stage = Stage::of(settings);
     let scene = &stage.scene;
     let before = contents(&scene.pool);
     let mut after = before.clone();
-    simulate(&Settings::default(), 0, || {
+    simulate(&Settings { mutation: None, ..settings.clone() }, 0, || {
         operation(scene);
         after = contents(&scene.pool);
         Ok(())
@@ -23,7 +23,7 @@ pub(super) fn whole_or_nothing(settings: &Settings, operation: fn(&Scene)) -> Ve
         || stage.reset(),
         || operation(scene),
         |ended| {
-            recover(&scene.pool, scene.host.slot())?;
+            recover(&stage)?;
             sound(&scene.pool)?;
             let found = contents(&scene.pool);
             require(found == after || (!ended && found == before), || {
