@@ -171,7 +171,8 @@ impl Stage<'_> {
             if self.fleet.pools()[0].life(slot).is_none_or(|now| now.epoch != life) {
                 return Ok(Some(None));
             }
-            for taker in (0..self.fleet.hosts().len()).filter(|taker| *taker != host) {
+            // One that stands still would not answer before it goes on.
+            for taker in (0..self.fleet.hosts().len()).filter(|taker| self.plan.leaves_in_peace(*taker)) {
                 match self.fleet.call(taker).and_then(|mut agent| agent.take_over(name)) {
                     Ok(reports) => return Ok(Some(Some((taker, reports.len())))),
                     Err(error) => refusal = Some(error.story()),

@@ -132,6 +132,11 @@ impl Plan {
         Self { acts, takeover }
     }
 
+    /// Whether nothing is done to a host itself.
+    pub(super) fn leaves_in_peace(&self, which: usize) -> bool {
+        !self.acts.iter().any(|timed| timed.act.victim() == Some(which))
+    }
+
     /// Whether something else than a blow is done to a guest, after which nobody can say what of it was committed.
     pub(super) fn handles(&self, which: usize) -> bool {
         self.acts.iter().any(|timed| match timed.act {
@@ -190,6 +195,22 @@ impl Act {
             (Kind::Decouple, _) => Self::Move { guest, direction: Direction::Decouple },
             (Kind::Recouple, _) => Self::Move { guest, direction: Direction::Recouple },
             (Kind::FillPool, _) => Self::FillPool { span: up_to(dice, LONGEST_FULL) },
+        }
+    }
+
+    /// The host that it is done to.
+    fn victim(self) -> Option<usize> {
+        match self {
+            Self::KillHost { host, .. }
+            | Self::KillAgent { host, .. }
+            | Self::StopHost { host, .. }
+            | Self::PauseHost { host, .. } => Some(host),
+            Self::KillWorker { .. }
+            | Self::Migrate { .. }
+            | Self::Protect { .. }
+            | Self::Unprotect { .. }
+            | Self::Move { .. }
+            | Self::FillPool { .. } => None,
         }
     }
 
@@ -263,16 +284,10 @@ mod tests {
         let mut seen = BTreeSet::new();
         for round in 0..2_000 {
             let plan = Plan::draw(1, round, SCOPE);
-            let victim = |timed: &Timed| match timed.act {
-                Act::KillHost { host, .. }
-                | Act::KillAgent { host, .. }
-                | Act::StopHost { host, .. }
-                | Act::PauseHost { host, .. } => Some(host),
-                _ => None,
-            };
-            let victims: Vec<usize> = plan.acts.iter().filter_map(victim).collect();
+            let victims: Vec<usize> = plan.acts.iter().filter_map(|timed| timed.act.victim()).collect();
             let different: BTreeSet<usize> = victims.iter().copied().collect();
             assert!(victims.len() <= SCOPE.hosts - 2 && different.len() == victims.len(), "{plan:?}");
+            assert!((0..SCOPE.hosts).filter(|host| plan.leaves_in_peace(*host)).count() >= 2, "{plan:?}");
             seen.extend(plan.acts.iter().map(|timed| timed.act.name()));
         }
         assert_eq!(seen.len(), 11, "{seen:?}");
