@@ -15,7 +15,9 @@ use nil_pool::format::pin::{PinRecord, PinWord};
 use nil_pool::format::protection::{Commit, ProtectionSettings, ProtectionShape, Standing, decode_index};
 use nil_pool::format::report::ReportRecord;
 use nil_pool::format::slot_word::{LAST_GENERATION, Reference, SlotState};
-use nil_pool::{Arm, Class, Coherence, Composition, Epoch, GRANULE, HostId, Leg, Ownership, Placed, PoolId, Stripe, Tag};
+use nil_pool::{
+    Arm, Class, Coherence, Composition, Epoch, GRANULE, HostId, Leg, Ownership, Placed, PoolId, Stripe, Tag,
+};
 
 /// The data as a record of this length with a right checksum.
 fn record<const N: usize>(data: &[u8]) -> [u8; N] {
