@@ -289,8 +289,14 @@ impl Ledger {
         record.tell_orderer(&mut state);
     }
 
-    /// A job is over. One that could not even begin stands in no ledger: whoever ordered it is told why.
-    pub(super) fn end(&self, record: &Arc<Record>, outcome: Result<JobResult>) -> Ended {
+    /// A job is over. One that could not even begin stands in no ledger: whoever ordered it is told why. `count` counts it,
+    /// before anybody can see that it is over.
+    pub(super) fn end(
+        &self,
+        record: &Arc<Record>,
+        outcome: Result<JobResult>,
+        count: impl FnOnce(&JobReport),
+    ) -> Ended {
         let mut state = record.lock();
         let outcome = match (state.orderer.take(), outcome) {
             (Some(orderer), Err(error)) => {
@@ -305,6 +311,7 @@ impl Ledger {
         };
         let ending = (now_ms(), record.id);
         state.end = Some(End { at_ms: ending.0, outcome });
+        count(&record.report_of(&state));
         record.tell_orderer(&mut state);
         drop(state);
         self.archive(record, ending);
@@ -380,7 +387,7 @@ mod tests {
 
     fn end(ledger: &Ledger, record: &Arc<Record>) {
         let moved = crate::joined::tests::report(nil_mover::MoveOutcome::Done, 100, 40);
-        assert_eq!(ledger.end(record, Ok(JobResult::Settled(Box::new(moved)))), Ended::Recorded);
+        assert_eq!(ledger.end(record, Ok(JobResult::Settled(Box::new(moved))), |_| {}), Ended::Recorded);
     }
 
     fn ids(jobs: &[(Ending, Arc<JobSummary>)]) -> Vec<JobId> {

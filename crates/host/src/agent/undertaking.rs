@@ -89,13 +89,17 @@ impl Host {
             if let Err(error) = &outcome {
                 tracing::debug!("{}: {}", record.purpose(), error.story());
             }
-            if host.ledger.end(&record, outcome) == Ended::Recorded {
-                host.keep_report(&record);
-                record.close();
-                host.tell_job_ended(&record);
-                host.counted.job_ended(&record.report());
-            }
+            host.end_job(&record, outcome);
         })
+    }
+
+    /// A job is over.
+    pub(super) fn end_job(&self, record: &Arc<Record>, outcome: Result<JobResult>) {
+        if self.ledger.end(record, outcome, |report| self.counted.job_ended(report)) == Ended::Recorded {
+            self.keep_report(record);
+            record.close();
+            self.tell_job_ended(record);
+        }
     }
 
     /// The same for another thread of this agent, which is told when it has begun, or what stands in its way.

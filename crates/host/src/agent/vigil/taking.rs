@@ -313,19 +313,13 @@ impl Host {
     }
 
     fn end_takeover(&self, record: &Arc<Record>, report: &TakeoverReport) {
-        let result = JobResult::Takeover(Box::new(report.clone()));
-        if self.ledger.end(record, Ok(result)) == Ended::Recorded {
-            self.keep_report(record);
-            record.close();
-            self.tell_job_ended(record);
-            self.counted.job_ended(&record.report());
-        }
+        self.end_job(record, Ok(JobResult::Takeover(Box::new(report.clone()))));
     }
 
     /// There was nothing to take: somebody else was quicker.
     fn forget_takeover(&self, record: &Arc<Record>) {
         let why = Error::refused("somebody else was quicker, or the guest is in good hands");
-        if self.ledger.end(record, Err(why)) == Ended::Recorded {
+        if self.ledger.end(record, Err(why), |_| {}) == Ended::Recorded {
             record.close();
             self.tell_job_ended(record);
         }
