@@ -286,11 +286,15 @@ impl Ledger {
         self.lock().running.insert(record.id, Arc::clone(record));
         let mut state = record.lock();
         (state.doing, state.subject) = (Some(doing), subject);
-        record.tell_orderer(&mut state);
+        if let Some(orderer) = state.orderer.take() {
+            // Whoever has hung up does not want to know.
+            let _ = orderer.send(Ok(record.report_of(&state)));
+        }
     }
 
     /// A job is over. One that could not even begin stands in no ledger: whoever ordered it is told why. `count` counts it,
-    /// before anybody can see that it is over.
+    /// before anybody can see that it is over. Some are over as soon as they begin: they are found here when their orderer
+    /// is told.
     pub(super) fn end(
         &self,
         record: &Arc<Record>,
@@ -298,23 +302,23 @@ impl Ledger {
         count: impl FnOnce(&JobReport),
     ) -> Ended {
         let mut state = record.lock();
-        let outcome = match (state.orderer.take(), outcome) {
+        let (orderer, outcome) = match (state.orderer.take(), outcome) {
             (Some(orderer), Err(error)) => {
                 // Whoever has hung up does not want to know.
                 let _ = orderer.send(Err(error));
                 return Ended::Refused;
             }
-            (orderer, outcome) => {
-                state.orderer = orderer;
-                outcome.map_err(Problem::from)
-            }
+            (orderer, outcome) => (orderer, outcome.map_err(Problem::from)),
         };
         let ending = (now_ms(), record.id);
         state.end = Some(End { at_ms: ending.0, outcome });
-        count(&record.report_of(&state));
-        record.tell_orderer(&mut state);
+        let report = record.report_of(&state);
+        count(&report);
         drop(state);
         self.archive(record, ending);
+        if let Some(orderer) = orderer {
+            let _ = orderer.send(Ok(report));
+        }
         Ended::Recorded
     }
 
@@ -328,15 +332,6 @@ impl Ledger {
         while books.over.len() > HISTORY {
             let Some(((_, oldest), _)) = books.over.pop_first() else { return };
             books.endings.remove(&oldest);
-        }
-    }
-}
-
-impl Record {
-    fn tell_orderer(&self, state: &mut State) {
-        if let Some(orderer) = state.orderer.take() {
-            // Whoever has hung up does not want to know.
-            let _ = orderer.send(Ok(self.report_of(state)));
         }
     }
 }
@@ -372,15 +367,21 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Poll, Wake, Waker};
 
-    fn record(guest: &str) -> Arc<Record> {
+    type Answer = oneshot::Receiver<Result<JobReport>>;
+
+    fn ordered(guest: &str) -> (Arc<Record>, Answer) {
         let guest = Some(guest.parse().expect("a good name"));
         let purpose = Purpose { kind: JobKind::Settle, guest, to: None, limit: None };
-        Arc::new(Record::new(JobId::random(), &"A".parse().expect("a good name"), purpose, oneshot::channel().0))
+        let (orderer, answer) = oneshot::channel();
+        (Arc::new(Record::new(JobId::random(), &"A".parse().expect("a good name"), purpose, orderer)), answer)
     }
 
     fn run(ledger: &Ledger, guest: &str) -> Arc<Record> {
-        let record = record(guest);
+        let (record, _) = ordered(guest);
         ledger.lock().running.insert(record.id, Arc::clone(&record));
         record
     }
@@ -410,6 +411,33 @@ mod tests {
         assert!(ledger.ending(on.id).is_none() && ledger.ending(over.id).is_some());
         let of_other = JobFilter { guest: Some("g".parse().expect("a good name")), ..wanted };
         assert_eq!(ids(&ledger.over(&of_other, None)), []);
+    }
+
+    /// Looks for a job at the very moment at which its orderer is answered.
+    struct Look {
+        ledger: Arc<Ledger>,
+        id: JobId,
+        found: AtomicBool,
+    }
+
+    impl Wake for Look {
+        fn wake(self: Arc<Self>) {
+            self.found.store(self.ledger.find(self.id).is_some(), Ordering::Release);
+        }
+    }
+
+    #[test]
+    fn a_job_that_is_over_at_once_is_found_when_its_orderer_is_answered() {
+        let ledger = Arc::new(Ledger::default());
+        let (record, answer) = ordered("g");
+        let look = Arc::new(Look { ledger: Arc::clone(&ledger), id: record.id, found: AtomicBool::new(false) });
+        let waker = Waker::from(Arc::clone(&look));
+        let mut answer = pin!(answer);
+        assert!(answer.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        end(&ledger, &record);
+        assert!(look.found.load(Ordering::Acquire), "it is in no ledger");
+        let Poll::Ready(Ok(Ok(report))) = answer.poll(&mut Context::from_waker(&waker)) else { panic!("no answer") };
+        assert_eq!((report.id, report.phase), (record.id, JobPhase::Ended));
     }
 
     #[test]
