@@ -5,8 +5,8 @@
 use libfuzzer_sys::fuzz_target;
 use nil_pool::format::layout::Layout;
 use nil_pool::{
-    Access, CapacityRequest, Class, Coherence, CreateOptions, GuestId, GuestKind, GuestRequest, HostIdentity, JobId,
-    LegRequest, MemoryHome, Pool, StripeRequest, Tag, reap_orphan_legs,
+    Access, CapacityRequest, CreateOptions, GuestId, GuestKind, GuestRequest, HostIdentity, JobId, LegRequest,
+    MemoryHome, Pool, StripeRequest, Tag, reap_orphan_legs,
 };
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -33,18 +33,9 @@ fn image() -> Image {
         Pool::create(&path, &CreateOptions { size: Some(16 << 20), ..CreateOptions::default() }).expect("a pool");
     let host = HostIdentity { kind: nil_pool::HostKind::Agent, ..HostIdentity::tool() };
     let member = pool.join(&host).expect("membership");
-    let tag = Some(Tag::from_bytes([1; 16]));
-    let request = CapacityRequest {
-        tag,
-        class: Class::Shared,
-        coherence: Coherence::Hardware,
-        bytes: 4 << 20,
-        access: vec![],
-        label: String::new(),
-    };
-    member.add_capacity(&request).expect("capacity");
+    member.add_capacity(&CapacityRequest::shared(Tag::from_bytes([1; 16]), 4 << 20)).expect("capacity");
     let leg = LegRequest { pool: pool.id(), weight: 1 };
-    let striped = CapacityRequest { tag: Some(Tag::from_bytes(STRIPED)), bytes: 2 << 20, ..request };
+    let striped = CapacityRequest::shared(Tag::from_bytes(STRIPED), 2 << 20);
     let stripe = StripeRequest { granularity: 2 << 20, legs: vec![leg] };
     member.add_striped_capacity(&striped, &stripe, &[]).expect("a striped capacity");
     let vm = GuestRequest {

@@ -1,9 +1,9 @@
 //! The fabric as the living hosts make it: who has joined which pool.
 //!
 //! Hosts of this machine are known by their agents. Hosts of other machines are known by the pools' host tables, which tell
-//! their names and whether they are cordoned, and by what their agents have told those of this one: CPUs, DRAM, load. One
-//! Those also tell which other pools they have joined, which no host of this machine need have, and whoever else is there. One
-//! whose agent tells nothing counts as a host with one CPU and no DRAM, so that no plan relies on it for more than a handoff.
+//! their names and whether they are cordoned, and by what their agents have told those of this one: CPUs, DRAM, load, which
+//! other pools they have joined (no host of this machine need have those), and whoever else is there. A host whose agent
+//! tells nothing counts as one with one CPU and no DRAM, so that no plan relies on it for more than a handoff.
 
 use crate::name::HostName;
 use crate::report::{HostReport, JoinedPool, Life, PoolReport, Resources};

@@ -274,6 +274,18 @@ pub struct MigrationReport {
     pub remarks: Vec<String>,
 }
 
+impl MigrationReport {
+    /// Bytes of the guest's memory that were copied before and after the handoff, those that went back among them.
+    pub(crate) fn moved_bytes(&self) -> u64 {
+        moved_bytes([&self.decouple, &self.recouple])
+    }
+}
+
+/// Bytes that moves have copied, if there were any.
+fn moved_bytes(moves: [&Option<MoveReport>; 2]) -> u64 {
+    moves.into_iter().flatten().map(|moved| moved.copied_bytes).sum()
+}
+
 /// A step of a long operation, for a person to see.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Progress {

@@ -46,11 +46,3 @@ pub use report::{ChunkSizes, MoveOutcome, MoveProgress, MoveReport, Stall, Stall
 pub use shares::fair_shares;
 pub use undeclared::{LockedMemory, PinWatch, Undeclared, Undetectable, undeclared_pins};
 pub use userfault::Userfault;
-
-/// Whether guests' memory can be moved here while they run: the kernel has what [`Move`] needs of userfaultfd, and permits it.
-///
-/// # Errors
-/// [`Error::NoUserfault`], [`Error::OldUserfault`], [`Error::Userfault`].
-pub fn check_userfaultfd() -> Result<()> {
-    userfault::Userfault::open().map(drop)
-}

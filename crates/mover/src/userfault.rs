@@ -123,11 +123,12 @@ pub struct Userfault {
 }
 
 impl Userfault {
-    /// Opens one that write-protects anonymous and shared memory, and memory that has no pages yet.
+    /// Opens one that write-protects anonymous and shared memory, and memory that has no pages yet: what [`crate::Move`] needs.
     ///
     /// # Errors
-    /// [`Error::NoUserfault`] when the kernel has or permits none; [`Error::OldUserfault`] with what it lacks.
-    pub(crate) fn open() -> Result<Self> {
+    /// [`Error::NoUserfault`] when the kernel has or permits none; [`Error::OldUserfault`] with what it lacks;
+    /// [`Error::Userfault`].
+    pub fn open() -> Result<Self> {
         let wanted = FEATURES.iter().fold(0, |all, (bit, _)| all | bit);
         // The features that a descriptor is to have are asked for once, and a kernel that lacks one names none: so one
         // descriptor is opened to ask, another to use.

@@ -6,8 +6,8 @@
 //! `cargo run --release -p nil-pool --example stripe_copy -- [GRANULARITY_MIB]`
 
 use nil_pool::{
-    AbsentPools, CapacityRequest, Class, Coherence, CreateOptions, GRANULE, HostIdentity, LegRequest, Membership, Pool,
-    StripeRequest, Tag,
+    AbsentPools, CapacityRequest, CreateOptions, GRANULE, HostIdentity, LegRequest, Membership, Pool, StripeRequest,
+    Tag,
 };
 use std::time::Instant;
 
@@ -37,14 +37,7 @@ fn member(directory: &tempfile::TempDir, index: usize) -> Result<Membership, Fai
 
 /// Median speed of copying `source` into a capacity over `legs`, in GB/s.
 fn measure(home: &Membership, legs: &[Membership], granularity: u64, source: &[u8]) -> Result<f64, Failure> {
-    let request = CapacityRequest {
-        tag: Some(Tag::random()),
-        class: Class::Shared,
-        coherence: Coherence::Hardware,
-        bytes: BYTES,
-        access: Vec::new(),
-        label: "copy".to_owned(),
-    };
+    let request = CapacityRequest::shared(Tag::random(), BYTES);
     let leg = |member: &Membership| LegRequest { pool: member.pool().id(), weight: 1 };
     let stripe = StripeRequest { granularity, legs: legs.iter().map(leg).collect() };
     let legs: Vec<&Membership> = legs.iter().collect();

@@ -88,6 +88,20 @@ impl Spec {
 }
 
 impl CapacityRequest {
+    /// What guests' memory can lie in: for all hosts, with caches that agree in hardware, and without a label.
+    #[must_use]
+    pub fn shared(tag: Tag, bytes: u64) -> Self {
+        let (class, coherence) = (Class::Shared, Coherence::Hardware);
+        Self { tag: Some(tag), class, coherence, bytes, access: Vec::new(), label: String::new() }
+    }
+
+    /// The same for one host at a time, under a tag that is made up for it.
+    #[must_use]
+    pub fn private(bytes: u64) -> Self {
+        let (class, coherence) = (Class::Private, Coherence::Hardware);
+        Self { tag: None, class, coherence, bytes, access: Vec::new(), label: String::new() }
+    }
+
     pub(crate) fn validate(&self) -> Result<Spec> {
         encode_label("capacity label", &self.label)?;
         require_short(&self.access)?;

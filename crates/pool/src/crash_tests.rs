@@ -2,7 +2,6 @@
 
 use crate::fault::armed::crash_after;
 use crate::format::GRANULE;
-use crate::format::capacity::Class;
 use crate::format::guest::GuestKind;
 use crate::format::host::HostKind;
 use crate::recovery::Actor;
@@ -33,15 +32,7 @@ pub(crate) fn identity(name: &str) -> HostIdentity {
 }
 
 pub(crate) fn shared(tag: Tag, granules: u64) -> CapacityRequest {
-    let label = "crash".to_owned();
-    CapacityRequest {
-        tag: Some(tag),
-        class: Class::Shared,
-        coherence: Coherence::Hardware,
-        bytes: granules * GRANULE,
-        access: Vec::new(),
-        label,
-    }
+    CapacityRequest { label: "crash".to_owned(), ..CapacityRequest::shared(tag, granules * GRANULE) }
 }
 
 pub(crate) fn guest(name: &str, home: MemoryHome) -> GuestRequest {

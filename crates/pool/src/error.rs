@@ -192,7 +192,8 @@ pub enum Error {
     },
     /// Another host is changing the pool's tables, and does not come to an end.
     #[error(
-        "{} is being changed by host {host} ({name}), and its turn has not come to an end; if it is dead, fence it          (nil host fence), else try again",
+        "{} is being changed by host {host} ({name}), and its turn has not come to an end; try again, and if \
+         it is dead, take its guests first (nil takeover {name})",
         path.display()
     )]
     PoolBusy {

@@ -22,7 +22,7 @@ pub struct HostSlot(u16);
 
 impl HostSlot {
     /// The value that stands for "no host" in the word.
-    const NONE: u64 = 0xFFF;
+    pub(crate) const NONE: u64 = 0xFFF;
 
     /// Wraps a host table index; `None` when it does not fit into 12 bits (or is the reserved 0xFFF).
     #[must_use]
@@ -36,7 +36,7 @@ impl HostSlot {
         self.0 as usize
     }
 
-    const fn bits(self) -> u64 {
+    pub(crate) const fn bits(self) -> u64 {
         self.0 as u64
     }
 
@@ -135,6 +135,22 @@ pub enum Ownership {
 #[error("{0:#018x} is not an ownership word")]
 pub struct BadOwnership(pub u64);
 
+/// Puts the fields of a word together: the state in bits 56..64, hosts in 44..56 and 32..44, the epoch below.
+pub(crate) const fn word(state: u64, source: u64, target: u64, epoch: Epoch) -> u64 {
+    state << 56 | source << 44 | target << 32 | epoch.0 as u64
+}
+
+/// Takes them apart again.
+pub(crate) fn fields(word: u64) -> (u64, Option<HostSlot>, Option<HostSlot>, Epoch) {
+    let [.., e3, e2, e1, e0] = word.to_be_bytes();
+    (
+        word >> 56,
+        HostSlot::from_bits(word >> 44),
+        HostSlot::from_bits(word >> 32),
+        Epoch(u32::from_be_bytes([e3, e2, e1, e0])),
+    )
+}
+
 impl Ownership {
     const VACANT: u64 = 0;
     const OWNED: u64 = 1;
@@ -146,9 +162,6 @@ impl Ownership {
     /// Encodes into the on-pool word.
     #[must_use]
     pub fn encode(self) -> u64 {
-        let word = |state: u64, source: u64, target: u64, epoch: Epoch| {
-            state << 56 | source << 44 | target << 32 | u64::from(epoch.0)
-        };
         match self {
             Self::Vacant => 0,
             Self::Owned { host, epoch } => word(Self::OWNED, host.bits(), HostSlot::NONE, epoch),
@@ -164,18 +177,15 @@ impl Ownership {
     /// # Errors
     /// [`BadOwnership`] for any value that [`Ownership::encode`] does not produce.
     pub fn decode(word: u64) -> Result<Self, BadOwnership> {
-        let bad = BadOwnership(word);
-        let source = HostSlot::from_bits(word >> 44);
-        let target = HostSlot::from_bits(word >> 32);
-        let epoch = Epoch(u32::try_from(word & 0xFFFF_FFFF).map_err(|_| bad)?);
-        match (word >> 56, source, target) {
+        let (state, source, target, epoch) = fields(word);
+        match (state, source, target) {
             (Self::VACANT, ..) if word == 0 => Ok(Self::Vacant),
             (Self::OWNED, Some(host), None) => Ok(Self::Owned { host, epoch }),
             (Self::OFFERED, Some(source), Some(target)) => Ok(Self::Offered { source, target, epoch }),
             (Self::FROZEN, Some(source), Some(target)) => Ok(Self::Frozen { source, target, epoch }),
             (Self::LOST, Some(host), None) => Ok(Self::Lost { host, epoch }),
             (Self::TAKEN, Some(source), Some(taker)) => Ok(Self::Taken { source, taker, epoch }),
-            _ => Err(bad),
+            _ => Err(BadOwnership(word)),
         }
     }
 

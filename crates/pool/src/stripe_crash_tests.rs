@@ -1,18 +1,17 @@
 //! Adding and releasing striped capacity, stopped before every single write in any of its pools; then recovery in each
 //! pool and the reaping of orphans, which are stopped in the same way.
 
+use crate::crash_tests::shared;
 use crate::fault::armed::crash_after;
 use crate::format::GRANULE;
-use crate::format::capacity::Class;
-use crate::format::header::Coherence;
 use crate::format::host::HostKind;
 use crate::liveness::ProcessIdentity;
 use crate::recovery::Actor;
 use crate::sync::Ordering;
 use crate::tables::Seen;
 use crate::{
-    AbsentPools, CapacityRequest, CreateOptions, GuestKind, GuestRequest, HostId, HostIdentity, LegRequest, Membership,
-    MemoryHome, Pool, Severity, StripeRequest, Tag, Usage, reap_orphan_legs,
+    AbsentPools, CreateOptions, GuestKind, GuestRequest, HostId, HostIdentity, LegRequest, Membership, MemoryHome,
+    Pool, Severity, StripeRequest, Tag, Usage, reap_orphan_legs,
 };
 
 /// More writes than any operation makes.
@@ -55,10 +54,7 @@ impl Scene {
     }
 
     pub(crate) fn add(&self, tag: Tag) {
-        let (class, coherence, label) = (Class::Shared, Coherence::Hardware, "crash".to_owned());
-        let bytes = 3 * GRANULE;
-        let request = CapacityRequest { tag: Some(tag), class, coherence, bytes, access: Vec::new(), label };
-        self.home.add_striped_capacity(&request, &self.stripe(), &[&self.other]).expect("a striped capacity");
+        self.home.add_striped_capacity(&shared(tag, 3), &self.stripe(), &[&self.other]).expect("a striped capacity");
     }
 
     pub(crate) fn release(&self) {

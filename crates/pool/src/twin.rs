@@ -203,14 +203,7 @@ mod tests {
         let first = guest(&scene.first);
         let pool = scene.second.pool();
         // One granule for the state, none for the memory.
-        let hog = crate::CapacityRequest {
-            tag: Some(crate::Tag::random()),
-            class: crate::Class::Shared,
-            coherence: crate::Coherence::Hardware,
-            bytes: pool.usage().free - GRANULE,
-            access: Vec::new(),
-            label: "hog".to_owned(),
-        };
+        let hog = crate::CapacityRequest::shared(crate::Tag::random(), pool.usage().free - GRANULE);
         scene.second.add_capacity(&hog).expect("room");
         let before = pool.usage();
         let full = scene.second.create_twin(&first);

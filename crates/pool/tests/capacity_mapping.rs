@@ -2,8 +2,8 @@
 #![cfg(not(loom))]
 
 use nil_pool::{
-    BackingKind, CapacityMapping, CapacityRequest, Class, Coherence, CreateOptions, Error, GRANULE, HostId,
-    HostIdentity, HostKind, Membership, Pool, Tag,
+    BackingKind, CapacityMapping, CapacityRequest, CreateOptions, Error, GRANULE, HostId, HostIdentity, HostKind,
+    Membership, Pool, Tag,
 };
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -25,16 +25,7 @@ fn directory() -> TempDir {
 
 fn add(member: &Membership, granules: u64) -> Tag {
     let tag = Tag::random();
-    let (bytes, label) = (granules * GRANULE, String::new());
-    let request = CapacityRequest {
-        tag: Some(tag),
-        class: Class::Shared,
-        coherence: Coherence::Hardware,
-        bytes,
-        access: Vec::new(),
-        label,
-    };
-    member.add_capacity(&request).expect("capacity").tag
+    member.add_capacity(&CapacityRequest::shared(tag, granules * GRANULE)).expect("capacity").tag
 }
 
 /// A capacity of four granules in two pieces, because another one lies in between.

@@ -4,8 +4,8 @@
 use nil_pool::format::header::{BadHeader, Header};
 use nil_pool::format::layout::{BadLayout, HEADER_B, Layout};
 use nil_pool::{
-    Access, CapacityRequest, CheckReport, Class, Coherence, CreateOptions, Error, GRANULE, GuestId, GuestKind,
-    GuestRequest, HostId, HostIdentity, HostKind, JobId, MemoryHome, Pool, Severity, Tag,
+    Access, CapacityRequest, CheckReport, CreateOptions, Error, GRANULE, GuestId, GuestKind, GuestRequest, HostId,
+    HostIdentity, HostKind, JobId, MemoryHome, Pool, Severity, Tag,
 };
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -29,15 +29,7 @@ fn furnished(path: &Path) -> Layout {
     let pool = Pool::create(path, &options(false)).expect("a new pool");
     let host = HostIdentity { id: HostId::random(), name: "a".to_owned(), kind: HostKind::Agent, address: None };
     let host = pool.join(&host).expect("membership");
-    let tag = Some(Tag::random());
-    let request = CapacityRequest {
-        tag,
-        class: Class::Shared,
-        coherence: Coherence::Hardware,
-        bytes: 4 << 20,
-        access: Vec::new(),
-        label: "x".to_owned(),
-    };
+    let request = CapacityRequest { label: "x".to_owned(), ..CapacityRequest::shared(Tag::random(), 4 << 20) };
     host.add_capacity(&request).expect("capacity");
     let vm = GuestRequest {
         name: "g".to_owned(),
@@ -370,15 +362,7 @@ fn a_pool_without_a_ring_of_reports_is_used_as_ever_and_keeps_none() {
     let refusal = host.keep_report(JobId::random(), GuestId::random(), b"{}").expect_err("no room");
     assert!(matches!(refusal, Error::NoReports { .. }), "{refusal}");
     assert_eq!((pool.reports(), pool.report(JobId::random())), (Vec::new(), None));
-    host.add_capacity(&CapacityRequest {
-        tag: None,
-        class: Class::Private,
-        coherence: Coherence::Hardware,
-        bytes: GRANULE,
-        access: Vec::new(),
-        label: String::new(),
-    })
-    .expect("capacity");
+    host.add_capacity(&CapacityRequest::private(GRANULE)).expect("capacity");
     assert!(pool.check(false).is_clean());
 }
 

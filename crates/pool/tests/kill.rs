@@ -2,8 +2,8 @@
 #![cfg(not(loom))]
 
 use nil_pool::{
-    Access, CapacityRequest, Class, Coherence, CreateOptions, GRANULE, GuestControl, GuestKind, GuestRequest, HostId,
-    HostIdentity, HostKind, Liveness, Membership, MemoryHome, Pool, Tag,
+    Access, CapacityRequest, CreateOptions, GRANULE, GuestControl, GuestKind, GuestRequest, HostId, HostIdentity,
+    HostKind, Liveness, Membership, MemoryHome, Pool, Tag,
 };
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -55,15 +55,7 @@ fn change(member: &Membership, dice: &mut Dice) {
             // Few tags, so that processes contend for the same.
             let tag = Tag::from_bytes([u8::try_from(dice.throw(12)).expect("small"); 16]);
             let bytes = GRANULE * (1 + dice.throw(4));
-            let label = "kill".to_owned();
-            let request = CapacityRequest {
-                tag: Some(tag),
-                class: Class::Shared,
-                coherence: Coherence::Hardware,
-                bytes,
-                access: Vec::new(),
-                label,
-            };
+            let request = CapacityRequest { label: "kill".to_owned(), ..CapacityRequest::shared(tag, bytes) };
             let _ = member.add_capacity(&request);
         }
         3..=5 => {

@@ -2,8 +2,8 @@
 #![cfg(not(loom))]
 
 use nil_pool::{
-    AbsentPools, Access, Answer, CapacityRequest, Class, Coherence, CreateOptions, Error, GRANULE, GuestControl,
-    GuestKind, GuestRequest, HostId, HostIdentity, HostKind, Membership, MemoryHome, Ownership, Pool, Tag,
+    AbsentPools, Access, Answer, CapacityRequest, CreateOptions, Error, GRANULE, GuestControl, GuestKind, GuestRequest,
+    HostId, HostIdentity, HostKind, Membership, MemoryHome, Ownership, Pool, Tag,
 };
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,8 +43,7 @@ impl Ground {
 fn add(by: &Membership, hosts: &[&Membership]) -> Tag {
     let tag = Tag::random();
     let access = hosts.iter().map(|host| host.identity().id).collect();
-    let (class, coherence, label) = (Class::Shared, Coherence::Hardware, String::new());
-    let request = CapacityRequest { tag: Some(tag), class, coherence, bytes: 2 * GRANULE, access, label };
+    let request = CapacityRequest { access, ..CapacityRequest::shared(tag, 2 * GRANULE) };
     by.add_capacity(&request).expect("capacity");
     tag
 }
@@ -217,9 +216,7 @@ fn a_capacity_that_is_added_under_the_tag_of_memory_that_was_taken_is_not_the_lo
     assert!(control.ownership().transition(word, Ownership::Lost { host, epoch }));
     b.force_release(tag, &[], AbsentPools::Refuse, Duration::ZERO).expect("taken");
     // Smaller than what the guest had: nothing of it could be there.
-    let (class, coherence, access) = (Class::Shared, Coherence::Hardware, Vec::new());
-    let request = CapacityRequest { tag: Some(tag), class, coherence, bytes: GRANULE, access, label: String::new() };
-    b.add_capacity(&request).expect("the tag is free");
+    b.add_capacity(&CapacityRequest::shared(tag, GRANULE)).expect("the tag is free");
     for repair in [false, true] {
         let report = ground.pool.check(repair);
         assert!(report.is_clean(), "{report:#?}");

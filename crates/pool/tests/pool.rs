@@ -2,9 +2,8 @@
 #![cfg(not(loom))]
 
 use nil_pool::{
-    Access, Answer, Area, CapacityRequest, Class, Coherence, CreateOptions, Epoch, Error, GRANULE, GuestControl,
-    GuestKind, GuestRequest, HostId, HostIdentity, HostKind, HostSlot, Membership, MemoryHome, Ownership, Pool, Side,
-    Stamp, Tag, decode,
+    Access, Answer, Area, CapacityRequest, CreateOptions, Epoch, Error, GRANULE, GuestControl, GuestKind, GuestRequest,
+    HostId, HostIdentity, HostKind, HostSlot, Membership, MemoryHome, Ownership, Pool, Side, Stamp, Tag, decode,
 };
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -23,17 +22,6 @@ fn pool_at(path: &Path) -> Pool {
 
 fn agent(name: &str) -> HostIdentity {
     HostIdentity { id: HostId::random(), name: name.to_owned(), kind: HostKind::Agent, address: None }
-}
-
-fn private(bytes: u64) -> CapacityRequest {
-    CapacityRequest {
-        tag: None,
-        class: Class::Private,
-        coherence: Coherence::Hardware,
-        bytes,
-        access: Vec::new(),
-        label: String::new(),
-    }
 }
 
 fn vm(name: &str) -> GuestRequest {
@@ -76,7 +64,7 @@ fn a_capacity_is_listed_until_it_is_released() {
     let pool = pool_at(&path);
     let host = pool.join(&agent("a")).expect("membership");
     let before = pool.usage();
-    let added = host.add_capacity(&private(4 << 20)).expect("capacity");
+    let added = host.add_capacity(&CapacityRequest::private(4 << 20)).expect("capacity");
     assert_eq!(pool.capacities(), std::slice::from_ref(&added));
     assert_eq!(pool.usage().free, before.free - (4 << 20));
     host.release_capacity(added.tag).expect("released");
@@ -164,7 +152,7 @@ fn names_and_tags_are_unique() {
     assert!(matches!(pool.join(host.identity()), Err(Error::AlreadyJoined { .. })));
     create(&host, "g");
     assert!(matches!(host.create_guest(&vm("g")), Err(Error::GuestExists { .. })));
-    let request = CapacityRequest { tag: Some(Tag::random()), class: Class::Shared, ..private(GRANULE) };
+    let request = CapacityRequest::shared(Tag::random(), GRANULE);
     host.add_capacity(&request).expect("capacity");
     assert!(matches!(host.add_capacity(&request), Err(Error::TagExists { .. })));
     let tagless = CapacityRequest { tag: None, ..request };
@@ -187,10 +175,13 @@ fn what_does_not_fit_is_refused_and_leaves_nothing_behind() {
     let pool = pool_at(&path);
     let host = pool.join(&agent("a")).expect("membership");
     let before = pool.usage();
-    assert!(matches!(host.add_capacity(&private(SIZE)), Err(Error::NoRoom { .. })));
-    assert!(matches!(host.add_capacity(&private(1 << 60)), Err(Error::NoRoom { .. } | Error::CapacitySize { .. })));
-    assert!(matches!(host.add_capacity(&private(0)), Err(Error::CapacitySize { .. })));
-    assert!(matches!(host.add_capacity(&private(4096)), Err(Error::CapacitySize { .. })));
+    assert!(matches!(host.add_capacity(&CapacityRequest::private(SIZE)), Err(Error::NoRoom { .. })));
+    assert!(matches!(
+        host.add_capacity(&CapacityRequest::private(1 << 60)),
+        Err(Error::NoRoom { .. } | Error::CapacitySize { .. })
+    ));
+    assert!(matches!(host.add_capacity(&CapacityRequest::private(0)), Err(Error::CapacitySize { .. })));
+    assert!(matches!(host.add_capacity(&CapacityRequest::private(4096)), Err(Error::CapacitySize { .. })));
     assert!(matches!(
         host.create_guest(&GuestRequest { memory_bytes: before.free, ..vm("g") }),
         Err(Error::NoRoom { .. })
@@ -206,11 +197,11 @@ fn a_capacity_of_several_pieces_is_mapped_as_one() {
     let (_directory, path) = place();
     let pool = pool_at(&path);
     let host = pool.join(&agent("a")).expect("membership");
-    let all: Vec<_> = std::iter::from_fn(|| host.add_capacity(&private(GRANULE)).ok()).collect();
+    let all: Vec<_> = std::iter::from_fn(|| host.add_capacity(&CapacityRequest::private(GRANULE)).ok()).collect();
     for every_other in all.iter().step_by(2) {
         host.release_capacity(every_other.tag).expect("released");
     }
-    let pieces = host.add_capacity(&private(3 * GRANULE)).expect("capacity in pieces");
+    let pieces = host.add_capacity(&CapacityRequest::private(3 * GRANULE)).expect("capacity in pieces");
     assert_eq!(pieces.extents.len(), 3);
     let mapping = pool.map_capacity(pieces.tag).expect("mapped");
     assert_eq!(mapping.len() as u64, 3 * GRANULE);
@@ -224,7 +215,7 @@ fn new_capacity_reads_as_zeros_whatever_lay_there() {
     let (_directory, path) = place();
     let pool = pool_at(&path);
     let host = pool.join(&agent("a")).expect("membership");
-    let all = private(pool.usage().free);
+    let all = CapacityRequest::private(pool.usage().free);
     let first = host.add_capacity(&all).expect("capacity");
     let mapping = pool.map_capacity(first.tag).expect("mapped");
     // SAFETY: the mapping is that long, and nobody else uses it.
@@ -281,7 +272,7 @@ fn shared_capacity_is_not_changed_by_attaching_joining_or_restarting() {
     let (a, b) = (agent("a"), agent("b"));
     let first = pool.join(&a).expect("membership");
     let access = vec![a.id, b.id];
-    let request = CapacityRequest { tag: Some(Tag::random()), class: Class::Shared, access, ..private(4 * GRANULE) };
+    let request = CapacityRequest { access, ..CapacityRequest::shared(Tag::random(), 4 * GRANULE) };
     let tag = first.add_capacity(&request).expect("capacity").tag;
     first.answer_offer(tag, Answer::Accepted).expect("accepted");
     let contents: Vec<u8> = (0..4 * GRANULE / 8).flat_map(|word| (word * 0x9E37_79B9).to_le_bytes()).collect();

@@ -32,14 +32,7 @@ fn members<const N: usize>(directory: &TempDir) -> [Membership; N] {
 }
 
 fn shared(granules: u64) -> CapacityRequest {
-    CapacityRequest {
-        tag: Some(Tag::random()),
-        class: Class::Shared,
-        coherence: Coherence::Hardware,
-        bytes: granules * GRANULE,
-        access: Vec::new(),
-        label: "striped".to_owned(),
-    }
+    CapacityRequest { label: "striped".to_owned(), ..CapacityRequest::shared(Tag::random(), granules * GRANULE) }
 }
 
 fn over(legs: &[(&Membership, u32)], granularity: u64) -> StripeRequest {

@@ -178,8 +178,7 @@ impl Peer {
         self.qemu.process_id()
     }
 
-    /// How the guest came to run under KVM. Either way QEMU 7.2 loses registers of a guest that has them in use when it is handed
-    /// on.
+    /// How the guest came to run under KVM.
     #[must_use]
     pub fn acceleration(&self) -> Acceleration {
         self.acceleration

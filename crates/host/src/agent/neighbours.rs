@@ -5,6 +5,7 @@
 //! which pools it has joined, only its own word counts, over a connection on which it has shown its certificate.
 
 use super::Host;
+use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::fabric::live_fabric;
 use crate::name::HostName;
@@ -136,11 +137,7 @@ impl Host {
         if !is_near && !self.has_address(name) {
             return Vec::new();
         }
-        let told = self.call_host(name).and_then(|mut agent| {
-            agent.set_patience(Some(PATIENCE));
-            agent.hosts()
-        });
-        match told {
+        match self.call_host(name).and_then(|mut agent| agent.within(PATIENCE, Client::hosts)) {
             Ok(hosts) if is_near => self.neighbours.note_addresses(hosts),
             Ok(hosts) => self.neighbours.note(name, hosts),
             Err(error) => {

@@ -2,10 +2,10 @@
 
 use super::{
     JobKind, JobOutcome, JobPhase, JobReport, JobResult, MigrationOutcome, Progress, RehomingOutcome, RouteOutcome,
-    TakeoverOutcome,
+    TakeoverOutcome, moved_bytes,
 };
 use crate::name::{GuestName, HostName};
-use nil_mover::{MoveOutcome, MoveReport};
+use nil_mover::MoveOutcome;
 use nil_pool::JobId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -121,11 +121,10 @@ impl JobResult {
 
     /// Bytes of guests' memory that were copied, those that went back among them.
     fn copied_bytes(&self) -> u64 {
-        let sum = |moves: &[Option<&MoveReport>]| moves.iter().flatten().map(|moved| moved.copied_bytes).sum();
         match self {
-            Self::Migration(report) => sum(&[report.decouple.as_ref(), report.recouple.as_ref()]),
-            Self::Rehoming(report) => sum(&[report.recouple.as_ref(), report.decouple.as_ref()]),
-            Self::Memory(report) => sum(&[report.moved.as_ref(), report.moved_back.as_ref()]),
+            Self::Migration(report) => report.moved_bytes(),
+            Self::Rehoming(report) => report.moved_bytes(),
+            Self::Memory(report) => moved_bytes([&report.moved, &report.moved_back]),
             Self::Settled(report) => report.copied_bytes,
             Self::Route(report) => report.copied_bytes,
             // What these consist of are jobs of their own.

@@ -57,3 +57,10 @@ pub struct RehomingReport {
     /// What did not go as it should although the rehoming ended as it says, in sentences.
     pub remarks: Vec<String>,
 }
+
+impl RehomingReport {
+    /// Bytes of the guest's memory that were copied, those that went back among them.
+    pub(crate) fn moved_bytes(&self) -> u64 {
+        super::moved_bytes([&self.recouple, &self.decouple])
+    }
+}

@@ -63,12 +63,11 @@ pub enum LegResult {
 impl LegResult {
     /// Bytes of the guest's memory that were copied.
     pub(crate) fn copied_bytes(&self) -> u64 {
-        let moves = match self {
-            Self::Handoff { report } => [&report.decouple, &report.recouple],
-            Self::Rehoming { report } => [&report.recouple, &report.decouple],
-            Self::Failed { .. } => return 0,
-        };
-        moves.into_iter().flatten().map(|moved| moved.copied_bytes).sum()
+        match self {
+            Self::Handoff { report } => report.moved_bytes(),
+            Self::Rehoming { report } => report.moved_bytes(),
+            Self::Failed { .. } => 0,
+        }
     }
 }
 

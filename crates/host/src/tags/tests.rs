@@ -1,5 +1,5 @@
 use super::*;
-use nil_pool::{CapacityRequest, Class, Coherence, CreateOptions, GRANULE, HostIdentity, Pool};
+use nil_pool::{CapacityRequest, CreateOptions, GRANULE, HostIdentity, Pool};
 use std::fs;
 use std::os::unix::fs::symlink;
 
@@ -42,9 +42,7 @@ fn dax(root: &Path, name: &str, driver: &str, uuid: &str) {
 fn pool_with(path: &Path, tag: Tag) -> Pool {
     let options = CreateOptions { size: Some(16 * GRANULE), ..CreateOptions::default() };
     let pool = Pool::create(path, &options).expect("a pool");
-    let (class, coherence, label) = (Class::Shared, Coherence::Hardware, String::new());
-    let access = Vec::new();
-    let request = CapacityRequest { tag: Some(tag), class, coherence, bytes: 3 * GRANULE, access, label };
+    let request = CapacityRequest::shared(tag, 3 * GRANULE);
     pool.join(&HostIdentity::tool()).expect("membership").add_capacity(&request).expect("capacity");
     pool
 }

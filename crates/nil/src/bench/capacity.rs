@@ -5,10 +5,7 @@
 
 use crate::cli::Output;
 use anyhow::{Context, Result, ensure};
-use nil_pool::{
-    Access, Bytes, CapacityRequest, Class, Coherence, CreateOptions, Error, GRANULE, HostIdentity, Membership, Pool,
-    Tag,
-};
+use nil_pool::{Access, Bytes, CapacityRequest, CreateOptions, Error, GRANULE, HostIdentity, Membership, Pool, Tag};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fmt;
@@ -141,15 +138,7 @@ fn churn(membership: &Membership, span: Duration) -> Result<Counts> {
 }
 
 fn request(turn: u32) -> CapacityRequest {
-    let bytes = GRANULE << (turn % 3);
-    CapacityRequest {
-        tag: None,
-        class: Class::Private,
-        coherence: Coherence::Hardware,
-        bytes,
-        access: Vec::new(),
-        label: String::new(),
-    }
+    CapacityRequest::private(GRANULE << (turn % 3))
 }
 
 fn release_oldest(membership: &Membership, held: &mut VecDeque<Tag>, counts: &mut Counts) -> Result<()> {

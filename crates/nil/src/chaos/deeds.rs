@@ -7,6 +7,7 @@ use crate::lab::chronicle::Chronicle;
 use crate::lab::errand::Errand;
 use crate::lab::fleet::Fleet;
 use crate::lab::interrupt;
+use crate::lab::lock::lock;
 use crate::lab::prey::{self, Prey};
 use crate::lab::resident::Resident;
 use crate::lab::view::View;
@@ -14,11 +15,10 @@ use anyhow::{Context, anyhow, bail, ensure};
 use nil_host::{MoveMemory, ProtectGuest, Takeover};
 use nil_mover::Direction;
 use nil_pool::{
-    CapacityRequest, Class, Coherence, Epoch, Fence, GRANULE, HostIdentity, HostSlot, Membership, OutputRule,
-    Ownership, Tag,
+    CapacityRequest, Epoch, Fence, GRANULE, HostIdentity, HostSlot, Membership, OutputRule, Ownership, Tag,
 };
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// How long anything may take that must happen.
@@ -42,10 +42,6 @@ pub(super) struct Stage<'a> {
     /// What may become of each guest.
     pub(super) fates: &'a Mutex<Vec<Fate>>,
     pub(super) acts: &'a Mutex<BTreeMap<&'static str, u64>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Has commits made of a guest.
@@ -382,14 +378,7 @@ fn take_all(membership: &Membership) -> anyhow::Result<(Tag, u64)> {
     let tag = Tag::random();
     let mut bytes = membership.pool().usage().free / GRANULE * GRANULE;
     while bytes >= GRANULE {
-        let request = CapacityRequest {
-            tag: Some(tag),
-            class: Class::Shared,
-            coherence: Coherence::Hardware,
-            bytes,
-            access: Vec::new(),
-            label: "ballast".to_owned(),
-        };
+        let request = CapacityRequest { label: "ballast".to_owned(), ..CapacityRequest::shared(tag, bytes) };
         match membership.add_capacity(&request) {
             Ok(_) => return Ok((tag, bytes)),
             // Somebody was quicker, or it is in pieces.

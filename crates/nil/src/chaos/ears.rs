@@ -7,6 +7,7 @@
 //! What is heard of a guest is told to the next guest, which checks the same by itself.
 
 use crate::lab::fleet::Fleet;
+use crate::lab::lock::lock;
 use crate::lab::prey::{self, Worker};
 use crate::lab::view::View;
 use nil_host::{ConsoleStream, GuestName, HostDir};
@@ -15,7 +16,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How often to look for new workers.
@@ -113,10 +114,6 @@ pub(super) struct Ears {
 pub(super) struct Heard {
     pub(super) lines: u64,
     pub(super) repeated: u64,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Ears {

@@ -31,6 +31,7 @@ use crate::lab::fleet::{Fleet, FleetPlan, Site};
 use crate::lab::frequency::Frequency;
 use crate::lab::interrupt::{self, Interrupted};
 use crate::lab::keeper;
+use crate::lab::lock::lock;
 use crate::lab::prey::Prey;
 use crate::lab::progress::Progress;
 use crate::lab::resident::Resident;
@@ -48,8 +49,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use watch::Watch;
 
@@ -348,7 +349,7 @@ impl<'a> Campaign<'a> {
 
     /// Judges what there is, and boots guests anew that were lost.
     fn judge_and_replace(&mut self) -> anyhow::Result<()> {
-        let mut fates = self.fates.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut fates = lock(&self.fates).clone();
         fates.resize(self.guests.len(), Fate::default());
         let matter = self.matter(&fates);
         let lost = self.judge.judge(&matter, &mut self.guests)?;
@@ -444,7 +445,7 @@ impl<'a> Campaign<'a> {
             expiry_ms: millis(self.terms.expiry()),
             seconds: self.begun.elapsed().as_secs_f64(),
             rounds: self.round,
-            acts: self.acts.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            acts: lock(&self.acts).clone(),
             takeovers: self.judge.takeovers.clone(),
             lost: self.judge.lost,
             boots: self.boots,

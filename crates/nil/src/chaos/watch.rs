@@ -6,10 +6,11 @@
 //! | an epoch of a guest goes back, or two hosts own it in the same one | it has two owners |
 
 use crate::lab::fleet::Fleet;
+use crate::lab::lock::lock;
 use nil_pool::{Epoch, Fence, GuestControl, GuestId, HostSlot, Ownership};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often to look.
@@ -38,10 +39,6 @@ pub(super) struct Watch {
     unasked: Mutex<BTreeSet<HostSlot>>,
     violation: Mutex<Option<String>>,
     over: AtomicBool,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Watch {

@@ -16,8 +16,8 @@ pub(super) fn check(root: &Path) -> Vec<Finding> {
 }
 
 fn userfaultfd() -> Finding {
-    match nil_mover::check_userfaultfd() {
-        Ok(()) => Finding::good("userfaultfd", "write-protects anonymous and shared memory"),
+    match nil_mover::Userfault::open() {
+        Ok(_) => Finding::good("userfaultfd", "write-protects anonymous and shared memory"),
         Err(error) => Finding::limited("userfaultfd", "cannot be used")
             .meaning(format!(
                 "{error}\n  Guests' memory cannot move between DRAM and pool while they run; handoffs of guests in a pool work."
@@ -95,38 +95,37 @@ fn dax(topology: &Topology) -> Finding {
     let Some(devices) = &topology.dax else {
         return Finding::absent(ABOUT, "this kernel has no dax bus; pools lie in files here");
     };
-    let bad: Vec<String> = topology
-        .warnings()
-        .iter()
-        .filter(|warning| !matches!(warning, Warning::Idle { .. }))
-        .map(ToString::to_string)
-        .collect();
     let mappable: Vec<_> = devices
         .iter()
         .filter(|device| device.driver == DaxDriver::DeviceDax)
         .map(|device| device.name.as_str())
         .collect();
     let found = if mappable.is_empty() { "none that programs can map".to_owned() } else { mappable.join(", ") };
-    match (bad.is_empty(), mappable.is_empty()) {
-        (false, _) => Finding::limited(ABOUT, found).cured_by(bad.join("\n        ")),
-        (true, true) => Finding::absent(ABOUT, found),
-        (true, false) => Finding::good(ABOUT, found),
-    }
+    devices_found(ABOUT, found, !mappable.is_empty(), &cures(topology, |warning| !is_of_cxl(warning)))
 }
 
 fn cxl(topology: &Topology) -> Finding {
     let Some(cxl) = &topology.cxl else { return Finding::absent("CXL", "this kernel has no CXL bus") };
-    let idle: Vec<String> = topology
-        .warnings()
-        .iter()
-        .filter(|warning| matches!(warning, Warning::Idle { .. }))
-        .map(ToString::to_string)
-        .collect();
     let found = format!("{} memory devices, {} regions", cxl.memory_devices.len(), cxl.regions.len());
-    match (idle.is_empty(), cxl.memory_devices.is_empty()) {
-        (false, _) => Finding::limited("CXL", found).cured_by(idle.join("\n        ")),
-        (true, true) => Finding::absent("CXL", found),
-        (true, false) => Finding::good("CXL", found),
+    devices_found("CXL", found, !cxl.memory_devices.is_empty(), &cures(topology, is_of_cxl))
+}
+
+fn is_of_cxl(warning: &Warning) -> bool {
+    matches!(warning, Warning::Idle { .. })
+}
+
+fn cures(topology: &Topology, concerns: impl Fn(&Warning) -> bool) -> String {
+    let cures: Vec<_> =
+        topology.warnings().iter().filter(|warning| concerns(warning)).map(ToString::to_string).collect();
+    cures.join("\n        ")
+}
+
+/// Devices that may be used unless there is something to cure.
+fn devices_found(about: &'static str, found: String, any: bool, cures: &str) -> Finding {
+    match (cures, any) {
+        ("", true) => Finding::good(about, found),
+        ("", false) => Finding::absent(about, found),
+        (cures, _) => Finding::limited(about, found).cured_by(cures),
     }
 }
 

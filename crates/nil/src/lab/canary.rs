@@ -8,12 +8,13 @@
 
 use super::figures::Microseconds;
 use super::frequency::Frequency;
+use super::lock::lock;
 use nil_migrate::tsc;
 use rustix::thread::{ClockId, clock_nanosleep_relative};
 use rustix::time::Timespec;
 use serde::Serialize;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -92,12 +93,12 @@ impl Canary {
 
     /// The pauses that it has seen so far.
     pub(crate) fn pauses(&self) -> Vec<Span> {
-        self.shared.pauses.lock().unwrap_or_else(PoisonError::into_inner).kept.clone()
+        lock(&self.shared.pauses).kept.clone()
     }
 
     /// What it has seen so far; `handoffs` are the spans in which a guest stood still.
     pub(crate) fn report(&self, handoffs: &[Span]) -> CanaryReport {
-        let pauses = self.shared.pauses.lock().unwrap_or_else(PoisonError::into_inner);
+        let pauses = lock(&self.shared.pauses);
         CanaryReport {
             pauses: pauses.count,
             longest_us: Microseconds::from_nanoseconds(self.frequency.nanoseconds(pauses.longest)),
@@ -135,7 +136,7 @@ fn watch(shared: &Shared, frequency: Frequency) {
         let due = slept.saturating_add(period);
         let late = awake.saturating_sub(due);
         if late > noteworthy {
-            let mut pauses = shared.pauses.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut pauses = lock(&shared.pauses);
             pauses.count += 1;
             pauses.longest = pauses.longest.max(late);
             if pauses.kept.len() < KEPT {

@@ -1,8 +1,9 @@
 //! What has happened to a fleet: the numbered story that a violation is told with.
 
+use super::lock::lock;
 use std::collections::VecDeque;
 use std::fmt::Write;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Instant;
 
 /// How many events are kept. A violation is seen at the next quiet point, so they reach back further than one.
@@ -37,7 +38,7 @@ impl Chronicle {
     }
 
     pub(crate) fn note(&self, what: String) {
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut log = lock(&self.log);
         if log.latest.len() == KEPT {
             log.latest.pop_front();
         }
@@ -48,7 +49,7 @@ impl Chronicle {
 
     /// The latest events, and before them those whose subject is named in `what`.
     pub(crate) fn story(&self, what: &str) -> String {
-        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = lock(&self.log);
         let events = &log.latest;
         let named = |event: &Event| {
             let subject = event.what.split_whitespace().take(2).collect::<Vec<_>>().join(" ");

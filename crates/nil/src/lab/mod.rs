@@ -41,6 +41,7 @@ pub(crate) mod ground;
 pub(crate) mod histogram;
 pub(crate) mod interrupt;
 pub(crate) mod keeper;
+pub(crate) mod lock;
 mod memory;
 pub(crate) mod observe;
 pub(crate) mod overhead;

@@ -4,13 +4,14 @@ use super::counters::{Counters, await_running, view_of};
 use super::fleet::Fleet;
 use super::frequency::Frequency;
 use super::interrupt;
+use super::lock::lock;
 use super::observe::Observer;
 use super::soundness::require_clean;
 use anyhow::{Context, bail, ensure};
 use nil_guest_abi::{Command, CommandWord, Options, Program};
 use nil_host::{GuestName, GuestReport, ImageSource, MemoryIn, RunVm};
 use nil_pool::{Epoch, GuestControl, GuestId, HostSlot, Ownership, PlacementMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 /// How long the agent may take to say where a guest that it has just started has its memory.
@@ -115,7 +116,7 @@ impl Resident {
     }
 
     fn home(&self) -> MutexGuard<'_, Home> {
-        self.home.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.home)
     }
 
     /// Looks for the record that counts: of several, the one of the latest epoch.
@@ -144,10 +145,7 @@ impl Resident {
 
     /// Goes on watching it where its agent says that it runs, and fails when anything that it counts has gone backwards.
     pub(crate) fn look_at(&mut self, report: &GuestReport) -> anyhow::Result<()> {
-        let view =
-            view_of(report).with_context(|| format!("guest {}: its process cannot be looked into", self.name))?;
-        self.observer.look_through(view);
-        let now = Counters::read(&*self.observer.block()?)?;
+        let now = self.counted_by(report)?;
         now.check_since(&self.counters).with_context(|| format!("guest {}", self.name))?;
         self.counters = now;
         Ok(())
@@ -155,11 +153,16 @@ impl Resident {
 
     /// The same of a guest that may have been brought back to an earlier instant: what it counts begins anew.
     pub(crate) fn look_again_at(&mut self, report: &GuestReport) -> anyhow::Result<()> {
+        self.counters = self.counted_by(report)?;
+        Ok(())
+    }
+
+    /// What it has counted where its agent says that it runs, and where it is watched from now on.
+    fn counted_by(&mut self, report: &GuestReport) -> anyhow::Result<Counters> {
         let view =
             view_of(report).with_context(|| format!("guest {}: its process cannot be looked into", self.name))?;
         self.observer.look_through(view);
-        self.counters = Counters::read(&*self.observer.block()?)?;
-        Ok(())
+        Counters::read(&*self.observer.block()?)
     }
 
     /// Tells it to verify everything.

@@ -2,7 +2,7 @@
 //!
 //! A line goes back to memory as a whole. So what changes without the pool's lock must not share one with what others write.
 
-use crate::ownership::{Epoch, HostSlot, Ownership};
+use crate::ownership::{Epoch, HostSlot, Ownership, fields, word};
 
 /// Which of a host's lines says who wants to come into the entry.
 pub const CANDIDATE: u64 = 0;
@@ -67,21 +67,17 @@ impl Said {
     const CLAIMING: u64 = 9;
     const YIELDED: u64 = 10;
     const ENDED: u64 = 11;
-    const NONE: u64 = 0xFFF;
 
     /// Encodes into the word of a line: as an ownership word, with further states.
     #[must_use]
     pub fn encode(self) -> u64 {
-        let word = |state: u64, host: HostSlot, other: u64, epoch: Epoch| {
-            state << 56 | (host.index() as u64) << 44 | other << 32 | u64::from(epoch.0)
-        };
         match self {
             Self::Nothing => 0,
             Self::Is(ownership) => ownership.encode(),
-            Self::Cancelling { source, target, epoch } => word(Self::CANCELLING, source, target.index() as u64, epoch),
-            Self::Claiming { target, epoch } => word(Self::CLAIMING, target, Self::NONE, epoch),
-            Self::Yielded { target, epoch } => word(Self::YIELDED, target, Self::NONE, epoch),
-            Self::Ended { host, epoch } => word(Self::ENDED, host, Self::NONE, epoch),
+            Self::Cancelling { source, target, epoch } => word(Self::CANCELLING, source.bits(), target.bits(), epoch),
+            Self::Claiming { target, epoch } => word(Self::CLAIMING, target.bits(), HostSlot::NONE, epoch),
+            Self::Yielded { target, epoch } => word(Self::YIELDED, target.bits(), HostSlot::NONE, epoch),
+            Self::Ended { host, epoch } => word(Self::ENDED, host.bits(), HostSlot::NONE, epoch),
         }
     }
 
@@ -90,10 +86,8 @@ impl Said {
     /// # Errors
     /// [`crate::BadOwnership`] for any value that [`Said::encode`] does not produce.
     pub fn decode(word: u64) -> Result<Self, crate::BadOwnership> {
-        let bad = crate::BadOwnership(word);
-        let host_at = |shift: u32| u16::try_from(word >> shift & Self::NONE).ok().and_then(HostSlot::new);
-        let epoch = Epoch(u32::try_from(word & 0xFFFF_FFFF).map_err(|_| bad)?);
-        match (word >> 56, host_at(44), host_at(32)) {
+        let (state, source, target, epoch) = fields(word);
+        match (state, source, target) {
             (0, ..) if word == 0 => Ok(Self::Nothing),
             (Self::CANCELLING, Some(source), Some(target)) => Ok(Self::Cancelling { source, target, epoch }),
             (Self::CLAIMING, Some(target), None) => Ok(Self::Claiming { target, epoch }),

@@ -1,6 +1,6 @@
 //! Processes go through CRIU without their memory, which stays in the pool.
 
-use super::stand::{Ground, Subject, can_run, guarded};
+use super::stand::{Ground, Subject, bring_back, can_run, guarded};
 use nil_process::{Criu, Error, hand_over};
 use std::path::Path;
 
@@ -33,10 +33,7 @@ fn travels(name: &str, least_pooled: u64) {
         subject.check();
         assert!(page_bytes(&images) < 4 << 20, "{} bytes were copied", page_bytes(&images));
     }
-    guarded(subject.pid(), &ground, |mut guard| {
-        guard.recouple().expect("recoupled");
-        guard.leave(nil_process::Leave::Running).expect("left");
-    });
+    guarded(subject.pid(), &ground, bring_back);
     subject.check();
 }
 
@@ -67,10 +64,7 @@ fn a_process_that_criu_refuses_runs_on_where_it_was() {
         assert!(matches!(&refused, Error::Criu { action: "dump", why, .. } if why.contains("session")), "{refused}");
     });
     subject.check();
-    guarded(subject.pid(), &ground, |mut guard| {
-        guard.recouple().expect("recoupled");
-        guard.leave(nil_process::Leave::Running).expect("left");
-    });
+    guarded(subject.pid(), &ground, bring_back);
     subject.check();
     subject.end();
 }

@@ -1,6 +1,6 @@
 //! Memory of processes that run goes into the pool and back; the programs check that they notice nothing.
 
-use super::stand::{Ground, Subject, can_run, check_under, guarded};
+use super::stand::{Ground, Subject, bring_back, can_run, check_under, guarded};
 use nil_process::{Error, Guard, Leave};
 
 /// Moves a program's memory there and back, `rounds` times; it checks itself before, in between and after.
@@ -91,8 +91,7 @@ fn what_is_left_in_the_pool_is_found_there_by_the_next_guard() {
         assert!(guard.pooled_bytes().expect("a process") >= 48 << 20);
         guard.decouple().expect("what is there stays there");
         check_under(&mut guard, &mut subject);
-        guard.recouple().expect("recoupled");
-        guard.leave(Leave::Running).expect("left");
+        bring_back(guard);
     });
     subject.check();
     subject.end();
@@ -107,8 +106,7 @@ fn a_capacity_that_is_too_small_leaves_the_rest_where_it_was() {
     guarded(subject.pid(), &ground, |mut guard| {
         assert!(matches!(guard.decouple(), Err(Error::NoRoom { .. })));
         check_under(&mut guard, &mut subject);
-        guard.recouple().expect("recoupled");
-        guard.leave(Leave::Running).expect("left");
+        bring_back(guard);
     });
     subject.check();
     subject.end();

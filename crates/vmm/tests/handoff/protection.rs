@@ -3,7 +3,9 @@
 use crate::rack::{COUNTER, COUNTING, RESTING, Rack, await_progress, counter, kvm};
 use nil_migrate::WaitStyle;
 use nil_mover::{Direction, MoveControl, MovePlan};
-use nil_pool::{Epoch, GuestControl, MemoryHome, OutputRule, Ownership, ProtectionSettings, Standing, decode};
+use nil_pool::{
+    Epoch, GuestControl, MemoryHome, OutputRule, Ownership, Protection, ProtectionSettings, Standing, decode,
+};
 use nil_vmm::{Cycle, ProtectionControl, ProtectionEvent, Vm, VmEvent};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -159,18 +161,22 @@ const TALKING: [u8; 21] = [
     0xEB, 0xF2,
 ];
 
+/// A guest that talks, and whose next commit after the first is an hour away.
+fn talking(rack: &Rack) -> (GuestControl, Vm, Protection) {
+    let (control, vm) = rack.boot(&TALKING, false, MemoryHome::Dram);
+    vm.start().expect("the guest starts");
+    let held = ProtectionSettings { interval: Duration::from_secs(3600), output: OutputRule::Hold };
+    let protection = rack.hosts[0].protect(&control, held, None).expect("protected");
+    (control, vm, protection)
+}
+
 #[test]
 fn output_that_is_held_is_seen_once_its_epoch_is_committed_and_no_sooner() {
     if !kvm() {
         return;
     }
     let rack = Rack::new();
-    let (control, vm) = rack.boot(&TALKING, false, MemoryHome::Dram);
-    vm.start().expect("the guest starts");
-    let interval = Duration::from_secs(3600);
-    let protection = rack.hosts[0]
-        .protect(&control, ProtectionSettings { interval, output: OutputRule::Hold }, None)
-        .expect("protected");
+    let (_control, vm, protection) = talking(&rack);
     while_protected(&vm, |commits| {
         await_commits(commits, 1);
         let seen = vm.console().read_from(0).1;
@@ -189,12 +195,7 @@ fn what_is_held_of_a_guest_that_was_taken_is_never_said() {
         return;
     }
     let rack = Rack::new();
-    let (control, vm) = rack.boot(&TALKING, false, MemoryHome::Dram);
-    vm.start().expect("the guest starts");
-    let interval = Duration::from_secs(3600);
-    rack.hosts[0]
-        .protect(&control, ProtectionSettings { interval, output: OutputRule::Hold }, None)
-        .expect("protected");
+    let (control, vm, _) = talking(&rack);
     let (seen, ended) = protected(&vm, |commits| {
         await_commits(commits, 1);
         let seen = vm.console().read_from(0).1;

@@ -13,7 +13,7 @@ mod readers;
 mod report;
 mod strangers;
 
-use super::rack::{Stretch, Tally, Vigil, lock};
+use super::rack::{Stretch, Tally, Vigil};
 use super::seed_of_the_moment;
 use crate::cli::Output;
 use crate::lab::canary::Canary;
@@ -21,6 +21,7 @@ use crate::lab::chronicle::Chronicle;
 use crate::lab::fleet::{Fleet, FleetPlan};
 use crate::lab::frequency::Frequency;
 use crate::lab::interrupt;
+use crate::lab::lock::lock;
 use crate::lab::progress::Progress;
 use crate::lab::resident::Resident;
 use crate::lab::soundness::require_sound;
@@ -34,8 +35,8 @@ use readers::Seen;
 use report::{Besides, Phase, Report};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use strangers::{Door, Stranger};
 
@@ -234,7 +235,7 @@ fn bad_callers<'scope, Way: Copy + Ord + Send + 'scope>(
         scope.spawn(move || {
             while !enough.load(Ordering::Acquire) {
                 once(way)?;
-                *done.lock().unwrap_or_else(PoisonError::into_inner).entry(way).or_default() += 1;
+                *lock(done).entry(way).or_default() += 1;
                 // Bad, but no flood: what is measured is the agent, not how the processors are shared.
                 std::thread::sleep(LOOK);
             }

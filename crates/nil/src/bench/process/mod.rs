@@ -9,7 +9,7 @@ use crate::cli::Output;
 use crate::lab::interrupt;
 use crate::lab::progress::Progress;
 use anyhow::{Context, Result, anyhow, ensure};
-use nil_pool::{Bytes, CapacityRequest, Class, Coherence, CreateOptions, GRANULE, HostIdentity, Membership, Pool, Tag};
+use nil_pool::{Bytes, CapacityRequest, CreateOptions, GRANULE, HostIdentity, Membership, Pool, Tag};
 use nil_process::{Criu, Guard, HandoffReport, Home, Leave, MoveReport, Pages, hand_over};
 use report::{Case, Milliseconds, Peer, Report};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
@@ -96,7 +96,7 @@ fn by_reference(args: &Args, memory: Bytes, criu: &Criu, criu_fixed_ms: f64) -> 
     let mut trips = Trips::default();
     for sample in 0..args.samples {
         interrupt::check()?;
-        let images = ground.images(sample)?;
+        let images = images(ground.directory.path(), sample)?;
         let (report, pooled) = ground.guarding(&program, |mut guard| {
             guard.decouple()?;
             let pooled = guard.pooled_bytes()?;
@@ -142,8 +142,7 @@ fn by_criu(args: &Args, memory: Bytes, peer: PeerName, criu: &Criu, samples: u64
     let mut blackouts = Vec::new();
     for sample in 0..samples {
         interrupt::check()?;
-        let images = directory.path().join(format!("images-{sample}"));
-        fs::create_dir(&images)?;
+        let images = images(directory.path(), sample)?;
         criu.dump(program.pid(), &images)?;
         program.reap();
         let dumped = subject::now();
@@ -151,7 +150,8 @@ fn by_criu(args: &Args, memory: Bytes, peer: PeerName, criu: &Criu, samples: u64
         let pages = if peer == PeerName::Plain { Pages::AtOnce } else { Pages::Lazily };
         if pages == Pages::Lazily {
             let server = server.insert(criu.lazy_pages(&images).spawn().context("criu lazy-pages")?);
-            wait_for(|| images.join("lazy-pages.socket").exists(), "criu lazy-pages")
+            let socket = images.join("lazy-pages.socket");
+            interrupt::wait_for("criu lazy-pages does not listen", PATIENCE, || Ok(socket.exists().then_some(())))
                 .inspect_err(|_| drop(server.kill()))?;
         }
         criu.restore(&images, pages)?;
@@ -177,15 +177,7 @@ impl Ground {
         let bytes = (memory.get() + BESIDE).next_multiple_of(GRANULE);
         let options = CreateOptions { size: Some(bytes + BESIDE), ..CreateOptions::default() };
         let member = Pool::create(&directory.path().join("pool"), &options)?.join(&HostIdentity::tool())?;
-        let request = CapacityRequest {
-            tag: None,
-            class: Class::Private,
-            coherence: Coherence::Hardware,
-            bytes,
-            access: Vec::new(),
-            label: String::new(),
-        };
-        let tag = member.add_capacity(&request)?.tag;
+        let tag = member.add_capacity(&CapacityRequest::private(bytes))?.tag;
         Ok(Self { directory, member, tag })
     }
 
@@ -197,12 +189,13 @@ impl Ground {
         };
         std::thread::scope(|scope| scope.spawn(watch).join().map_err(|_| anyhow!("a thread has panicked"))?)
     }
+}
 
-    fn images(&self, sample: u64) -> Result<PathBuf> {
-        let images = self.directory.path().join(format!("images-{sample}"));
-        fs::create_dir(&images)?;
-        Ok(images)
-    }
+/// A directory for the images of one dump.
+fn images(directory: &Path, sample: u64) -> Result<PathBuf> {
+    let images = directory.join(format!("images-{sample}"));
+    fs::create_dir(&images)?;
+    Ok(images)
 }
 
 fn directory(dir: &Path) -> Result<TempDir> {
@@ -228,7 +221,9 @@ impl Program {
             .spawn()
             .context("cannot start a program")?;
         let program = Self { pid: Pid::from_child(&child), directory: directory.to_owned() };
-        wait_for(|| program.words("work").is_ok_and(|words| !words.is_empty()), "the program's beginning")?;
+        interrupt::wait_for("the program has not begun", PATIENCE, || {
+            Ok(program.words("work").is_ok_and(|words| !words.is_empty()).then_some(()))
+        })?;
         Ok(program)
     }
 
@@ -273,22 +268,23 @@ impl Program {
 
     /// The gap in its clock that an instant lies in at which it did not run, once it has written it down.
     fn blackout(&self, instant: u64) -> Result<u64> {
-        let gap = || {
+        let gap = interrupt::wait_for("the program does not go on", PATIENCE, || {
+            ensure!(!self.has_ended(), "the program has ended");
             let gaps = self.words("gaps").unwrap_or_default();
-            gaps.chunks_exact(2).find(|gap| (gap[0]..gap[0] + gap[1]).contains(&instant)).map(|gap| gap[1])
-        };
-        wait_for(|| self.has_ended() || gap().is_some(), "the program's going on")?;
+            Ok(gaps.chunks_exact(2).find(|gap| (gap[0]..gap[0] + gap[1]).contains(&instant)).map(|gap| gap[1]))
+        })?;
         std::thread::sleep(REST);
         ensure!(!self.has_ended(), "the program has ended");
-        gap().context("the program has noticed nothing")
+        Ok(gap)
     }
 
     /// Ends it; whether it has found its memory as it should be.
     fn stop(&mut self) -> Result<bool> {
         fs::write(self.directory.join("stop"), "")?;
-        let verdict = self.directory.join("verdict");
-        wait_for(|| fs::read_to_string(&verdict).is_ok_and(|text| !text.is_empty()), "the program's verdict")?;
-        Ok(fs::read_to_string(verdict)? == "0 stores lost, 0 words wrong")
+        let verdict = interrupt::wait_for("the program gives no verdict", PATIENCE, || {
+            Ok(fs::read_to_string(self.directory.join("verdict")).ok().filter(|text| !text.is_empty()))
+        })?;
+        Ok(verdict == "0 stores lost, 0 words wrong")
     }
 }
 
@@ -298,16 +294,6 @@ impl Drop for Program {
         let _ = kill_process(self.pid, Signal::KILL);
         self.reap();
     }
-}
-
-fn wait_for(mut done: impl FnMut() -> bool, what: &str) -> Result<()> {
-    let begin = Instant::now();
-    while !done() {
-        interrupt::check()?;
-        ensure!(begin.elapsed() < PATIENCE, "{what} did not come within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    Ok(())
 }
 
 fn page_bytes(images: &Path) -> Result<u64> {

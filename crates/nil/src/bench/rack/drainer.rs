@@ -1,11 +1,12 @@
 //! Empties hosts of chance while guests move and agents die, and lets guests come again.
 
 use super::reaper::{Disturbances, PATIENCE};
-use super::stretch::{Tally, lock};
+use super::stretch::Tally;
 use crate::lab::chronicle::Chronicle;
 use crate::lab::dice::Dice;
 use crate::lab::fleet::Fleet;
 use crate::lab::interrupt;
+use crate::lab::lock::lock;
 use anyhow::{Context, ensure};
 use nil_host::{Drain, DrainOutcome, DrainReport};
 use serde::Serialize;

@@ -23,7 +23,7 @@ mod report;
 mod stretch;
 mod vigil;
 
-pub(super) use stretch::{Stretch, Tally, lock};
+pub(super) use stretch::{Stretch, Tally};
 pub(super) use vigil::Vigil;
 
 use super::seed_of_the_moment;
@@ -33,6 +33,7 @@ use crate::lab::dice::Dice;
 use crate::lab::fleet::{Fleet, FleetPlan};
 use crate::lab::frequency::Frequency;
 use crate::lab::interrupt::{self, Interrupted};
+use crate::lab::lock::lock;
 use crate::lab::progress::Progress;
 use crate::lab::resident::Resident;
 use anyhow::{Context, ensure};

@@ -2,12 +2,12 @@
 
 use super::Campaign;
 use super::drainer::Ended;
-use super::stretch;
 use super::vigil::Most;
 use crate::cli::Table;
 use crate::lab::errand::Outcome;
 use crate::lab::figures::{Figures, Microseconds, Samples};
 use crate::lab::histogram;
+use crate::lab::lock::lock;
 use nil_pool::Bytes;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -74,7 +74,7 @@ pub(super) struct Violation {
 
 impl Campaign<'_> {
     pub(super) fn report(&self, took: Duration, violation_details: Vec<Violation>) -> Report {
-        let tally = stretch::lock(&self.tally);
+        let tally = lock(&self.tally);
         let moved = tally.outcomes.get(&Outcome::Moved).copied().unwrap_or(0);
         #[expect(clippy::cast_precision_loss, reason = "a count of orders")]
         let moves_per_second = moved as f64 / tally.busy.as_secs_f64().max(f64::EPSILON);

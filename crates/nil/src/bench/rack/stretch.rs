@@ -9,12 +9,13 @@ use crate::lab::errand::{Done, Errand, Outcome, Report, await_arrival};
 use crate::lab::figures::Samples;
 use crate::lab::fleet::Fleet;
 use crate::lab::interrupt;
+use crate::lab::lock::lock;
 use crate::lab::progress::Progress;
 use crate::lab::resident::Resident;
 use anyhow::bail;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Orders under way at the same time.
@@ -49,10 +50,6 @@ pub(in crate::bench) struct Tally {
     /// Time that orders were under way at all.
     pub(super) busy: Duration,
     typical: Option<Duration>,
-}
-
-pub(in crate::bench) fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
-    tally.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Tally {
@@ -190,7 +187,7 @@ impl Stretch<'_> {
         if done.outcome.is_answer() {
             progress.reached(answered, || format!("guest {} {}", resident.name(), done.outcome));
         }
-        busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&guest);
+        lock(busy).remove(&guest);
         if !done.outcome.is_answer() {
             // The agent is coming up again.
             std::thread::sleep(LOOK);
@@ -202,7 +199,7 @@ impl Stretch<'_> {
     fn take_guest(&self, dice: &mut Dice, busy: &Mutex<BTreeSet<usize>>) -> anyhow::Result<usize> {
         loop {
             interrupt::check()?;
-            let mut taken = busy.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut taken = lock(busy);
             let free: Vec<usize> = (0..self.guests.len()).filter(|guest| !taken.contains(guest)).collect();
             if let Some(&guest) = dice.choose(&free) {
                 taken.insert(guest);

@@ -1,10 +1,11 @@
 //! What the agents cost and hold while guests move, over all their lives.
 
 use crate::lab::fleet::Fleet;
+use crate::lab::lock::lock;
 use crate::lab::vitals::{Footprint, Vitals};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 /// Files that an agent may have open for each guest of its own, beyond those of an agent without guests: its worker's
@@ -38,7 +39,7 @@ pub(in crate::bench) struct Most {
 
 impl Vigil {
     fn lock(&self) -> MutexGuard<'_, Watch> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Notes what the agents hold that have no guests yet.

@@ -1,6 +1,18 @@
 //! The pool's own operations on the simulated medium: stopped before every single write, and their host dead with what its
 //! caches held.
 
+/// Tests that mutations are noticed, each by a scenario, with the `noticed` of the module.
+macro_rules! noticed {
+    ($($name:ident: $mutation:expr, by $scenario:expr;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                noticed($mutation, $scenario);
+            }
+        )*
+    };
+}
+
 mod handoff;
 mod mutations;
 mod observers;

@@ -39,23 +39,13 @@ fn words(table: impl Fn(&Layout) -> Table) -> Mutation {
     ForgetWords(table.offset..table.offset + table.bytes())
 }
 
-fn whole(operation: fn(&Scene)) -> impl Fn(&Settings) -> Verdict {
+/// An operation that is done as a whole or not at all, whenever its host dies.
+pub(super) fn whole(operation: fn(&Scene)) -> impl Fn(&Settings) -> Verdict {
     move |settings| operations::whole_or_nothing(settings, operation)
 }
 
 fn watched_reports(settings: &Settings) -> Verdict {
     observers::watched(settings, observers::report, observers::look_at_reports)
-}
-
-macro_rules! noticed {
-    ($($name:ident: $mutation:expr, by $scenario:expr;)*) => {
-        $(
-            #[test]
-            fn $name() {
-                noticed($mutation, $scenario);
-            }
-        )*
-    };
 }
 
 noticed! {
@@ -106,7 +96,7 @@ noticed! {
     the_wait_for_the_claim: Hurry(Point::Ownership), by handoff::target_dies;
     // Fences and release orderings.
     the_fence_before_looking_for_namesakes_of_guests: LiftFences("src/guests.rs"), by observers::guest_names;
-    the_fence_before_looking_for_namesakes_of_hosts: LiftFences("src/membership.rs"), by observers::host_names;
+    the_fence_before_looking_for_namesakes_of_hosts: LiftFences("src/membership/joining.rs"), by observers::host_names;
     the_release_of_a_report: Weaken("src/mapping.rs"), by watched_reports;
     the_release_of_a_frozen_guest: Weaken("src/ownership.rs"), by observers::frozen;
 }

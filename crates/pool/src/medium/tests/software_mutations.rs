@@ -5,7 +5,7 @@
 
 use super::super::Mutation::{Forget, ForgetWords, Hurry, Trust};
 use super::super::{Mutation, Settings};
-use super::mutations::noticed_with;
+use super::mutations::{noticed_with, whole};
 use super::software::{claim_against_cancel, memory, turns};
 use super::{Stage, Verdict, handoff, observers, operations, others};
 use crate::crash_tests::Scene;
@@ -50,21 +50,6 @@ fn line_of(host: u64) -> Range<u64> {
 /// All capacities: what lies in them.
 fn contents() -> Range<u64> {
     bytes(|layout| layout.data..u64::from(layout.owners.count) * GRANULE)
-}
-
-fn whole(operation: fn(&Scene)) -> impl Fn(&Settings) -> Verdict {
-    move |settings| operations::whole_or_nothing(settings, operation)
-}
-
-macro_rules! noticed {
-    ($($name:ident: $mutation:expr, by $scenario:expr;)*) => {
-        $(
-            #[test]
-            fn $name() {
-                noticed($mutation, $scenario);
-            }
-        )*
-    };
 }
 
 noticed! {

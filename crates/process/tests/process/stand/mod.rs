@@ -3,8 +3,8 @@
 //! A program is a function of [`crate::subjects`], run by this very test program in a process of its own. It says `ready`,
 //! answers each line that it is told with `good` or with what was wrong, and ends when there are no more lines.
 
-use nil_pool::{CapacityRequest, Class, Coherence, CreateOptions, HostIdentity, Membership, Pool, Tag};
-use nil_process::{Guard, Home};
+use nil_pool::{CapacityRequest, CreateOptions, HostIdentity, Membership, Pool, Tag};
+use nil_process::{Guard, Home, Leave};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -31,15 +31,7 @@ impl Ground {
         let options = CreateOptions { size: Some((mebibytes + 64) << 20), ..CreateOptions::default() };
         let pool = Pool::create(&directory.path().join("pool"), &options).expect("a new pool");
         let member = pool.join(&HostIdentity::tool()).expect("membership");
-        let request = CapacityRequest {
-            tag: None,
-            class: Class::Private,
-            coherence: Coherence::Hardware,
-            bytes: mebibytes << 20,
-            access: Vec::new(),
-            label: String::new(),
-        };
-        let tag = member.add_capacity(&request).expect("capacity").tag;
+        let tag = member.add_capacity(&CapacityRequest::private(mebibytes << 20)).expect("capacity").tag;
         Self { directory, member, tag }
     }
 
@@ -164,6 +156,12 @@ pub(crate) fn guarded<T: Send>(pid: i32, ground: &Ground, work: impl FnOnce(Guar
         });
         thread.join().expect("the guard's thread")
     })
+}
+
+/// Brings all of a program's memory back, and lets it run on by itself.
+pub(crate) fn bring_back(mut guard: Guard<'_>) {
+    guard.recouple().expect("recoupled");
+    guard.leave(Leave::Running).expect("left");
 }
 
 /// Has a program check itself while it is watched.
